@@ -1,0 +1,57 @@
+package bgp
+
+import "net/netip"
+
+// Config is what one speaker process is told; it is sent whole each time and
+// the speaker converges to it (adds, changes and withdraws the difference).
+// A speaker runs in its router's network namespace, as a process of its own.
+type Config struct {
+	Node     string     `json:"node"`
+	ASN      uint32     `json:"asn"`
+	RouterID netip.Addr `json:"router_id"` // loopback; also the source of sessions
+	// Reflector makes this speaker the route reflector. Clients are then the
+	// PEs' loopbacks; PEs name the reflector as their only Neighbor.
+	Reflector bool         `json:"reflector,omitempty"`
+	Neighbors []netip.Addr `json:"neighbors"`
+	VRFs      []VRF        `json:"vrfs,omitempty"`    // PE only
+	Tunnels   []Tunnel     `json:"tunnels,omitempty"` // PE only: what BGP next hops resolve to
+	Policy    []RTRule     `json:"policy,omitempty"`  // reflector only
+}
+
+// VRF is one VPN routing table of a PE as BGP sees it.
+type VRF struct {
+	Name  string `json:"name"` // VRF device
+	Table int    `json:"table"`
+	RD    string `json:"rd"`
+	Label uint32 `json:"label"`
+	// Circuits are the sites attached here; each exports its prefix with its
+	// own route target and imports by its own (their union is the VRF's).
+	Circuits []Circuit `json:"circuits"`
+}
+
+// Circuit is a site attached to a VRF.
+type Circuit struct {
+	Site     string       `json:"site"`
+	Prefix   netip.Prefix `json:"prefix"`
+	ExportRT string       `json:"export_rt"`
+	ImportRT string       `json:"import_rt"`
+}
+
+// Tunnel is the LSP to a remote PE: the label to push (0: penultimate hop,
+// none) and the core next hop.
+type Tunnel struct {
+	Egress netip.Addr `json:"egress"` // remote PE's loopback = BGP next hop
+	Label  uint32     `json:"label"`
+	Via    netip.Addr `json:"via"`
+	Dev    string     `json:"dev"`
+}
+
+// RTRule is one line of the central policy at the route reflector: routes
+// that carry any of From leave it with exactly the route targets To. A route
+// that no rule matches is not reflected: a site that nobody admitted is
+// nowhere.
+type RTRule struct {
+	Name string   `json:"name"` // the VPC
+	From []string `json:"from"` // export RTs of the joined sites
+	To   []string `json:"to"`   // import RTs of the joined sites
+}

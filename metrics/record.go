@@ -1,0 +1,84 @@
+package metrics
+
+import "time"
+
+// Sample is one measured value: a row of samples.csv. Metric names are dotted
+// and lower case, units are written as in Go benchmarks ("s", "bytes",
+// "count", "bit/s"). Labels hold the varied parameters and what tells systems
+// apart (system=vpn, system=firewall).
+type Sample struct {
+	Experiment string            `json:"experiment"`
+	Trial      int               `json:"trial"` // from 1 within a point
+	Metric     string            `json:"metric"`
+	Unit       string            `json:"unit"`
+	Value      float64           `json:"value"`
+	Labels     map[string]string `json:"labels,omitempty"`
+}
+
+// RunInfo is run.json: enough to run again and to judge the numbers by.
+type RunInfo struct {
+	Schema   int               `json:"schema"` // version of the results format: 1
+	ID       string            `json:"id"`
+	Scenario string            `json:"scenario"` // name
+	File     string            `json:"file"`
+	Source   string            `json:"source"` // the scenario's exact text
+	Seed     uint64            `json:"seed"`
+	Started  time.Time         `json:"started"`
+	Finished time.Time         `json:"finished,omitzero"`
+	Version  string            `json:"version"`  // vpclab's
+	Versions map[string]string `json:"versions"` // go, gobgp, netlink …
+	Kernel   KernelInfo        `json:"kernel"`
+	Host     HostInfo          `json:"host"`
+	Args     []string          `json:"args"`
+	Verdict  string            `json:"verdict"` // pass | fail | interrupted | error
+	Error    string            `json:"error,omitempty"`
+}
+
+// KernelInfo names the kernel and the clock that the figures were taken on.
+type KernelInfo struct {
+	Substrate string `json:"substrate"` // host | uml | qemu
+	Release   string `json:"release"`   // uname -r inside
+	Clock     string `json:"clock"`     // monotonic | virtual
+	CPUs      int    `json:"cpus"`
+	MemoryMiB int    `json:"memory_mib"`
+}
+
+// HostInfo is the machine underneath.
+type HostInfo struct {
+	OS      string  `json:"os"`
+	Kernel  string  `json:"kernel"`
+	CPU     string  `json:"cpu"`
+	CPUs    int     `json:"cpus"`
+	LoadMin float64 `json:"load_start"` // 1-minute load average at the start
+	LoadEnd float64 `json:"load_end"`
+}
+
+// Matrix is the evidence of a reachability probe: who was allowed to reach
+// whom and who did. Rows are senders, columns receivers.
+type Matrix struct {
+	Endpoints []MatrixEndpoint `json:"endpoints"`
+	// Cells[i] is row i, one byte a column: '.' self, 'A' allowed and
+	// reached, 'a' allowed but not reached (a failure), 'f' forbidden and not
+	// reached, 'L' forbidden but reached (a leak).
+	Cells []string `json:"cells"`
+}
+
+// MatrixEndpoint is one machine of a Matrix.
+type MatrixEndpoint struct {
+	Name string `json:"name"`
+	VPC  string `json:"vpc"`
+	Site string `json:"site"`
+	Addr string `json:"addr"`
+}
+
+// TrialRecord is trial.json and a line of trials.jsonl.
+type TrialRecord struct {
+	Experiment string            `json:"experiment"`
+	Point      map[string]string `json:"point"` // varied parameters
+	Trial      int               `json:"trial"`
+	Attempt    int               `json:"attempt"`
+	Status     string            `json:"status"` // ok | failed
+	Error      string            `json:"error,omitempty"`
+	Started    time.Time         `json:"started"`
+	WallS      float64           `json:"wall_s"`
+}
