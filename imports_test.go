@@ -1,0 +1,77 @@
+// Package vpclab_test keeps the walls of the house where docs/architecture.md
+// puts them.
+package vpclab_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/vpclab/vpclab/"
+
+// allowed says which rooms a room may import. A room is the first folder; the
+// rooms inside emu are listed by themselves.
+var allowed = map[string][]string{
+	"topo":        {},
+	"metrics":     {},
+	"plots":       {"metrics"},
+	"emu/event":   {},
+	"emu/fabric":  {"topo", "emu/event"},
+	"emu/mpls":    {"topo", "emu/event", "emu/fabric"},
+	"emu/bgp":     {"topo", "emu/event", "emu/fabric", "emu/mpls"},
+	"emu/kernel":  {"topo", "emu/event"},
+	"emu/traffic": {"topo", "emu/event", "emu/fabric"},
+	"emu/lab":     {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/kernel"},
+	"scenarios":   {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/traffic", "emu/lab", "metrics", "plots"},
+	"cmd":         {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/kernel", "emu/traffic", "emu/lab", "scenarios", "metrics", "plots"},
+}
+
+// room names the room a package of this module belongs to.
+func room(pkg string) string {
+	parts := strings.Split(strings.TrimPrefix(pkg, module), "/")
+	if parts[0] == "emu" && len(parts) > 1 {
+		return "emu/" + parts[1]
+	}
+	return parts[0]
+}
+
+func TestImportsRunOneWay(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	seen := map[string]bool{}
+	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		f := strings.Fields(line)
+		if !strings.HasPrefix(f[0], module) {
+			continue
+		}
+		from := room(f[0])
+		seen[from] = true
+		may, known := allowed[from]
+		if !known {
+			t.Errorf("%s: room %q is not in docs/architecture.md's picture; add it there and here", f[0], from)
+			continue
+		}
+		for _, imp := range f[1:] {
+			if to := room(imp); strings.HasPrefix(imp, module) && to != from && !contains(may, to) {
+				t.Errorf("%s imports %s: %s may only import %v", f[0], imp, from, may)
+			}
+		}
+	}
+	for r := range allowed {
+		if !seen[r] {
+			t.Errorf("room %s is allowed but does not exist", r)
+		}
+	}
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
