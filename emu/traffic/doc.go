@@ -1,0 +1,23 @@
+// Package traffic sends probes between the machines of a lab and says, with
+// evidence, who could reach whom and when.
+//
+// Division of labour:
+//
+//   - probe.go: the bytes of a probe;
+//   - prober.go: [Prober], one UDP socket inside each machine's namespace, all
+//     in this process, and the goroutine that serves each;
+//   - matrix.go: [Prober.Matrix], every ordered pair asked, allowed pairs until
+//     they answer, forbidden pairs for long enough to have answered;
+//   - train.go: [Prober.Train], numbered probes at a steady pace over many
+//     flows: first packet through, last packet through, what was lost between.
+//
+// A machine's socket is an ordinary UDP socket of its namespace: the probe is
+// routed, labelled, filtered and queued by the kernel like any other packet,
+// and waits for neighbour resolution like any other. Every arrival is logged
+// at the receiver, whether or not the answer comes back, so a leak in one
+// direction is seen, and every probe and answer carries its sender's identity,
+// so two machines with the same address cannot be taken for one another.
+//
+// The package does not decide what is allowed (scenarios does) and does not
+// enter namespaces by itself (fabric.Do does).
+package traffic

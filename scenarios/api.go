@@ -1,0 +1,105 @@
+package scenarios
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/vpclab/vpclab/metrics"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// RunConfig is one run of a scenario's experiments, inside the lab kernel.
+type RunConfig struct {
+	Lab      Lab // a running *lab.Lab; whatever it holds is converged to what the experiments need
+	Scenario *topo.Scenario
+	Plan     *topo.Plan
+	Store    *metrics.Store
+	// Only names the experiments to run; empty means all.
+	Only []string
+	// Trials overrides the number of trials of each experiment when above 0.
+	Trials   int
+	Progress func(Progress) // may be nil; called from one goroutine at a time
+}
+
+// Progress is one step of a run, for a progress line or a log.
+type Progress struct {
+	Time       time.Time         `json:"time"`
+	Phase      string            `json:"phase"` // build | warm-up | trial | skip | clean | judge
+	Experiment string            `json:"experiment,omitempty"`
+	Point      map[string]string `json:"point,omitempty"`
+	Trial      int               `json:"trial,omitempty"`
+	Done       int               `json:"done"`  // trials finished
+	Total      int               `json:"total"` // trials to do
+	ElapsedS   float64           `json:"elapsed_s"`
+	RemainingS float64           `json:"remaining_s,omitempty"` // estimate; 0: not known yet
+	Message    string            `json:"message,omitempty"`
+	Error      string            `json:"error,omitempty"` // a trial that failed: the run goes on
+}
+
+// Verdict is how a run ended.
+type Verdict struct {
+	Status string   `json:"status"` // pass | fail | interrupted | error, as in run.json
+	Pass   bool     `json:"pass"`
+	Dir    string   `json:"dir"`    // the run's folder
+	Trials int      `json:"trials"` // finished, those of an earlier attempt included
+	Failed int      `json:"failed"` // trials that ended in an error
+	Lines  []string `json:"lines"`  // one an expectation: value, bar, n
+}
+
+// Run runs the experiments of a scenario and judges their expectations. The
+// error is for what stopped the run; an expectation that failed is in the
+// Verdict.
+func Run(ctx context.Context, cfg RunConfig) (Verdict, error) { return run(ctx, cfg) }
+
+// Request asks the lab daemon to run the experiments of a scenario.
+type Request struct {
+	File    string   `json:"file"`             // path or library name, for messages and run.json
+	Source  []byte   `json:"source"`           // the scenario's exact text
+	Results string   `json:"results"`          // root of the results, a folder of the host
+	Resume  string   `json:"resume,omitempty"` // folder of the run to go on with
+	Only    []string `json:"only,omitempty"`
+	Trials  int      `json:"trials,omitempty"`
+	Seed    *uint64  `json:"seed,omitempty"` // overrides the scenario's
+	// Info is what only the outside knows of run.json: Args, Version, Host,
+	// Kernel.Substrate, ID (empty: chosen by metrics).
+	Info metrics.RunInfo `json:"info"`
+}
+
+// Reply is one line of the answer to a Request: NDJSON, the last line holds
+// the verdict or an error.
+type Reply struct {
+	Progress *Progress `json:"progress,omitempty"`
+	Verdict  *Verdict  `json:"verdict,omitempty"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// Handler answers POST with a Request as JSON body by running it on l, and
+// writes Reply lines as it goes. Closing the request interrupts the run.
+// The lab daemon mounts it.
+func Handler(l Lab) http.Handler { return &handler{lab: l} }
+
+// Post sends req to a Handler at url and reports progress until the verdict.
+func Post(ctx context.Context, client *http.Client, url string, req Request, progress func(Progress)) (Verdict, error) {
+	return post(ctx, client, url, req, progress)
+}
+
+// List names the scenarios of the library.
+func List() []Entry { return list() }
+
+// Entry is one scenario of the library.
+type Entry struct {
+	Name        string
+	Description string
+	Source      []byte
+}
+
+// Load reads a scenario file, or a scenario of the library when nameOrPath is
+// its name ("-": standard input), expands it and checks it whole, experiments
+// and expectations included. Faults come back as topo.Diagnostics.
+func Load(nameOrPath string) (*topo.Scenario, *topo.Plan, error) { return load(nameOrPath) }
+
+// Parse is Load for text that is already in memory; filename is for messages.
+func Parse(filename string, src []byte) (*topo.Scenario, *topo.Plan, error) {
+	return parse(filename, src)
+}
