@@ -1,0 +1,365 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sort"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vpclab/vpclab/emu/bgp"
+	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/mpls"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// undoDeadline bounds the removal of a lab whose deployment failed.
+const undoDeadline = 30 * time.Second
+
+// Apply makes the kernel hold plan, and nothing else of this lab, and returns
+// when every VPN route that plan implies has been acknowledged by the kernels
+// of the PEs and every other one is gone. Applying the same plan again changes
+// nothing. When a first Apply fails, all of it is undone; when a change of a
+// running lab fails, the lab is left as far as it came, and the next Apply
+// goes on from there.
+func (l *Lab) Apply(ctx context.Context, plan *topo.Plan) (*Timeline, error) {
+	return l.ApplyWith(ctx, plan, ApplyOptions{})
+}
+
+// ApplyOptions change one Apply.
+type ApplyOptions struct {
+	// Progress is told of each phase and how much of it is done; it must not
+	// block.
+	Progress func(Phase)
+	// Deadline overrides Config.Deadline when it is not 0.
+	Deadline time.Duration
+}
+
+// Phase is a step of Apply. Done and Total count its parts, where it has any.
+type Phase struct {
+	Name  string `json:"name"` // withdraw, fabric, speakers, configure, policy, converge
+	Done  int    `json:"done,omitempty"`
+	Total int    `json:"total,omitempty"`
+}
+
+// ApplyWith is Apply with options.
+func (l *Lab) ApplyWith(ctx context.Context, plan *topo.Plan, opt ApplyOptions) (*Timeline, error) {
+	request := event.Now()
+	if err := l.take(ctx); err != nil {
+		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
+	}
+	defer l.give()
+	f, err := l.open(plan)
+	if err != nil {
+		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
+	}
+	fresh := l.begin(plan)
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	l.speakers.watchDeaths(func(err error) { cancel(err) })
+	defer l.speakers.watchDeaths(nil)
+
+	a := &application{lab: l, fabric: f, plan: plan, opt: opt, tl: &Timeline{Request: request, Nodes: map[string]NodeTimes{}}}
+	if a.opt.Progress == nil {
+		a.opt.Progress = func(Phase) {}
+	}
+	if a.opt.Deadline <= 0 {
+		a.opt.Deadline = l.cfg.Deadline
+	}
+	l.routes.recordTo(a.tl)
+	err = a.run(ctx)
+	l.routes.recordTo(nil)
+	if err != nil && ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
+		err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+	}
+	return l.finish(a, fresh, err)
+}
+
+// begin notes that plan is being applied; fresh tells that nothing was there.
+func (l *Lab) begin(plan *topo.Plan) (fresh bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fresh = l.plan == nil && l.pending == nil
+	l.pending = plan
+	return fresh
+}
+
+// finish books the outcome of an Apply and undoes a failed first one.
+func (l *Lab) finish(a *application, fresh bool, err error) (*Timeline, error) {
+	if err == nil {
+		l.mu.Lock()
+		l.plan, l.pending, l.lastErr, l.lastTime = a.plan, nil, nil, a.tl
+		l.mu.Unlock()
+		l.observe(event.New("", "lab.applied", map[string]string{
+			"took": a.tl.Total().Round(time.Microsecond).String(), "routes": fmt.Sprint(l.routes.count())}))
+		return a.tl, nil
+	}
+	err = fmt.Errorf("apply to lab %s: %w", a.plan.Lab, err)
+	l.observe(event.New("", "lab.failed", map[string]string{"error": err.Error()}))
+	if fresh {
+		ctx, cancel := context.WithTimeout(context.Background(), undoDeadline)
+		defer cancel()
+		if undo := l.destroy(ctx); undo != nil {
+			err = fmt.Errorf("%w\n  and undoing it failed: %w", err, undo)
+		}
+	}
+	l.mu.Lock()
+	l.lastErr = err
+	l.mu.Unlock()
+	return nil, err
+}
+
+// application is one Apply under way.
+type application struct {
+	lab    *Lab
+	fabric *fabric.Fabric
+	plan   *topo.Plan
+	opt    ApplyOptions
+	tl     *Timeline
+
+	state   fabric.State
+	routes  map[routeKey]netip.Addr
+	configs map[string]bgp.Config // by node
+	old     map[string]bgp.Config
+}
+
+// run goes through the phases. Each stamps the time line when it is over.
+func (a *application) run(ctx context.Context) error {
+	a.state = fabric.Compile(a.plan)
+	mpls.Compile(a.plan, &a.state)
+	a.configs = bgp.Configs(a.plan)
+	a.old = a.lab.speakers.configs()
+	a.routes = expectedRoutes(a.plan)
+
+	for _, phase := range []struct {
+		name  string
+		do    func(context.Context) error
+		stamp *event.Mono
+	}{
+		{"withdraw", a.withdraw, &a.tl.Withdrawn},
+		{"fabric", a.build, &a.tl.Fabric},
+		{"speakers", a.start, nil},
+		{"configure", a.configure, &a.tl.Configured},
+		{"policy", a.admit, &a.tl.Policy},
+		{"converge", a.converge, &a.tl.Programmed},
+	} {
+		a.opt.Progress(Phase{Name: phase.name})
+		began := time.Now()
+		if err := phase.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", phase.name, err)
+		}
+		a.stamp(phase.stamp)
+		a.lab.log.Debug("phase done", "lab", a.plan.Lab, "phase", phase.name, "took", time.Since(began))
+	}
+	a.lab.routes.mu.Lock()
+	defer a.lab.routes.mu.Unlock()
+	if a.tl.Announced == 0 {
+		a.tl.Announced = a.tl.Policy
+	}
+	return nil
+}
+
+// stamp sets a stage that no event has stamped to this moment.
+func (a *application) stamp(at *event.Mono) {
+	if at == nil {
+		return
+	}
+	now := event.Now()
+	a.lab.routes.mu.Lock() // events of speakers write the time line too
+	defer a.lab.routes.mu.Unlock()
+	if *at == 0 {
+		*at = now
+	}
+}
+
+// withdraw takes back what the new plan does not have: the policy at the
+// reflector first, then the announcements, then it waits until the kernels
+// have let go of the routes.
+func (a *application) withdraw(ctx context.Context) error {
+	reflector := ""
+	less := map[string]bgp.Config{}
+	for node, was := range a.old {
+		next := a.configs[node] // empty for a router that goes
+		keep := common(was, next)
+		if same(keep, was) {
+			continue
+		}
+		if was.Reflector {
+			reflector = node
+		}
+		less[node] = keep
+	}
+	if len(less) == 0 {
+		return nil
+	}
+	if cfg, changes := less[reflector]; changes && reflector != "" {
+		if _, err := a.lab.speakers.configure(ctx, reflector, cfg); err != nil {
+			return err
+		}
+		delete(less, reflector)
+	}
+	if err := a.tell(ctx, less); err != nil {
+		return err
+	}
+	if err := a.wait(ctx, true); err != nil {
+		return err
+	}
+	var gone []string
+	for node := range a.old {
+		if _, stays := a.configs[node]; !stays {
+			gone = append(gone, node)
+		}
+	}
+	return a.lab.speakers.stop(ctx, gone)
+}
+
+// build converges the kernel's objects.
+func (a *application) build(ctx context.Context) error {
+	changes, err := a.fabric.Apply(ctx, a.state)
+	if err != nil {
+		return err
+	}
+	a.tl.Changes = len(changes)
+	return nil
+}
+
+// start brings up the speakers that are missing.
+func (a *application) start(ctx context.Context) error {
+	nodes := make([]string, 0, len(a.configs))
+	for node := range a.configs {
+		nodes = append(nodes, node)
+	}
+	sort.Strings(nodes)
+	return a.lab.speakers.ensure(ctx, a.fabric, nodes)
+}
+
+// configure tells every speaker its neighbours, VRFs, circuits and tunnels.
+// The reflector keeps the policy it has: admission is the next phase.
+func (a *application) configure(ctx context.Context) error {
+	told := map[string]bgp.Config{}
+	now := a.lab.speakers.configs()
+	for node, cfg := range a.configs {
+		if cfg.Reflector {
+			cfg = withPolicy(cfg, now[node].Policy)
+		}
+		told[node] = cfg
+	}
+	return a.tell(ctx, told)
+}
+
+// tell configures speakers, all at the same time, and stamps each.
+func (a *application) tell(ctx context.Context, configs map[string]bgp.Config) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for node, cfg := range configs {
+		g.Go(func() error {
+			told, err := a.lab.speakers.configure(gctx, node, cfg)
+			if err != nil || !told || cfg.Reflector {
+				return err
+			}
+			a.stampNode(node)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (a *application) stampNode(node string) {
+	now := event.Now()
+	a.lab.routes.mu.Lock()
+	defer a.lab.routes.mu.Unlock()
+	n := a.tl.Nodes[node]
+	n.Configured = now
+	a.tl.Nodes[node] = n
+}
+
+// admit sets the route-target policy at the reflector: the one central change
+// by which sites join.
+func (a *application) admit(ctx context.Context) error {
+	for node, cfg := range a.configs {
+		if cfg.Reflector {
+			if _, err := a.lab.speakers.configure(ctx, node, cfg); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// converge waits for the routes.
+func (a *application) converge(ctx context.Context) error { return a.wait(ctx, false) }
+
+func (a *application) wait(ctx context.Context, onlyRemoved bool) error {
+	d := a.opt.Deadline
+	ctx, cancel := context.WithTimeoutCause(ctx, d, fmt.Errorf("waited %s for VPN routes", d))
+	defer cancel()
+	total := len(a.routes)
+	return a.lab.routes.wait(ctx, a.routes, onlyRemoved, func(open int) {
+		if !onlyRemoved {
+			a.opt.Progress(Phase{Name: "converge", Done: max(0, total-open), Total: total})
+		}
+	})
+}
+
+// Preview is what an Apply of a plan would do.
+type Preview struct {
+	Kernel   string   `json:"kernel"`   // objects to add (+), change (~) and remove (-), a line each
+	Speakers []string `json:"speakers"` // likewise
+	Routes   []string `json:"routes"`   // VPN routes that appear and go
+}
+
+// Empty tells that nothing would change.
+func (p *Preview) Empty() bool { return p.Kernel == "" && len(p.Speakers) == 0 && len(p.Routes) == 0 }
+
+// String is the preview for people.
+func (p *Preview) String() string {
+	if p.Empty() {
+		return "nothing to change\n"
+	}
+	var b strings.Builder
+	if p.Kernel != "" {
+		b.WriteString(strings.TrimRight(p.Kernel, "\n") + "\n")
+	}
+	for _, line := range append(append([]string(nil), p.Speakers...), p.Routes...) {
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
+// Preview tells what Apply(plan) would do, and does nothing.
+func (l *Lab) Preview(plan *topo.Plan) (*Preview, error) {
+	f, err := l.open(plan)
+	if err != nil {
+		return nil, fmt.Errorf("preview of lab %s: %w", plan.Lab, err)
+	}
+	state := fabric.Compile(plan)
+	mpls.Compile(plan, &state)
+	changes, err := f.Plan(state)
+	if err != nil {
+		return nil, fmt.Errorf("preview of lab %s: %w", plan.Lab, err)
+	}
+	p := &Preview{Speakers: speakerChanges(l.speakers.configs(), bgp.Configs(plan))}
+	if !changes.Empty() {
+		p.Kernel = changes.String()
+	}
+	missing, extra := l.routes.diff(expectedRoutes(plan))
+	p.Routes = routeLines(missing, extra)
+	return p, nil
+}
+
+func routeLines(missing, extra []routeKey) []string {
+	var lines []string
+	for _, k := range missing {
+		lines = append(lines, "+ vpn route "+k.String())
+	}
+	for _, k := range extra {
+		lines = append(lines, "- vpn route "+k.String())
+	}
+	sort.Slice(lines, func(i, j int) bool { return lines[i][2:] < lines[j][2:] })
+	return lines
+}

@@ -1,0 +1,171 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/vpclab/vpclab/emu/bgp"
+	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// Config makes a Lab. The zero value but for Name is valid.
+type Config struct {
+	// Name of the lab; it prefixes every kernel object. Plans given to Apply
+	// must carry the same name. Empty: the name of the first plan.
+	Name string
+	// Deadline is how long Apply waits for VPN routes to arrive, or to go,
+	// once it has told every speaker what to do; default DefaultDeadline.
+	Deadline time.Duration
+	// Substrate names the kernel in reports (host, uml).
+	Substrate string
+	// Log receives what a person debugging the lab wants to know; default
+	// nothing.
+	Log *slog.Logger
+}
+
+// DefaultDeadline is Config.Deadline when it is not set.
+const DefaultDeadline = 30 * time.Second
+
+// Lab is one plan made real on the kernel this process runs on. Its methods
+// may be called from many goroutines; Apply and Destroy take turns.
+type Lab struct {
+	cfg      Config
+	log      *slog.Logger
+	bus      *bus
+	routes   *routeTable
+	speakers *speakers
+	since    time.Time
+
+	turn chan struct{} // holds one token: whoever has it may change the lab
+
+	mu       sync.Mutex
+	fabric   *fabric.Fabric
+	plan     *topo.Plan // the last plan that Apply finished
+	pending  *topo.Plan // what a failed Apply left half done, or an Apply is at
+	lastErr  error      // of the last Apply
+	lastTime *Timeline
+}
+
+// New makes a lab that is not built yet.
+func New(cfg Config) *Lab {
+	if cfg.Deadline <= 0 {
+		cfg.Deadline = DefaultDeadline
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	l := &Lab{cfg: cfg, log: cfg.Log, bus: newBus(), routes: newRouteTable(), since: time.Now(), turn: make(chan struct{}, 1)}
+	l.speakers = newSpeakers(l.observe, l.log)
+	l.turn <- struct{}{}
+	return l
+}
+
+// ErrNotBuilt is returned by what needs a built lab.
+var ErrNotBuilt = errors.New("nothing is deployed")
+
+// Name of the lab; empty until it is known.
+func (l *Lab) Name() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cfg.Name
+}
+
+// Plan is the plan that the last finished Apply made real, or nil.
+func (l *Lab) Plan() *topo.Plan {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.plan
+}
+
+// Fabric is the lab's namespaces and links, or nil before the first Apply.
+func (l *Lab) Fabric() *fabric.Fabric {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fabric
+}
+
+// Speaker is the BGP speaker of a router, if it has one that runs.
+func (l *Lab) Speaker(node string) (*bgp.Speaker, bool) { return l.speakers.get(node) }
+
+// Subscribe returns a view of the lab's events from now on. It never holds the
+// lab up: a subscriber that does not read loses events, and is told how many.
+func (l *Lab) Subscribe() *Subscription { return l.bus.subscribe(0) }
+
+// Emit puts an event of the caller's on the lab's time line (experiments mark
+// their steps with it).
+func (l *Lab) Emit(e event.Event) { l.observe(e) }
+
+// observe takes every event of the lab: the route table first, which must not
+// miss one, then the bus, which may.
+func (l *Lab) observe(e event.Event) {
+	l.routes.observe(e)
+	l.bus.publish(e)
+}
+
+// Destroy removes every process and kernel object of the lab. It is safe on a
+// lab that was never built or half built.
+func (l *Lab) Destroy(ctx context.Context) error {
+	if err := l.take(ctx); err != nil {
+		return fmt.Errorf("destroy lab %s: %w", l.Name(), err)
+	}
+	defer l.give()
+	return l.destroy(ctx)
+}
+
+// destroy is Destroy for whoever has the turn.
+func (l *Lab) destroy(ctx context.Context) error {
+	start := time.Now()
+	err := l.speakers.stopAll(ctx)
+	if f := l.Fabric(); f != nil {
+		err = errors.Join(err, f.Destroy(ctx))
+	}
+	l.routes.reset()
+	l.mu.Lock()
+	l.plan, l.pending, l.fabric = nil, nil, nil
+	l.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("destroy lab %s: %w", l.Name(), err)
+	}
+	l.observe(event.New("", "lab.destroyed", map[string]string{"took": time.Since(start).Round(time.Millisecond).String()}))
+	return nil
+}
+
+// take waits for the turn to change the lab.
+func (l *Lab) take(ctx context.Context) error {
+	select {
+	case <-l.turn:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for another change of the lab to end: %w", context.Cause(ctx))
+	}
+}
+
+func (l *Lab) give() { l.turn <- struct{}{} }
+
+// open makes sure that the lab has a name and a fabric.
+func (l *Lab) open(plan *topo.Plan) (*fabric.Fabric, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cfg.Name == "" {
+		l.cfg.Name = plan.Lab
+	}
+	if plan.Lab != l.cfg.Name {
+		return nil, fmt.Errorf("the plan is for lab %q, this is lab %q", plan.Lab, l.cfg.Name)
+	}
+	if l.fabric != nil {
+		return l.fabric, nil
+	}
+	f, err := fabric.New(l.cfg.Name, l.observe)
+	if err != nil {
+		return nil, err
+	}
+	l.fabric = f
+	return f, nil
+}

@@ -1,0 +1,200 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sort"
+	"strings"
+	"sync"
+
+	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// routeKey is a VPN route's place: a prefix in a VRF of a PE.
+type routeKey struct {
+	PE, VRF string
+	Prefix  netip.Prefix
+}
+
+func (k routeKey) String() string { return k.PE + " " + k.VRF + " " + k.Prefix.String() }
+
+// expectedRoutes are the VPN routes that plan implies: in the VRF of each
+// joined site, the subnet of every site of the same VPC that is joined at
+// another PE. The value is that PE's loopback.
+func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
+	want := map[routeKey]netip.Addr{}
+	if plan == nil {
+		return want
+	}
+	loopback := map[string]netip.Addr{}
+	for _, n := range plan.Nodes {
+		loopback[n.Name] = n.Loopback
+	}
+	for _, v := range plan.VPCs {
+		for _, here := range v.Attachments {
+			if !here.Joined {
+				continue
+			}
+			for _, there := range v.Attachments {
+				if there.Joined && there.PE != here.PE {
+					want[routeKey{here.PE, here.VRF, there.Subnet.Masked()}] = loopback[there.PE]
+				}
+			}
+		}
+	}
+	return want
+}
+
+// routeTable is what the PEs' kernels have acknowledged, as the speakers
+// report it.
+type routeTable struct {
+	mu      sync.Mutex
+	have    map[routeKey]netip.Addr
+	record  *Timeline     // of the Apply that is running, if any
+	changed chan struct{} // has a token when something changed since the last look
+}
+
+func newRouteTable() *routeTable {
+	return &routeTable{have: map[routeKey]netip.Addr{}, changed: make(chan struct{}, 1)}
+}
+
+// observe takes route.programmed and route.removed; other events only mark
+// the time line.
+func (t *routeTable) observe(e event.Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.record != nil {
+		t.record.note(e)
+	}
+	switch e.Kind {
+	case "route.programmed", "route.removed":
+		t.note(e)
+	case "speaker.exit": // its successor reports afresh
+		for k := range t.have {
+			if k.PE == e.Node {
+				delete(t.have, k)
+			}
+		}
+	default:
+		return
+	}
+	t.poke()
+}
+
+// note records one route event. The caller holds t.mu.
+func (t *routeTable) note(e event.Event) {
+	prefix, err := netip.ParsePrefix(e.Attr["prefix"])
+	if err != nil {
+		return
+	}
+	key := routeKey{e.Node, e.Attr["vrf"], prefix}
+	if e.Kind == "route.removed" {
+		delete(t.have, key)
+	} else {
+		egress, _ := netip.ParseAddr(e.Attr["egress"])
+		t.have[key] = egress
+	}
+}
+
+func (t *routeTable) reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.have)
+}
+
+// recordTo has the events of a running Apply noted in tl; nil ends it.
+func (t *routeTable) recordTo(tl *Timeline) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.record = tl
+}
+
+func (t *routeTable) poke() {
+	select {
+	case t.changed <- struct{}{}:
+	default:
+	}
+}
+
+// count is how many VPN routes are programmed now.
+func (t *routeTable) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.have)
+}
+
+// diff is what is missing and what is left over against want.
+func (t *routeTable) diff(want map[routeKey]netip.Addr) (missing, extra []routeKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, egress := range want {
+		if got, ok := t.have[k]; !ok || (got.IsValid() && egress.IsValid() && got != egress) {
+			missing = append(missing, k)
+		}
+	}
+	for k := range t.have {
+		if _, ok := want[k]; !ok {
+			extra = append(extra, k)
+		}
+	}
+	return missing, extra
+}
+
+// wait returns when the kernels hold exactly want (onlyRemoved: nothing but
+// want). progress, which may be nil, is told how many routes are still open.
+// When ctx ends first the error names what is missing where. Only one wait may
+// be under way, which the lab's turn sees to.
+func (t *routeTable) wait(ctx context.Context, want map[routeKey]netip.Addr, onlyRemoved bool, progress func(open int)) error {
+	for {
+		missing, extra := t.diff(want)
+		if onlyRemoved {
+			missing = nil
+		}
+		if len(missing)+len(extra) == 0 {
+			return nil
+		}
+		if progress != nil {
+			progress(len(missing) + len(extra))
+		}
+		select {
+		case <-t.changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %s", context.Cause(ctx), describeRoutes(missing, extra))
+		}
+	}
+}
+
+// describeRoutes says where routes are missing or left over, PE by PE, in
+// words short enough for an error.
+func describeRoutes(missing, extra []routeKey) string {
+	var parts []string
+	for _, g := range []struct {
+		what string
+		keys []routeKey
+	}{{"not programmed", missing}, {"not removed", extra}} {
+		if len(g.keys) > 0 {
+			parts = append(parts, fmt.Sprintf("%d VPN route(s) %s: %s", len(g.keys), g.what, listRoutes(g.keys)))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+const routesShown = 6 // of each kind in an error
+
+func listRoutes(keys []routeKey) string {
+	sort.Slice(keys, func(i, j int) bool { return keys[i].String() < keys[j].String() })
+	var b strings.Builder
+	for i, k := range keys {
+		if i == routesShown {
+			fmt.Fprintf(&b, " and %d more", len(keys)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s in %s at %s", k.Prefix, k.VRF, k.PE)
+	}
+	return b.String()
+}

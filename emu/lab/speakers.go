@@ -1,0 +1,283 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sort"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vpclab/vpclab/emu/bgp"
+	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/fabric"
+)
+
+// maxRestarts is how often one speaker is brought back before the lab leaves
+// it dead: a speaker that dies again and again is a fault to look at, not to
+// hide.
+const maxRestarts = 5
+
+// restartDeadline bounds the start and configuration of a replacement.
+const restartDeadline = 20 * time.Second
+
+// speakers are the BGP speaker processes of a lab.
+type speakers struct {
+	sink event.Sink
+	log  *slog.Logger
+	wg   sync.WaitGroup // the goroutines that watch each process
+
+	mu      sync.Mutex
+	members map[string]*member
+	onDeath func(error) // told of a speaker that died by itself; may be nil
+}
+
+// member is one router's speaker: the process that runs now and what it is
+// supposed to say.
+type member struct {
+	node string
+
+	mu       sync.Mutex // held while the process is started or configured
+	proc     *bgp.Speaker
+	cfg      *bgp.Config // what it was last told, or nil
+	restarts int
+	fault    string // why it last died; "" when it never did
+	dead     bool   // given up
+	stopping bool
+}
+
+func newSpeakers(sink event.Sink, log *slog.Logger) *speakers {
+	return &speakers{sink: sink, log: log, members: map[string]*member{}}
+}
+
+func (s *speakers) member(node string) *member {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.members[node]
+}
+
+func (s *speakers) get(node string) (*bgp.Speaker, bool) {
+	m := s.member(node)
+	if m == nil {
+		return nil, false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.proc, m.proc != nil && !m.dead
+}
+
+// configs are what the speakers were last told.
+func (s *speakers) configs() map[string]bgp.Config {
+	out := map[string]bgp.Config{}
+	for _, m := range s.all() {
+		m.mu.Lock()
+		if m.cfg != nil {
+			out[m.node] = *m.cfg
+		}
+		m.mu.Unlock()
+	}
+	return out
+}
+
+func (s *speakers) all() []*member {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*member, 0, len(s.members))
+	for _, m := range s.members {
+		out = append(out, m)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].node < out[j].node })
+	return out
+}
+
+// ensure starts a speaker at each node that lacks one, all at the same time,
+// and brings back the ones given up.
+func (s *speakers) ensure(ctx context.Context, f *fabric.Fabric, nodes []string) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for _, node := range nodes {
+		m := s.member(node)
+		if m != nil && !m.isDead() {
+			continue
+		}
+		g.Go(func() error { return s.start(gctx, f, node) })
+	}
+	return g.Wait()
+}
+
+func (m *member) isDead() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dead
+}
+
+// start begins a speaker and the goroutine that watches it.
+func (s *speakers) start(ctx context.Context, f *fabric.Fabric, node string) error {
+	proc, err := bgp.Start(ctx, f, node, s.sink)
+	if err != nil {
+		return fmt.Errorf("start BGP speaker of %s: %w", node, err)
+	}
+	m := &member{node: node, proc: proc}
+	s.mu.Lock()
+	s.members[node] = m
+	s.mu.Unlock()
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		s.watch(f, m)
+	}()
+	return nil
+}
+
+// watch waits for a speaker to end and brings it back, as often as
+// maxRestarts, unless it was stopped.
+func (s *speakers) watch(f *fabric.Fabric, m *member) {
+	for {
+		m.mu.Lock()
+		proc := m.proc
+		m.mu.Unlock()
+		<-proc.Done()
+		m.mu.Lock()
+		if m.stopping {
+			m.mu.Unlock()
+			return
+		}
+		m.fault = exitWords(proc.Err())
+		err := fmt.Errorf("the BGP speaker of %s died (%s)", m.node, m.fault)
+		s.sink(event.New(m.node, "speaker.exit", map[string]string{"error": m.fault, "restarts": strconv.Itoa(m.restarts)}))
+		s.log.Error("speaker died", "node", m.node, "error", m.fault, "restarts", m.restarts)
+		s.tell(err)
+		again := s.revive(f, m)
+		m.mu.Unlock()
+		if !again {
+			return
+		}
+	}
+}
+
+func exitWords(err error) string {
+	if err == nil {
+		return "it ended by itself"
+	}
+	return err.Error()
+}
+
+// tell hands a death to the Apply that is running, if one is.
+func (s *speakers) tell(err error) {
+	s.mu.Lock()
+	f := s.onDeath
+	s.mu.Unlock()
+	if f != nil {
+		f(err)
+	}
+}
+
+func (s *speakers) watchDeaths(f func(error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onDeath = f
+}
+
+// revive replaces m's dead process by one with the same configuration. The
+// caller holds m.mu.
+func (s *speakers) revive(f *fabric.Fabric, m *member) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), restartDeadline)
+	defer cancel()
+	for m.restarts < maxRestarts {
+		m.restarts++
+		proc, err := bgp.Start(ctx, f, m.node, s.sink)
+		if err == nil && m.cfg != nil {
+			if err = proc.Configure(ctx, *m.cfg); err != nil {
+				_ = proc.Kill()
+				<-proc.Done()
+			}
+		}
+		if err == nil {
+			m.proc = proc
+			s.sink(event.New(m.node, "speaker.restarted", map[string]string{"restarts": strconv.Itoa(m.restarts)}))
+			return true
+		}
+		m.fault = err.Error()
+		s.log.Error("speaker could not be brought back", "node", m.node, "error", err, "restarts", m.restarts)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	m.dead = true
+	s.sink(event.New(m.node, "speaker.given-up", map[string]string{"error": m.fault, "restarts": strconv.Itoa(m.restarts)}))
+	return false
+}
+
+// configure tells a speaker cfg, unless it was told the same before. The
+// configuration is kept, so that a replacement says the same.
+func (s *speakers) configure(ctx context.Context, node string, cfg bgp.Config) (told bool, err error) {
+	m := s.member(node)
+	if m == nil {
+		return false, fmt.Errorf("configure BGP speaker of %s: it has none", node)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dead {
+		return false, fmt.Errorf("configure BGP speaker of %s: it died %d times and was given up (%s)", node, m.restarts+1, m.fault)
+	}
+	if m.cfg != nil && same(*m.cfg, cfg) {
+		return false, nil
+	}
+	m.cfg = &cfg
+	if err := m.proc.Configure(ctx, cfg); err != nil {
+		return true, fmt.Errorf("configure BGP speaker of %s: %w", node, err)
+	}
+	return true, nil
+}
+
+// stop ends the speakers of nodes, all at the same time, and waits for them.
+func (s *speakers) stop(ctx context.Context, nodes []string) error {
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for _, node := range nodes {
+		m := s.member(node)
+		if m == nil {
+			continue
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			m.mu.Lock()
+			m.stopping = true
+			proc, dead := m.proc, m.dead
+			m.mu.Unlock()
+			if dead {
+				return
+			}
+			if err := proc.Stop(ctx); err != nil {
+				mu.Lock()
+				errs = append(errs, fmt.Errorf("stop BGP speaker of %s: %w", node, err))
+				mu.Unlock()
+			}
+		}()
+	}
+	wg.Wait()
+	s.mu.Lock()
+	for _, node := range nodes {
+		delete(s.members, node)
+	}
+	s.mu.Unlock()
+	return errors.Join(errs...)
+}
+
+// stopAll ends every speaker and waits for the goroutines that watched them.
+func (s *speakers) stopAll(ctx context.Context) error {
+	var nodes []string
+	for _, m := range s.all() {
+		nodes = append(nodes, m.node)
+	}
+	err := s.stop(ctx, nodes)
+	s.wg.Wait()
+	return err
+}
