@@ -30,9 +30,20 @@ type RunInfo struct {
 	Kernel   KernelInfo        `json:"kernel"`
 	Host     HostInfo          `json:"host"`
 	Args     []string          `json:"args"`
-	Verdict  string            `json:"verdict"` // pass | fail | interrupted | error
+	Verdict  string            `json:"verdict"` // running | pass | fail | interrupted | error
 	Error    string            `json:"error,omitempty"`
+	// Outcomes are the judged expectations, in the scenario's order.
+	Outcomes []Outcome `json:"outcomes,omitempty"`
 }
+
+// Verdicts of a run. A run that was killed stays VerdictRunning.
+const (
+	VerdictRunning     = "running"
+	VerdictPass        = "pass"
+	VerdictFail        = "fail"
+	VerdictInterrupted = "interrupted"
+	VerdictError       = "error"
+)
 
 // KernelInfo names the kernel and the clock that the figures were taken on.
 type KernelInfo struct {
@@ -70,6 +81,34 @@ type MatrixEndpoint struct {
 	Site string `json:"site"`
 	Addr string `json:"addr"`
 }
+
+// Train is the evidence of a probe train, stored as train.json in a trial: a
+// steady stream of probes over some pairs while something happens to the lab
+// (a site joins, a site leaves).
+type Train struct {
+	Probes []TrainProbe `json:"probes"`
+	Marks  []TrainMark  `json:"marks"`
+}
+
+// TrainProbe is one probe of a Train.
+type TrainProbe struct {
+	T    float64 `json:"t"` // seconds since the train began, when it was sent
+	From string  `json:"from"`
+	To   string  `json:"to"`
+	OK   bool    `json:"ok"` // it came through
+}
+
+// TrainMark is something that happened while the train ran.
+type TrainMark struct {
+	T    float64 `json:"t"`    // seconds since the train began
+	Name string  `json:"name"` // "join requested", "join programmed", "leave withdrawn"
+}
+
+// Statuses of a trial.
+const (
+	StatusOK     = "ok"
+	StatusFailed = "failed"
+)
 
 // TrialRecord is trial.json and a line of trials.jsonl.
 type TrialRecord struct {

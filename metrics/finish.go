@@ -1,0 +1,108 @@
+package metrics
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Finish gathers the trials into trials.jsonl, samples.csv, events.jsonl,
+// bench.txt and summary.json and rewrites run.json with the verdict and, for
+// a run that went wrong, its cause. It may be called again after a resumed
+// run. run.json comes last: a run whose verdict is not "running" has all its
+// files.
+func (s *Store) Finish(verdict string, cause error) error {
+	samples, err := s.Samples()
+	if err != nil {
+		return s.fault("finish", err)
+	}
+	for _, f := range []struct {
+		name string
+		fill func(*bytes.Buffer) error
+	}{
+		{"trials.jsonl", s.gatherTrials},
+		{"events.jsonl", s.gatherEvents},
+		{samplesName, func(b *bytes.Buffer) error { return WriteCSV(b, samples) }},
+		{"bench.txt", func(b *bytes.Buffer) error { return WriteBench(b, s.Info(), samples) }},
+		{"summary.json", func(b *bytes.Buffer) error { return writeSummaries(b, SummarizeAll(samples)) }},
+	} {
+		var b bytes.Buffer
+		if err := f.fill(&b); err != nil {
+			return s.fault("finish: gather "+f.name, err)
+		}
+		if err := replaceFile(filepath.Join(s.dir, f.name), b.Bytes()); err != nil {
+			return s.fault("finish: write "+f.name, err)
+		}
+	}
+	return s.Update(func(info *RunInfo) {
+		info.Verdict = verdict
+		info.Finished = time.Now()
+		info.Error = ""
+		if cause != nil {
+			info.Error = cause.Error()
+		}
+	})
+}
+
+func (s *Store) gatherTrials(b *bytes.Buffer) error {
+	out := json.NewEncoder(b)
+	for _, t := range s.sorted() {
+		if err := out.Encode(t.TrialRecord); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gatherEvents puts the trial that it belongs to around each event:
+// {"experiment":…,"point":{…},"trial":1,"event":{…}}.
+func (s *Store) gatherEvents(b *bytes.Buffer) error {
+	type line struct {
+		Experiment string            `json:"experiment"`
+		Point      map[string]string `json:"point"`
+		Trial      int               `json:"trial"`
+		Event      json.RawMessage   `json:"event"`
+	}
+	out := json.NewEncoder(b)
+	for _, t := range s.sorted() {
+		name := filepath.Join(s.dir, "trials", t.path, eventsName)
+		err := eachLine(name, func(text []byte) error {
+			return out.Encode(line{t.Experiment, t.Point, t.Trial, text})
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// eachLine calls fn with every line of a file that is not empty.
+func eachLine(name string, fn func([]byte) error) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	in := bufio.NewScanner(f)
+	in.Buffer(nil, 16<<20)
+	for in.Scan() {
+		if text := bytes.TrimSpace(in.Bytes()); len(text) > 0 {
+			if err := fn(text); err != nil {
+				return err
+			}
+		}
+	}
+	return in.Err()
+}
+
+func writeSummaries(b *bytes.Buffer, rows []PointSummary) error {
+	out := json.NewEncoder(b)
+	out.SetIndent("", " ")
+	return out.Encode(rows)
+}

@@ -1,0 +1,306 @@
+package metrics
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Schema is the version of the results format that this package writes and
+// the newest that it reads.
+const Schema = 1
+
+// ErrDone says that a trial is finished already and its result stands.
+var ErrDone = errors.New("the trial is finished already")
+
+// Store is the folder of one run. Its methods may be called from many
+// goroutines.
+type Store struct {
+	dir string
+
+	mu     sync.Mutex
+	info   RunInfo
+	status map[string]TrialRecord // by trial path below trials/
+}
+
+// Create makes results folder root/<scenario>/<run-id>/ and writes run.json
+// with the verdict "running". An empty info.ID becomes a new run id that
+// sorts by time; an empty info.Started becomes now.
+func Create(root string, info RunInfo) (*Store, error) {
+	if info.Scenario == "" {
+		return nil, errors.New("create results: the scenario has no name")
+	}
+	info.Schema = Schema
+	info.Verdict = VerdictRunning
+	if info.Started.IsZero() {
+		info.Started = time.Now()
+	}
+	parent := filepath.Join(root, escapeName(info.Scenario))
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, fmt.Errorf("create results: %w", err)
+	}
+	for given := info.ID != ""; ; {
+		if !given {
+			info.ID = NewRunID(info.Started)
+		}
+		dir := filepath.Join(parent, escapeName(info.ID))
+		err := os.Mkdir(dir, 0o755)
+		if errors.Is(err, fs.ErrExist) && !given {
+			continue // another run began in this millisecond with the same four digits
+		}
+		if err != nil {
+			return nil, fmt.Errorf("create results: %w", err)
+		}
+		s := &Store{dir: dir, info: info, status: map[string]TrialRecord{}}
+		if err := s.writeInfo(); err != nil {
+			return nil, s.fault("write run.json", err)
+		}
+		return s, nil
+	}
+}
+
+// NewRunID is a run's name: UTC time to the millisecond, so that names sort
+// by time, and four random hexadecimal digits.
+func NewRunID(t time.Time) string {
+	var b [2]byte
+	_, _ = rand.Read(b[:]) // crypto/rand does not fail: it ends the program instead
+	return t.UTC().Format("20060102T150405.000Z") + "-" + hex.EncodeToString(b[:])
+}
+
+// Open reads the folder of an earlier run, finished or interrupted, to go on
+// with it or to look at it. It changes nothing.
+func Open(dir string) (*Store, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "run.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open results %s: this is no run folder (it has no run.json): %w", dir, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open results %s: %w", dir, err)
+	}
+	s := &Store{dir: dir, status: map[string]TrialRecord{}}
+	if err := json.Unmarshal(data, &s.info); err != nil {
+		return nil, fmt.Errorf("open results %s: run.json: %w", dir, err)
+	}
+	switch v := s.info.Schema; {
+	case v < 1:
+		return nil, fmt.Errorf("open results %s: run.json names no schema version: it was not written by vpclab", dir)
+	case v > Schema:
+		return nil, fmt.Errorf("open results %s: results format %d is newer than format %d, the newest that this vpclab reads: use a newer vpclab", dir, v, Schema)
+	}
+	return s, s.scan()
+}
+
+// Runs lists the run folders below root (root/<scenario>/<run-id>), oldest
+// first within a scenario.
+func Runs(root string) ([]string, error) {
+	found, err := filepath.Glob(filepath.Join(root, "*", "*", "run.json"))
+	if err != nil {
+		return nil, fmt.Errorf("list runs in %s: %w", root, err)
+	}
+	for i := range found {
+		found[i] = filepath.Dir(found[i])
+	}
+	slices.Sort(found)
+	return found, nil
+}
+
+// Dir is the run's folder.
+func (s *Store) Dir() string { return s.dir }
+
+// Info is a copy of the run's facts.
+func (s *Store) Info() RunInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
+
+// Update changes the run's facts (kernel, host load at the end …) and
+// rewrites run.json.
+func (s *Store) Update(fn func(*RunInfo)) error {
+	s.mu.Lock()
+	fn(&s.info)
+	s.info.Schema = Schema
+	err := s.writeInfo()
+	s.mu.Unlock()
+	if err != nil {
+		return s.fault("write run.json", err)
+	}
+	return nil
+}
+
+// Done reports whether this trial of this point is finished and good, so
+// that a resumed run leaves it out. Failed trials are not done: they are
+// tried again.
+func (s *Store) Done(experiment string, point map[string]string, trial int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status[trialPath(experiment, point, trial)].Status == StatusOK
+}
+
+// Trials are the finished trials, good and failed, ordered by experiment,
+// point and number.
+func (s *Store) Trials() ([]TrialRecord, error) {
+	found := s.sorted()
+	records := make([]TrialRecord, len(found))
+	for i, t := range found {
+		records[i] = t.TrialRecord
+	}
+	return records, nil
+}
+
+// Samples are the samples of all good trials, in the order of Trials. What a
+// failed trial measured stays in its own folder and is in no statistics.
+func (s *Store) Samples() ([]Sample, error) {
+	var all []Sample
+	for _, t := range s.sorted() {
+		if t.Status != StatusOK {
+			continue
+		}
+		got, err := readCSVFile(filepath.Join(s.dir, "trials", t.path, samplesName))
+		if err != nil {
+			return nil, fmt.Errorf("read samples of %s: %w", t.path, err)
+		}
+		all = append(all, got...)
+	}
+	return all, nil
+}
+
+// Judge evaluates expectations of one experiment over its samples and keeps
+// the outcomes in run.json, in place of earlier outcomes of that experiment.
+// The error is about syntax or reading, never about a failed expectation.
+func (s *Store) Judge(experiment string, expect []string) ([]Outcome, error) {
+	samples, err := s.Samples()
+	if err != nil {
+		return nil, err
+	}
+	samples = slices.DeleteFunc(samples, func(x Sample) bool { return x.Experiment != experiment })
+	failed := 0
+	for _, t := range s.sorted() {
+		if t.Experiment == experiment && t.Status != StatusOK {
+			failed++
+		}
+	}
+	outcomes := make([]Outcome, 0, len(expect))
+	for _, text := range expect {
+		e, err := ParseExpect(text)
+		if err != nil {
+			return nil, fmt.Errorf("experiment %s: expectation: %w", experiment, err)
+		}
+		o := e.Eval(samples)
+		o.Experiment = experiment
+		if failed > 0 {
+			o.Text += fmt.Sprintf("; %d failed %s left out", failed, plural(failed, "trial", "trials"))
+		}
+		outcomes = append(outcomes, o)
+	}
+	return outcomes, s.Update(func(info *RunInfo) {
+		kept := slices.DeleteFunc(slices.Clone(info.Outcomes), func(o Outcome) bool { return o.Experiment == experiment })
+		info.Outcomes = append(kept, outcomes...)
+	})
+}
+
+// storedTrial is a published trial and its folder below trials/.
+type storedTrial struct {
+	TrialRecord
+	path string
+}
+
+// sorted lists published trials by experiment, point and number.
+func (s *Store) sorted() []storedTrial {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]storedTrial, 0, len(s.status))
+	for path, r := range s.status {
+		all = append(all, storedTrial{r, path})
+	}
+	slices.SortFunc(all, func(a, b storedTrial) int { return compareNatural(a.path, b.path) })
+	return all
+}
+
+// TrialDirs are the folders of the good trials of an experiment ("" for all),
+// with their records, in the order of Trials.
+func (s *Store) TrialDirs(experiment string) (dirs []string, records []TrialRecord) {
+	for _, t := range s.sorted() {
+		if t.Status == StatusOK && (experiment == "" || t.Experiment == experiment) {
+			dirs = append(dirs, filepath.Join(s.dir, "trials", t.path))
+			records = append(records, t.TrialRecord)
+		}
+	}
+	return dirs, records
+}
+
+// scan reads the records of all published trials.
+func (s *Store) scan() error {
+	found, err := filepath.Glob(filepath.Join(globEscape(s.dir), "trials", "*", "*", "*", "trial.json"))
+	if err != nil {
+		return fmt.Errorf("open results %s: %w", s.dir, err)
+	}
+	for _, name := range found {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return fmt.Errorf("open results %s: %w", s.dir, err)
+		}
+		var r TrialRecord
+		if err := json.Unmarshal(data, &r); err != nil {
+			return fmt.Errorf("open results %s: %s: %w", s.dir, name, err)
+		}
+		s.status[trialPath(r.Experiment, r.Point, r.Trial)] = r
+	}
+	return nil
+}
+
+// globEscape lets a folder's name stand for itself in a glob pattern.
+func globEscape(dir string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
+}
+
+// trialPath is a trial's folder below trials/.
+func trialPath(experiment string, point map[string]string, trial int) string {
+	return filepath.Join(shorten(escapeName(experiment)), Slug(point), strconv.Itoa(trial))
+}
+
+// writeInfo rewrites run.json; the caller holds mu or is alone.
+func (s *Store) writeInfo() error {
+	data, err := json.MarshalIndent(s.info, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(s.dir, "run.json"), append(data, '\n'))
+}
+
+// fault names the run's folder in an error, and turns a full disk into a
+// FullError. The caller does not hold mu.
+func (s *Store) fault(doing string, err error) error {
+	if full := (*FullError)(nil); errors.As(err, &full) {
+		return err
+	}
+	if !isFull(err) {
+		return fmt.Errorf("results folder %s: %s: %w", s.dir, doing, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept := 0
+	for _, r := range s.status {
+		if r.Status == StatusOK {
+			kept++
+		}
+	}
+	return &FullError{Dir: s.dir, Kept: kept, Err: err}
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
