@@ -58,10 +58,9 @@ func (l *Lab) ApplyWith(ctx context.Context, plan *topo.Plan, opt ApplyOptions) 
 	if err != nil {
 		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
 	}
-	fresh := l.begin(plan)
-
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	fresh := l.begin(plan, cancel)
 	l.speakers.watchDeaths(func(err error) { cancel(err) })
 	defer l.speakers.watchDeaths(nil)
 
@@ -82,11 +81,11 @@ func (l *Lab) ApplyWith(ctx context.Context, plan *topo.Plan, opt ApplyOptions) 
 }
 
 // begin notes that plan is being applied; fresh tells that nothing was there.
-func (l *Lab) begin(plan *topo.Plan) (fresh bool) {
+func (l *Lab) begin(plan *topo.Plan, abort context.CancelCauseFunc) (fresh bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fresh = l.plan == nil && l.pending == nil
-	l.pending = plan
+	l.pending, l.abort, l.lastErr = plan, abort, nil
 	return fresh
 }
 
@@ -94,7 +93,7 @@ func (l *Lab) begin(plan *topo.Plan) (fresh bool) {
 func (l *Lab) finish(a *application, fresh bool, err error) (*Timeline, error) {
 	if err == nil {
 		l.mu.Lock()
-		l.plan, l.pending, l.lastErr, l.lastTime = a.plan, nil, nil, a.tl
+		l.plan, l.pending, l.abort, l.lastTime = a.plan, nil, nil, a.tl
 		l.mu.Unlock()
 		l.observe(event.New("", "lab.applied", map[string]string{
 			"took": a.tl.Total().Round(time.Microsecond).String(), "routes": fmt.Sprint(l.routes.count())}))
@@ -110,7 +109,7 @@ func (l *Lab) finish(a *application, fresh bool, err error) (*Timeline, error) {
 		}
 	}
 	l.mu.Lock()
-	l.lastErr = err
+	l.lastErr, l.abort = err, nil
 	l.mu.Unlock()
 	return nil, err
 }

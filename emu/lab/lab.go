@@ -40,6 +40,7 @@ type Lab struct {
 	log      *slog.Logger
 	bus      *bus
 	routes   *routeTable
+	sessions *sessionTable
 	speakers *speakers
 	since    time.Time
 
@@ -51,6 +52,7 @@ type Lab struct {
 	pending  *topo.Plan // what a failed Apply left half done, or an Apply is at
 	lastErr  error      // of the last Apply
 	lastTime *Timeline
+	abort    context.CancelCauseFunc // ends the Apply that is running, if any
 }
 
 // New makes a lab that is not built yet.
@@ -61,8 +63,9 @@ func New(cfg Config) *Lab {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	l := &Lab{cfg: cfg, log: cfg.Log, bus: newBus(), routes: newRouteTable(), since: time.Now(), turn: make(chan struct{}, 1)}
-	l.speakers = newSpeakers(l.observe, l.log)
+	l := &Lab{cfg: cfg, log: cfg.Log, bus: newBus(), routes: newRouteTable(), sessions: newSessionTable(),
+		since: time.Now(), turn: make(chan struct{}, 1)}
+	l.speakers = newSpeakers(l.observe, l.forget, l.log)
 	l.turn <- struct{}{}
 	return l
 }
@@ -102,16 +105,31 @@ func (l *Lab) Subscribe() *Subscription { return l.bus.subscribe(0) }
 // their steps with it).
 func (l *Lab) Emit(e event.Event) { l.observe(e) }
 
-// observe takes every event of the lab: the route table first, which must not
-// miss one, then the bus, which may.
+// observe takes every event of the lab: the tables first, which must not miss
+// one, then the bus, whose readers may.
 func (l *Lab) observe(e event.Event) {
 	l.routes.observe(e)
+	l.sessions.observe(e)
 	l.bus.publish(e)
 }
 
+// forget drops what the speaker of node reported.
+func (l *Lab) forget(node string) {
+	l.routes.forget(node)
+	l.sessions.forget(node)
+}
+
+// errDestroyed ends an Apply that is overtaken by Destroy.
+var errDestroyed = errors.New("the lab is being destroyed")
+
 // Destroy removes every process and kernel object of the lab. It is safe on a
-// lab that was never built or half built.
+// lab that was never built or half built; an Apply under way is given up.
 func (l *Lab) Destroy(ctx context.Context) error {
+	l.mu.Lock()
+	if l.abort != nil {
+		l.abort(errDestroyed)
+	}
+	l.mu.Unlock()
 	if err := l.take(ctx); err != nil {
 		return fmt.Errorf("destroy lab %s: %w", l.Name(), err)
 	}
@@ -127,6 +145,7 @@ func (l *Lab) destroy(ctx context.Context) error {
 		err = errors.Join(err, f.Destroy(ctx))
 	}
 	l.routes.reset()
+	l.sessions.reset()
 	l.mu.Lock()
 	l.plan, l.pending, l.fabric = nil, nil, nil
 	l.mu.Unlock()
@@ -168,4 +187,13 @@ func (l *Lab) open(plan *topo.Plan) (*fabric.Fabric, error) {
 	}
 	l.fabric = f
 	return f, nil
+}
+
+// nodeNames are the nodes that exist.
+func (l *Lab) nodeNames() []string {
+	f := l.Fabric()
+	if f == nil {
+		return nil
+	}
+	return keys(f.Current().Nodes)
 }

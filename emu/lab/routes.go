@@ -52,12 +52,13 @@ func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
 type routeTable struct {
 	mu      sync.Mutex
 	have    map[routeKey]netip.Addr
-	record  *Timeline     // of the Apply that is running, if any
-	changed chan struct{} // has a token when something changed since the last look
+	failed  map[string]string // routes that a kernel refused: routeKey as text -> why
+	record  *Timeline         // of the Apply that is running, if any
+	changed chan struct{}     // has a token when something changed since the last look
 }
 
 func newRouteTable() *routeTable {
-	return &routeTable{have: map[routeKey]netip.Addr{}, changed: make(chan struct{}, 1)}
+	return &routeTable{have: map[routeKey]netip.Addr{}, failed: map[string]string{}, changed: make(chan struct{}, 1)}
 }
 
 // observe takes route.programmed and route.removed; other events only mark
@@ -71,12 +72,8 @@ func (t *routeTable) observe(e event.Event) {
 	switch e.Kind {
 	case "route.programmed", "route.removed":
 		t.note(e)
-	case "speaker.exit": // its successor reports afresh
-		for k := range t.have {
-			if k.PE == e.Node {
-				delete(t.have, k)
-			}
-		}
+	case "route.failed":
+		t.failed[e.Node+" "+e.Attr["vrf"]+" "+e.Attr["prefix"]] = e.Attr["error"]
 	default:
 		return
 	}
@@ -90,6 +87,7 @@ func (t *routeTable) note(e event.Event) {
 		return
 	}
 	key := routeKey{e.Node, e.Attr["vrf"], prefix}
+	delete(t.failed, key.String())
 	if e.Kind == "route.removed" {
 		delete(t.have, key)
 	} else {
@@ -98,10 +96,34 @@ func (t *routeTable) note(e event.Event) {
 	}
 }
 
+// forget drops what a PE reported: its speaker is gone, and the next one
+// reports afresh.
+func (t *routeTable) forget(pe string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k := range t.have {
+		if k.PE == pe {
+			delete(t.have, k)
+		}
+	}
+	t.poke()
+}
+
 func (t *routeTable) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	clear(t.have)
+	clear(t.failed)
+}
+
+// refusals says which routes a kernel refused, for the error of a wait.
+func (t *routeTable) refusals() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range keys(t.failed) {
+		return fmt.Sprintf("; the kernel refused %d, first %s: %s", len(t.failed), k, t.failed[k])
+	}
+	return ""
 }
 
 // recordTo has the events of a running Apply noted in tl; nil ends it.
@@ -161,7 +183,7 @@ func (t *routeTable) wait(ctx context.Context, want map[routeKey]netip.Addr, onl
 		select {
 		case <-t.changed:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s", context.Cause(ctx), describeRoutes(missing, extra))
+			return fmt.Errorf("%w: %s%s", context.Cause(ctx), describeRoutes(missing, extra), t.refusals())
 		}
 	}
 }

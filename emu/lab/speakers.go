@@ -27,9 +27,10 @@ const restartDeadline = 20 * time.Second
 
 // speakers are the BGP speaker processes of a lab.
 type speakers struct {
-	sink event.Sink
-	log  *slog.Logger
-	wg   sync.WaitGroup // the goroutines that watch each process
+	sink   event.Sink
+	forget func(node string) // what a dead speaker reported holds no longer
+	log    *slog.Logger
+	wg     sync.WaitGroup // the goroutines that watch each process
 
 	mu      sync.Mutex
 	members map[string]*member
@@ -50,8 +51,8 @@ type member struct {
 	stopping bool
 }
 
-func newSpeakers(sink event.Sink, log *slog.Logger) *speakers {
-	return &speakers{sink: sink, log: log, members: map[string]*member{}}
+func newSpeakers(sink event.Sink, forget func(string), log *slog.Logger) *speakers {
+	return &speakers{sink: sink, forget: forget, log: log, members: map[string]*member{}}
 }
 
 func (s *speakers) member(node string) *member {
@@ -147,7 +148,7 @@ func (s *speakers) watch(f *fabric.Fabric, m *member) {
 		}
 		m.fault = exitWords(proc.Err())
 		err := fmt.Errorf("the BGP speaker of %s died (%s)", m.node, m.fault)
-		s.sink(event.New(m.node, "speaker.exit", map[string]string{"error": m.fault, "restarts": strconv.Itoa(m.restarts)}))
+		s.forget(m.node)
 		s.log.Error("speaker died", "node", m.node, "error", m.fault, "restarts", m.restarts)
 		s.tell(err)
 		again := s.revive(f, m)

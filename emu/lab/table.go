@@ -1,0 +1,171 @@
+package lab
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+)
+
+// Text prints the report for people: one table a section that was read.
+func (r *Report) Text(w io.Writer) {
+	s := r.Status
+	fmt.Fprintf(w, "lab %s: %s on %s (Linux %s), %d nodes, %d links, %d speakers, %d VPN routes\n",
+		s.Lab, s.State, s.Substrate, s.Kernel, s.Nodes, s.Links, s.Speakers, s.VPNRoutes)
+	if s.Error != "" {
+		fmt.Fprintln(w, "last error:", s.Error)
+	}
+	r.nodeTable(w)
+	r.linkTable(w)
+	r.vrfTable(w)
+	r.routeTable(w)
+	r.lspTable(w)
+	r.bgpTable(w)
+	r.ribTable(w)
+}
+
+// Table makes a table in the style of all of vpclab's.
+func Table(title string, head ...any) table.Writer {
+	t := table.NewWriter()
+	t.SetStyle(table.StyleLight)
+	t.Style().Title.Align = text.AlignLeft
+	t.Style().Format.Header = text.FormatDefault
+	t.SetTitle(title)
+	t.AppendHeader(table.Row(head))
+	return t
+}
+
+func show(w io.Writer, t table.Writer) {
+	if t.Length() > 0 {
+		fmt.Fprintf(w, "\n%s\n", t.Render())
+	}
+}
+
+func (r *Report) nodeTable(w io.Writer) {
+	t := Table("Nodes", "node", "kind", "VPC", "site", "addresses", "namespace")
+	for _, n := range r.Nodes {
+		t.AppendRow(table.Row{n.Name, n.Kind, n.VPC, n.Site, fold(n.Addresses), n.Namespace})
+	}
+	show(w, t)
+}
+
+// fold puts a few words on each line of a cell.
+func fold(list []string) string {
+	const aLine = 3
+	var b strings.Builder
+	for i, s := range list {
+		if i > 0 && i%aLine == 0 {
+			b.WriteByte('\n')
+		} else if i > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(s)
+	}
+	return b.String()
+}
+
+func (r *Report) linkTable(w io.Writer) {
+	t := Table("Links", "end", "address", "master", "leaves by", "end", "address", "master", "leaves by", "mtu", "state")
+	for _, l := range r.Links {
+		t.AppendRow(table.Row{
+			l.A.Node + ":" + l.A.Ifname, l.A.Addr, l.A.Master, l.AtoB.String(),
+			l.B.Node + ":" + l.B.Ifname, l.B.Addr, l.B.Master, l.BtoA.String(), l.MTU, linkState(l)})
+	}
+	show(w, t)
+}
+
+func linkState(l LinkInfo) string {
+	switch {
+	case l.A.Up && l.B.Up:
+		return "up"
+	case !l.A.Up && !l.B.Up:
+		return "down"
+	case l.A.Up:
+		return l.B.Node + " down"
+	}
+	return l.A.Node + " down"
+}
+
+func (r *Report) vrfTable(w io.Writer) {
+	t := Table("VRFs", "PE", "VRF", "VPC", "table", "RD", "label", "ports", "sites")
+	for _, v := range r.VRFs {
+		t.AppendRow(table.Row{v.Node, v.VRF, v.VPC, v.Table, v.RD, v.Label, strings.Join(v.Ports, " "), strings.Join(v.Sites, " ")})
+	}
+	show(w, t)
+}
+
+func (r *Report) routeTable(w io.Writer) {
+	t := Table("VPN routes in the kernel", "PE", "VRF", "prefix", "push", "via", "device", "by")
+	for _, x := range r.Routes {
+		prefix := x.Prefix
+		if x.Type != "unicast" && x.Type != "" {
+			prefix = x.Type + " " + prefix
+		}
+		t.AppendRow(table.Row{x.Node, x.VRF, prefix, stack(x.Labels), x.Via, x.Dev, x.Proto})
+	}
+	show(w, t)
+}
+
+// stack writes labels as captures and `ip` do, outermost first.
+func stack(labels []uint32) string {
+	words := make([]string, len(labels))
+	for i, l := range labels {
+		words[i] = strconv.FormatUint(uint64(l), 10)
+	}
+	return strings.Join(words, "/")
+}
+
+func (r *Report) lspTable(w io.Writer) {
+	t := Table("Labels in the kernel", "router", "in", "action", "out", "via", "device", "for")
+	for _, x := range r.LSPs {
+		t.AppendRow(table.Row{x.Node, x.In, x.Action, stack(x.Out), x.Via, x.Dev, x.For})
+	}
+	show(w, t)
+}
+
+func (r *Report) bgpTable(w io.Writer) {
+	t := Table("BGP speakers", "router", "role", "pid", "restarts", "neighbour", "session", "since")
+	for _, s := range r.BGP {
+		pid := strconv.Itoa(s.PID)
+		if !s.Running {
+			pid = "given up: " + s.Fault
+		}
+		for i, x := range s.Sessions {
+			state, since := x.State, time.Since(x.Since).Round(time.Second).String()
+			if x.Since.IsZero() {
+				since = ""
+			}
+			if x.Reason != "" && x.State != "established" {
+				state += " (" + x.Reason + ")"
+			}
+			if i > 0 {
+				t.AppendRow(table.Row{"", "", "", "", x.Neighbor, state, since})
+				continue
+			}
+			t.AppendRow(table.Row{s.Node, s.Role, pid, s.Restarts, x.Neighbor, state, since})
+		}
+		if len(s.Sessions) == 0 {
+			t.AppendRow(table.Row{s.Node, s.Role, pid, s.Restarts})
+		}
+	}
+	show(w, t)
+}
+
+func (r *Report) ribTable(w io.Writer) {
+	t := Table("BGP RIB", "router", "RD", "prefix", "label", "next hop", "route targets", "from", "best")
+	for _, x := range r.RIB {
+		from, best := "itself", ""
+		if x.From.IsValid() {
+			from = x.From.String()
+		}
+		if x.Best {
+			best = "yes"
+		}
+		t.AppendRow(table.Row{x.Node, x.RD, x.Prefix, x.Label, x.NextHop, strings.Join(x.RTs, " "), from, best})
+	}
+	show(w, t)
+}
