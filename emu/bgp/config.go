@@ -16,6 +16,11 @@ type Config struct {
 	VRFs      []VRF        `json:"vrfs,omitempty"`    // PE only
 	Tunnels   []Tunnel     `json:"tunnels,omitempty"` // PE only: what BGP next hops resolve to
 	Policy    []RTRule     `json:"policy,omitempty"`  // reflector only
+	// Port is the TCP port of all sessions; 0: 179.
+	Port uint16 `json:"port,omitempty"`
+	// Keepalive and Hold are the session timers in seconds; 0: 3 and 9.
+	Keepalive int `json:"keepalive,omitempty"`
+	Hold      int `json:"hold,omitempty"`
 }
 
 // VRF is one VPN routing table of a PE as BGP sees it.

@@ -1,59 +1,62 @@
 package bgp
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"errors"
-	"io"
+	"fmt"
+	"maps"
+	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
-	"github.com/vpclab/vpclab/topo"
 )
+
+// DefaultWait bounds a wait whose context has no deadline.
+const DefaultWait = 30 * time.Second
 
 // Namespaces starts processes inside nodes; *fabric.Fabric is one.
 type Namespaces interface {
 	Start(node string, cmd *exec.Cmd) error
 }
 
-// Speaker is the parent's handle of one speaker process.
-type Speaker struct{}
+// Speaker is the parent's handle of one speaker process. Its methods may be
+// called from several goroutines.
+type Speaker struct {
+	node string
+	cmd  *exec.Cmd
+	conn net.Conn // our end of the control channel
+	sink event.Sink
+	tail *tail // last lines of its standard error
 
-var errStub = errors.New("bgp: not built yet")
+	write sync.Mutex // one line at a time
 
-// Option changes how Start makes a speaker.
-type Option func(*struct{})
+	mu          sync.Mutex
+	next        uint64
+	calls       map[uint64]chan reply
+	established map[netip.Addr]bool
+	neighbors   []netip.Addr  // of the last Config
+	changed     chan struct{} // closed and replaced on each change of established
+	stopping    bool          // Stop or Kill was called: an end is no error
 
-// Start runs a speaker process in node's network namespace.
-func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink, opts ...Option) (*Speaker, error) {
-	return nil, errStub
+	done chan struct{} // closed when the process and its reader have ended
+	err  error         // valid after done
 }
 
-// Configure sends cfg; it returns when the speaker has converged its own
-// configuration to it (not when routes have travelled).
-func (s *Speaker) Configure(ctx context.Context, cfg Config) error { return errStub }
+// Option changes how Start makes a speaker.
+type Option func(*options)
 
-// WaitEstablished waits until n sessions are established.
-func (s *Speaker) WaitEstablished(ctx context.Context, n int) error { return errStub }
+type options struct{ argv []string }
 
-// RIB is what the speaker holds.
-func (s *Speaker) RIB(ctx context.Context) ([]RouteInfo, error) { return nil, errStub }
-
-// Kill ends the process at once, as a crash would.
-func (s *Speaker) Kill() error { return errStub }
-
-// Stop ends the process in order: it withdraws nothing by itself, the session
-// closes and the neighbours withdraw.
-func (s *Speaker) Stop(ctx context.Context) error { return errStub }
-
-// Done is closed when the process has ended; Err then says how.
-func (s *Speaker) Done() <-chan struct{} { return nil }
-
-// Err is nil while the process runs and after an orderly Stop.
-func (s *Speaker) Err() error { return nil }
-
-// Pid is the process id.
-func (s *Speaker) Pid() int { return 0 }
+// WithCommand runs argv instead of this program's verb `speaker`.
+func WithCommand(argv ...string) Option { return func(o *options) { o.argv = argv } }
 
 // RouteInfo is one path of a speaker's RIB.
 type RouteInfo struct {
@@ -62,13 +65,338 @@ type RouteInfo struct {
 	Label   uint32       `json:"label"`
 	NextHop netip.Addr   `json:"next_hop"`
 	RTs     []string     `json:"rts"`
-	From    netip.Addr   `json:"from"` // neighbour; zero: own route
+	From    netip.Addr   `json:"from,omitzero"` // neighbour; zero: own route
 	Best    bool         `json:"best"`
 }
 
-// RunSpeaker is the body of the hidden verb `vpclab speaker`.
-func RunSpeaker(ctx context.Context, conn io.ReadWriter) error { return errStub }
+// Start runs a speaker process in node's network namespace. It returns as
+// soon as the process exists; the first Configure waits for it to answer, so
+// that many can start side by side. Events of the speaker go to sink (nil:
+// nowhere). ctx bounds the start only.
+func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink, opts ...Option) (*Speaker, error) {
+	o := options{argv: []string{"/proc/self/exe", "speaker"}}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("start speaker %s: %w", node, err)
+	}
+	ours, theirs, err := controlPair()
+	if err != nil {
+		return nil, fmt.Errorf("start speaker %s: %w", node, err)
+	}
+	defer theirs.Close()
+	if sink == nil {
+		sink = func(event.Event) {}
+	}
+	s := &Speaker{
+		node: node, conn: ours, sink: sink, tail: &tail{},
+		calls: map[uint64]chan reply{}, established: map[netip.Addr]bool{},
+		changed: make(chan struct{}), done: make(chan struct{}),
+	}
+	s.cmd = exec.Command(o.argv[0], o.argv[1:]...)
+	s.cmd.ExtraFiles = []*os.File{theirs} // fd 3
+	s.cmd.Stderr = s.tail
+	s.cmd.Env = append(os.Environ(), speakerEnv...)
+	if err := ns.Start(node, s.cmd); err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("start speaker %s: %w", node, err)
+	}
+	go s.run()
+	return s, nil
+}
 
-// Configs is the configuration of every speaker of the plan: PEs and the
-// route reflector.
-func Configs(plan *topo.Plan) map[string]Config { return nil }
+// speakerEnv fits the Go runtime to one of many small processes on few CPUs:
+// one thread of Go code, so that hand-overs between its goroutines are no
+// system calls, and a collection only after the heap has grown well past the
+// few megabytes that GoBGP starts with.
+var speakerEnv = []string{"GOMAXPROCS=1", "GOGC=400", "GOMEMLIMIT=128MiB"}
+
+// run reads until the process ends, then settles everybody who waits.
+func (s *Speaker) run() {
+	s.read()
+	err := s.cmd.Wait()
+	last := s.tail.String()
+	status := "exit status 0"
+	if err != nil {
+		status = err.Error()
+	}
+	s.mu.Lock()
+	if !s.stopping {
+		s.err = fmt.Errorf("speaker %s ended: %s%s", s.node, status, indent(last))
+	}
+	calls := s.calls
+	s.calls = nil
+	clear(s.established)
+	s.notify()
+	s.mu.Unlock()
+	s.sink(event.New(s.node, "speaker.exit", map[string]string{"status": status, "stderr": last}))
+	close(s.done)
+	for _, c := range calls {
+		close(c)
+	}
+}
+
+// read takes lines until end of file.
+func (s *Speaker) read() {
+	sc := bufio.NewScanner(s.conn)
+	sc.Buffer(make([]byte, 0, 64<<10), maxLine)
+	for sc.Scan() {
+		r, err := decodeReply(sc.Bytes())
+		if err != nil {
+			fmt.Fprintf(s.tail, "parent: %v\n", err)
+			break
+		}
+		if r.Event != nil {
+			s.observe(*r.Event)
+			continue
+		}
+		s.mu.Lock()
+		c := s.calls[r.ID]
+		delete(s.calls, r.ID)
+		s.mu.Unlock()
+		if c != nil {
+			c <- r // buffered
+		}
+	}
+	if err := sc.Err(); err != nil {
+		fmt.Fprintf(s.tail, "parent: read control channel: %v\n", err)
+	}
+	// Nobody would read on: a speaker that still runs sees the end of file.
+	s.conn.Close()
+}
+
+// observe follows sessions and passes the event on.
+func (s *Speaker) observe(e event.Event) {
+	up := e.Kind == "bgp.established"
+	if up || e.Kind == "bgp.down" {
+		if addr, err := netip.ParseAddr(e.Attr["neighbor"]); err == nil {
+			s.mu.Lock()
+			if up {
+				s.established[addr] = true
+			} else {
+				delete(s.established, addr)
+			}
+			s.notify()
+			s.mu.Unlock()
+		}
+	}
+	s.sink(e)
+}
+
+// notify wakes the waiters; s.mu is held.
+func (s *Speaker) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// call sends a request and waits for its answer.
+func (s *Speaker) call(ctx context.Context, what string, r request) (reply, error) {
+	fail := func(err error) (reply, error) { return reply{}, fmt.Errorf("speaker %s: %s: %w", s.node, what, err) }
+	ctx, cancel := withDefaultWait(ctx)
+	defer cancel()
+	answer := make(chan reply, 1)
+	s.mu.Lock()
+	if s.calls == nil {
+		s.mu.Unlock()
+		return fail(s.ended())
+	}
+	s.next++
+	r.ID = s.next
+	s.calls[r.ID] = answer
+	s.mu.Unlock()
+
+	line, err := appendLine(nil, r)
+	if err == nil {
+		s.write.Lock()
+		_, err = s.conn.Write(line)
+		s.write.Unlock()
+	}
+	if err != nil {
+		s.mu.Lock()
+		delete(s.calls, r.ID)
+		s.mu.Unlock()
+		return fail(err)
+	}
+	select {
+	case got, ok := <-answer:
+		if !ok {
+			return fail(s.ended())
+		}
+		if got.Error != "" {
+			return got, fmt.Errorf("speaker %s: %s: %s", s.node, what, got.Error)
+		}
+		return got, nil
+	case <-ctx.Done():
+		s.mu.Lock()
+		delete(s.calls, r.ID)
+		s.mu.Unlock()
+		return fail(fmt.Errorf("no answer: %w", ctx.Err()))
+	}
+}
+
+// ended is why there is no process any more.
+func (s *Speaker) ended() error {
+	<-s.done
+	return cmp.Or(s.err, errors.New("stopped"))
+}
+
+// Configure sends cfg whole. It returns when the speaker has converged to it:
+// its own routes handed to BGP, sessions set, policy in force, and the kernel
+// holding what the RIB then gave. It does not wait for sessions or for routes
+// to travel.
+func (s *Speaker) Configure(ctx context.Context, cfg Config) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.neighbors = slices.Clone(cfg.Neighbors)
+	s.mu.Unlock()
+	_, err := s.call(ctx, "configure", request{Op: opConfigure, Config: &cfg})
+	return err
+}
+
+// RIB is the speaker's BGP table: at a PE its own routes and the received
+// ones, at the reflector the routes as the policy rewrote them.
+func (s *Speaker) RIB(ctx context.Context) ([]RouteInfo, error) {
+	r, err := s.call(ctx, "list RIB", request{Op: opRIB})
+	return r.RIB, err
+}
+
+// WaitEstablished waits until n sessions are established.
+func (s *Speaker) WaitEstablished(ctx context.Context, n int) error {
+	ctx, cancel := withDefaultWait(ctx)
+	defer cancel()
+	for {
+		s.mu.Lock()
+		up, changed := len(s.established), s.changed
+		s.mu.Unlock()
+		if up >= n {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-s.done:
+			return fmt.Errorf("speaker %s: wait for %d BGP sessions: %w", s.node, n, s.ended())
+		case <-ctx.Done():
+			return fmt.Errorf("speaker %s: wait for %d BGP sessions: %d established, not with %s: %w",
+				s.node, n, up, s.missing(), ctx.Err())
+		}
+	}
+}
+
+// missing names the neighbors without a session.
+func (s *Speaker) missing() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for _, n := range s.neighbors {
+		if !s.established[n] {
+			out = append(out, n.String())
+		}
+	}
+	if len(out) == 0 {
+		return "any other (none configured)"
+	}
+	return strings.Join(out, ", ")
+}
+
+// Established lists the neighbors with a session, in order.
+func (s *Speaker) Established() []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(s.established), netip.Addr.Compare)
+}
+
+// Kill ends the process at once, as a crash would, and waits for its end. Its
+// routes stay in the kernel; a successor removes them.
+func (s *Speaker) Kill() error {
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
+	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("speaker %s: kill: %w", s.node, err)
+	}
+	<-s.done
+	return nil
+}
+
+// Stop ends the process in order: its routes leave the kernel, the sessions
+// close with a notification and the neighbors withdraw. A speaker that has
+// not ended when ctx does is killed.
+func (s *Speaker) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
+	ctx, cancel := withDefaultWait(ctx)
+	defer cancel()
+	_, err := s.call(ctx, "stop", request{Op: opStop})
+	select {
+	case <-s.done:
+		if err != nil && s.err == nil && s.cmd.ProcessState.Success() {
+			return nil // it was gone already
+		}
+		return err
+	case <-ctx.Done():
+		return errors.Join(err, fmt.Errorf("speaker %s: stop: still running, killed: %w", s.node, ctx.Err()), s.Kill())
+	}
+}
+
+// Done is closed when the process has ended; Err then says how.
+func (s *Speaker) Done() <-chan struct{} { return s.done }
+
+// Err is nil while the process runs and after Stop or Kill; otherwise it
+// gives the exit status and the last lines of standard error.
+func (s *Speaker) Err() error {
+	select {
+	case <-s.done:
+		return s.err
+	default:
+		return nil
+	}
+}
+
+// Pid is the process id.
+func (s *Speaker) Pid() int { return s.cmd.Process.Pid }
+
+// Node is the router this speaker runs in.
+func (s *Speaker) Node() string { return s.node }
+
+func withDefaultWait(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, DefaultWait)
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+// tailSize holds the head of a Go panic with its first goroutine.
+const tailSize = 4 << 10
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, b...)
+	if over := len(t.buf) - tailSize; over > 0 {
+		t.buf = append(t.buf[:0], t.buf[over:]...)
+	}
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(string(t.buf))
+}
+
+func indent(s string) string {
+	if s == "" {
+		return ""
+	}
+	return ": " + s
+}

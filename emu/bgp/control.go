@@ -1,0 +1,151 @@
+package bgp
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"github.com/vpclab/vpclab/emu/event"
+	"golang.org/x/sys/unix"
+)
+
+// The control channel is a stream socket with one JSON object a line. The
+// parent sends requests, each with a number of its own from 1; the speaker
+// answers each once with that number, and sends events with none. End of file
+// means that the other process is gone.
+
+// maxLine bounds a message: 8 MiB hold the configuration of some 50 000
+// circuits.
+const maxLine = 8 << 20
+
+// op is what a request asks for.
+type op string
+
+const (
+	opConfigure op = "configure" // converge to Config
+	opRIB       op = "rib"       // list the RIB
+	opStop      op = "stop"      // close sessions, remove routes, exit
+)
+
+// request goes from the parent to the speaker.
+type request struct {
+	ID     uint64  `json:"id"`
+	Op     op      `json:"op"`
+	Config *Config `json:"config,omitempty"`
+}
+
+// reply goes from the speaker to the parent: the answer to request ID, or an
+// event.
+type reply struct {
+	ID    uint64       `json:"id,omitempty"`
+	Error string       `json:"error,omitempty"`
+	RIB   []RouteInfo  `json:"rib,omitempty"`
+	Event *event.Event `json:"event,omitempty"`
+}
+
+// decodeRequest reads one line and checks it.
+func decodeRequest(line []byte) (request, error) {
+	var r request
+	if err := decodeStrict(line, &r); err != nil {
+		return request{}, fmt.Errorf("control request: %w", err)
+	}
+	if r.ID == 0 {
+		return r, errors.New("control request without a number")
+	}
+	switch r.Op {
+	case opConfigure:
+		if r.Config == nil {
+			return r, errors.New("control request configure without a config")
+		}
+		if err := r.Config.Validate(); err != nil {
+			return r, err
+		}
+	case opRIB, opStop:
+		if r.Config != nil {
+			return r, fmt.Errorf("control request %s with a config", r.Op)
+		}
+	default:
+		return r, fmt.Errorf("control request %q: want configure, rib or stop", r.Op)
+	}
+	return r, nil
+}
+
+// decodeReply reads one line and checks it.
+func decodeReply(line []byte) (reply, error) {
+	var r reply
+	if err := decodeStrict(line, &r); err != nil {
+		return reply{}, fmt.Errorf("control reply: %w", err)
+	}
+	if (r.ID == 0) == (r.Event == nil) {
+		return reply{}, errors.New("control reply: want either a request's number or an event")
+	}
+	return r, nil
+}
+
+// decodeStrict refuses unknown keys and anything after the object.
+func decodeStrict(line []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("more than one object on the line")
+	}
+	return nil
+}
+
+// appendLine appends the message and a newline.
+func appendLine(b []byte, v any) ([]byte, error) {
+	j, err := json.Marshal(v)
+	if err != nil {
+		return b, fmt.Errorf("control message: %w", err)
+	}
+	if len(j) >= maxLine {
+		return b, fmt.Errorf("control message of %d bytes: want less than %d", len(j), maxLine)
+	}
+	return append(append(b, j...), '\n'), nil
+}
+
+// controlFD is where a speaker process finds the control channel.
+const controlFD = 3
+
+// controlPair makes a channel: our end, and the one to pass on.
+func controlPair() (ours net.Conn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make control channel: %w", err)
+	}
+	theirs = os.NewFile(uintptr(fds[1]), "speaker-control-child")
+	ours, err = fileConn(fds[0])
+	if err != nil {
+		theirs.Close()
+		return nil, nil, fmt.Errorf("make control channel: %w", err)
+	}
+	return ours, theirs, nil
+}
+
+// ControlConn is the control channel of a process that Start made. Any other
+// process gets an error: the verb is not for people.
+func ControlConn() (net.Conn, error) {
+	conn, err := fileConn(controlFD)
+	if err != nil {
+		return nil, fmt.Errorf("file descriptor %d is no control channel (a lab starts speakers itself): %w", controlFD, err)
+	}
+	return conn, nil
+}
+
+// fileConn takes fd over. A net.Conn is used because closing one ends a
+// pending read.
+func fileConn(fd int) (net.Conn, error) {
+	f := os.NewFile(uintptr(fd), "speaker-control")
+	if f == nil {
+		return nil, os.ErrInvalid
+	}
+	defer f.Close() // FileConn has its own copy
+	return net.FileConn(f)
+}

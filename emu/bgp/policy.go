@@ -1,0 +1,75 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+
+	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/server"
+)
+
+// The reflector's policy runs at GoBGP's import, between the routes as a PE
+// sent them (which GoBGP keeps) and the table that is reflected. A change is
+// put in force by evaluating the kept routes again ("soft reset in"): GoBGP
+// compares each result with what the table holds and sends to the PEs only
+// what differs, an update where the targets changed, a withdrawal where no
+// rule matches any more. At export the same rules would be evaluated once for
+// each PE, and a change would have to re-send everything.
+const (
+	policyName      = "route-targets"
+	globalTable     = "global"
+	extCommunityTag = "rt:"
+)
+
+// policyRequest translates rules; the first rule that matches decides.
+func policyRequest(rules []RTRule) *api.SetPoliciesRequest {
+	req := &api.SetPoliciesRequest{}
+	pol := &api.Policy{Name: policyName}
+	for i, r := range rules {
+		if len(r.From) == 0 || len(r.To) == 0 {
+			continue // nobody exports, or nobody imports: not reflected
+		}
+		name := fmt.Sprintf("%s-%d", r.Name, i)
+		req.DefinedSets = append(req.DefinedSets, &api.DefinedSet{
+			DefinedType: api.DefinedType_EXT_COMMUNITY, Name: name, List: tagged(r.From)})
+		pol.Statements = append(pol.Statements, &api.Statement{
+			Name:       name,
+			Conditions: &api.Conditions{ExtCommunitySet: &api.MatchSet{Type: api.MatchSet_ANY, Name: name}},
+			Actions: &api.Actions{
+				RouteAction:  api.RouteAction_ACCEPT,
+				ExtCommunity: &api.CommunityAction{Type: api.CommunityAction_REPLACE, Communities: tagged(r.To)},
+			},
+		})
+	}
+	req.Policies = []*api.Policy{pol}
+	return req
+}
+
+func tagged(rts []string) []string {
+	out := make([]string, len(rts))
+	for i, rt := range rts {
+		out[i] = extCommunityTag + rt
+	}
+	return out
+}
+
+// setPolicy puts rules in force and evaluates all routes again.
+func setPolicy(ctx context.Context, srv *server.BgpServer, rules []RTRule, first bool) error {
+	if err := srv.SetPolicies(ctx, policyRequest(rules)); err != nil {
+		return fmt.Errorf("set route-target policy: %w", err)
+	}
+	if first {
+		err := srv.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
+			Name: globalTable, Direction: api.PolicyDirection_IMPORT,
+			Policies: []*api.Policy{{Name: policyName}}, DefaultAction: api.RouteAction_REJECT,
+		}})
+		if err != nil {
+			return fmt.Errorf("assign route-target policy: %w", err)
+		}
+	}
+	err := srv.ResetPeer(ctx, &api.ResetPeerRequest{Address: "all", Soft: true, Direction: api.ResetPeerRequest_IN})
+	if err != nil {
+		return fmt.Errorf("evaluate routes by the new route-target policy: %w", err)
+	}
+	return nil
+}

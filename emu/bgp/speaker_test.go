@@ -1,0 +1,337 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vpclab/vpclab/emu/event"
+)
+
+// The speakers of these tests are this test program again: TestMain turns
+// into one when it is asked to. With fakeFIBEnv set, routes go nowhere, so
+// that the whole control plane runs without privilege, on loopback addresses.
+const (
+	speakerArg = "speaker-process"
+	fakeFIBEnv = "VPCLAB_TEST_FAKE_FIB"
+	panicEnv   = "VPCLAB_TEST_PANIC"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == speakerArg {
+		os.Exit(speakerProcess())
+	}
+	os.Exit(m.Run())
+}
+
+func speakerProcess() int {
+	conn, err := ControlConn()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	open := openKernelFIB
+	if os.Getenv(fakeFIBEnv) != "" {
+		open = func(func(any)) (fib, error) { return &fakeFIB{}, nil }
+	}
+	if os.Getenv(panicEnv) != "" {
+		open = func(func(any)) (fib, error) { panic("as the test asked") }
+	}
+	if err := runSpeaker(context.Background(), conn, open); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// fakeFIB accepts everything but devices named "broken".
+type fakeFIB struct{}
+
+func (*fakeFIB) apply(set, del []vrfRoute) (setErrs, delErrs []error) {
+	setErrs, delErrs = make([]error, len(set)), make([]error, len(del))
+	for i, r := range set {
+		if r.Dev == "broken" {
+			setErrs[i] = errors.New("no such device")
+		}
+	}
+	return setErrs, delErrs
+}
+func (*fakeFIB) leftovers() ([]routeKey, error) { return nil, nil }
+func (*fakeFIB) close()                         {}
+
+// here starts every node's process in this namespace.
+type here struct{ env []string }
+
+func (h here) Start(_ string, cmd *exec.Cmd) error {
+	cmd.Env = append(cmd.Env, h.env...)
+	return cmd.Start()
+}
+
+// recorder keeps events and lets a test wait for one.
+type recorder struct {
+	mu     sync.Mutex
+	events []event.Event
+	signal chan struct{}
+}
+
+func newRecorder() *recorder { return &recorder{signal: make(chan struct{})} }
+
+func (r *recorder) sink(e event.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+	close(r.signal)
+	r.signal = make(chan struct{})
+}
+
+// mark is a position to wait from.
+func (r *recorder) mark() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.events)
+}
+
+// wait returns the first event after mark that has the kind, the node and the
+// attributes ("key=value").
+func (r *recorder) wait(t *testing.T, mark int, node, kind string, attrs ...string) event.Event {
+	t.Helper()
+	deadline := time.After(15 * time.Second)
+	for at := mark; ; {
+		r.mu.Lock()
+		for ; at < len(r.events); at++ {
+			if matches(r.events[at], node, kind, attrs) {
+				e := r.events[at]
+				r.mu.Unlock()
+				return e
+			}
+		}
+		signal := r.signal
+		r.mu.Unlock()
+		select {
+		case <-signal:
+		case <-deadline:
+			t.Fatalf("no event %s %s %v after 15 s; have:\n%s", node, kind, attrs, r.dump(mark))
+		}
+	}
+}
+
+// count counts events after mark.
+func (r *recorder) count(mark int, node, kind string, attrs ...string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events[mark:] {
+		if matches(e, node, kind, attrs) {
+			n++
+		}
+	}
+	return n
+}
+
+func matches(e event.Event, node, kind string, attrs []string) bool {
+	if e.Node != node || e.Kind != kind {
+		return false
+	}
+	for _, a := range attrs {
+		k, v, _ := strings.Cut(a, "=")
+		if e.Attr[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *recorder) dump(mark int) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var b strings.Builder
+	for _, e := range r.events[mark:] {
+		fmt.Fprintf(&b, "%12d %-4s %-16s %v\n", e.T, e.Node, e.Kind, e.Attr)
+	}
+	return b.String()
+}
+
+// bench is three PEs and a reflector on loopback addresses.
+type bench struct {
+	*recorder
+	t    *testing.T
+	port uint16
+	s    map[string]*Speaker
+	cfg  map[string]Config
+}
+
+func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+var loopbacks = map[string]netip.Addr{
+	"pe1": addr("127.0.1.1"), "pe2": addr("127.0.1.2"), "pe3": addr("127.0.1.3"), "rr": addr("127.0.1.9"),
+}
+
+// newBench starts the speakers and configures them with two tenants whose
+// prefixes overlap: red at PE 1, 2 and 3, blue at PE 1 and 2.
+func newBench(t *testing.T) *bench {
+	b := &bench{recorder: newRecorder(), t: t, port: freePort(t), s: map[string]*Speaker{}, cfg: map[string]Config{}}
+	for name := range loopbacks {
+		b.start(name)
+	}
+	for name := range loopbacks {
+		b.cfg[name] = b.base(name)
+	}
+	b.join("pe1", "red", 1)
+	b.join("pe2", "red", 2)
+	b.join("pe3", "red", 3)
+	b.join("pe1", "blue", 1)
+	b.join("pe2", "blue", 2)
+	b.configureAll()
+	return b
+}
+
+func (b *bench) start(name string) {
+	s, err := Start(context.Background(), here{[]string{fakeFIBEnv + "=1"}}, name, b.sink, WithCommand(os.Args[0], speakerArg))
+	require.NoError(b.t, err)
+	b.s[name] = s
+	b.t.Cleanup(func() { s.Kill() })
+}
+
+func (b *bench) base(name string) Config {
+	c := Config{Node: name, ASN: 65000, RouterID: loopbacks[name], Port: b.port}
+	if name == "rr" {
+		c.Reflector = true
+		c.Neighbors = []netip.Addr{loopbacks["pe1"], loopbacks["pe2"], loopbacks["pe3"]}
+		return c
+	}
+	c.Neighbors = []netip.Addr{loopbacks["rr"]}
+	for i, other := range []string{"pe1", "pe2", "pe3"} {
+		if other != name {
+			c.Tunnels = append(c.Tunnels, Tunnel{Egress: loopbacks[other], Label: uint32(100 + i + 1), Via: addr("10.0.0.1"), Dev: "core"})
+		}
+	}
+	return c
+}
+
+var tenants = map[string]int{"red": 1, "blue": 2}
+
+func rt(kind, tenant string, site int) string {
+	base := map[string]int{"export": 10000, "import": 20000}[kind]
+	return fmt.Sprintf("65000:%d", base+100*tenants[tenant]+site)
+}
+
+// join adds a tenant's site at a PE and admits it in the policy.
+func (b *bench) join(pe, tenant string, site int) {
+	b.provision(pe, tenant, site)
+	rr := b.cfg["rr"]
+	rr.Policy = append([]RTRule(nil), rr.Policy...)
+	at := -1
+	for i := range rr.Policy {
+		if rr.Policy[i].Name == tenant {
+			at = i
+		}
+	}
+	if at < 0 {
+		rr.Policy, at = append(rr.Policy, RTRule{Name: tenant}), len(rr.Policy)
+	}
+	r := &rr.Policy[at]
+	r.From = append(append([]string(nil), r.From...), rt("export", tenant, site))
+	r.To = append(append([]string(nil), r.To...), rt("import", tenant, site))
+	b.cfg["rr"] = rr
+}
+
+// expel removes a site from the policy alone.
+func (b *bench) expel(tenant string, site int) {
+	rr := b.cfg["rr"]
+	var rules []RTRule
+	for _, r := range rr.Policy {
+		n := RTRule{Name: r.Name}
+		for i := range r.From {
+			if r.Name != tenant || r.From[i] != rt("export", tenant, site) {
+				n.From, n.To = append(n.From, r.From[i]), append(n.To, r.To[i])
+			}
+		}
+		rules = append(rules, n)
+	}
+	rr.Policy = rules
+	b.cfg["rr"] = rr
+}
+
+// provision adds the circuit at the PE.
+func (b *bench) provision(pe, tenant string, site int) {
+	c := b.cfg[pe]
+	table := 1000 + tenants[tenant]
+	circuit := Circuit{Site: fmt.Sprint("site", site), Prefix: prefix(fmt.Sprintf("10.0.%d.0/24", site)),
+		ExportRT: rt("export", tenant, site), ImportRT: rt("import", tenant, site)}
+	c.VRFs = append([]VRF(nil), c.VRFs...)
+	for i := range c.VRFs {
+		if c.VRFs[i].Table == table {
+			c.VRFs[i].Circuits = append(append([]Circuit(nil), c.VRFs[i].Circuits...), circuit)
+			b.cfg[pe] = c
+			return
+		}
+	}
+	n := int(pe[2] - '0')
+	c.VRFs = append(c.VRFs, VRF{Name: "vrf-" + tenant, Table: table, RD: fmt.Sprintf("65000:%d", 1000*tenants[tenant]+n),
+		Label: uint32(2000 + 10*tenants[tenant] + n), Circuits: []Circuit{circuit}})
+	b.cfg[pe] = c
+}
+
+func (b *bench) configure(name string) {
+	b.t.Helper()
+	require.NoError(b.t, b.s[name].Configure(context.Background(), b.cfg[name]))
+}
+
+func (b *bench) configureAll() {
+	b.t.Helper()
+	var wg sync.WaitGroup
+	errs := make(chan error, len(b.cfg))
+	for name := range b.cfg {
+		wg.Go(func() { errs <- b.s[name].Configure(context.Background(), b.cfg[name]) })
+	}
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		require.NoError(b.t, err)
+	}
+}
+
+func freePort(t *testing.T) uint16 {
+	l, err := net.Listen("tcp4", "127.0.1.9:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+func TestSpeakersExchangeRoutesWithinATenant(t *testing.T) {
+	began := time.Now()
+	b := newBench(t)
+	require.NoError(t, b.s["rr"].WaitEstablished(context.Background(), 3))
+	t.Logf("3 sessions %v after the first start", time.Since(began))
+
+	// Red at PE 1 learns sites 2 and 3, blue site 2: same prefixes, other labels.
+	b.wait(t, 0, "pe1", "route.programmed", "vrf=vrf-red", "prefix=10.0.2.0/24", "labels=102/2012", "egress=127.0.1.2")
+	b.wait(t, 0, "pe1", "route.programmed", "vrf=vrf-red", "prefix=10.0.3.0/24", "labels=103/2013")
+	b.wait(t, 0, "pe1", "route.programmed", "vrf=vrf-blue", "prefix=10.0.2.0/24", "labels=102/2022")
+	b.wait(t, 0, "pe3", "route.programmed", "vrf=vrf-red", "prefix=10.0.1.0/24", "labels=101/2011")
+	b.wait(t, 0, "pe3", "route.programmed", "vrf=vrf-red", "prefix=10.0.2.0/24")
+	b.wait(t, 0, "pe2", "route.programmed", "vrf=vrf-red", "prefix=10.0.1.0/24")
+	b.wait(t, 0, "pe2", "route.programmed", "vrf=vrf-red", "prefix=10.0.3.0/24")
+	b.wait(t, 0, "pe2", "route.programmed", "vrf=vrf-blue", "prefix=10.0.1.0/24", "labels=101/2021")
+	t.Logf("8 routes %v after the first start", time.Since(began))
+	require.Zero(t, b.count(0, "pe3", "route.programmed", "vrf=vrf-blue"))
+	require.Zero(t, b.count(0, "pe1", "route.programmed", "prefix=10.0.1.0/24"), "a PE must not import its own site")
+	require.Equal(t, 2, b.count(0, "pe1", "bgp.announced"))
+	require.Zero(t, b.count(0, "pe1", "route.failed"))
+
+	rib, err := b.s["rr"].RIB(context.Background())
+	require.NoError(t, err)
+	require.Len(t, rib, 5)
+	require.Equal(t, RouteInfo{RD: "65000:1001", Prefix: prefix("10.0.1.0/24"), Label: 2011, NextHop: loopbacks["pe1"],
+		RTs: []string{rt("import", "red", 1), rt("import", "red", 2), rt("import", "red", 3)}, From: loopbacks["pe1"], Best: true}, rib[0])
+}

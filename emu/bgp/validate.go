@@ -1,0 +1,161 @@
+package bgp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+)
+
+// Session timers where Config leaves them open, in seconds.
+const (
+	defaultKeepalive = 3
+	defaultHold      = 9
+	defaultPort      = bgp.BGP_PORT
+)
+
+// maxLabel is the last of 2^20 label values; those below 16 are reserved (RFC
+// 3032).
+const (
+	minLabel = 16
+	maxLabel = 1<<20 - 1
+)
+
+// Validate says what is wrong with c, all at once, or nil. A speaker checks
+// what it is told before it changes anything: GoBGP ends the process on some
+// bad values.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Node == "" {
+		bad("no node name")
+	}
+	if c.ASN == 0 || c.ASN > 65535 {
+		bad("asn %d: want 1..65535 (route targets and RDs are of type 0)", c.ASN)
+	}
+	if !c.RouterID.Is4() || c.RouterID.IsUnspecified() {
+		bad("router id %q: want an IPv4 address", c.RouterID)
+	}
+	seen := map[netip.Addr]bool{}
+	for _, n := range c.Neighbors {
+		if !n.Is4() || n == c.RouterID || seen[n] {
+			bad("neighbor %q: want an IPv4 address other than our own, once", n)
+		}
+		seen[n] = true
+	}
+	if c.Keepalive < 0 || c.Hold < 0 || (c.Hold > 0 && c.Hold < 3) || c.hold() < c.keepalive() || c.Hold > 65535 {
+		bad("timers: keepalive %d s, hold %d s: want hold of at least 3 and not below keepalive", c.Keepalive, c.Hold)
+	}
+	if c.Reflector && (len(c.VRFs) > 0 || len(c.Tunnels) > 0) {
+		bad("a reflector has no VRFs and no tunnels")
+	}
+	if !c.Reflector && len(c.Policy) > 0 {
+		bad("policy belongs to the reflector")
+	}
+	errs = append(errs, c.validateVRFs()...)
+	errs = append(errs, c.validateTunnels()...)
+	for _, r := range c.Policy {
+		for _, rt := range append(append([]string(nil), r.From...), r.To...) {
+			if err := validateRT(rt); err != nil {
+				bad("policy %s: %w", r.Name, err)
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("speaker config of %q: %w", c.Node, err)
+	}
+	return nil
+}
+
+func (c *Config) validateVRFs() (errs []error) {
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	tables, rds := map[int]bool{}, map[string]bool{}
+	for _, v := range c.VRFs {
+		if v.Name == "" {
+			bad("vrf of table %d: no name", v.Table)
+		}
+		// 253..255 are default, main and local.
+		if v.Table <= 0 || (v.Table >= 253 && v.Table <= 255) || tables[v.Table] {
+			bad("vrf %s: table %d: want a table of its own", v.Name, v.Table)
+		}
+		tables[v.Table] = true
+		if _, err := bgp.ParseRouteDistinguisher(v.RD); err != nil || rds[v.RD] {
+			bad("vrf %s: route distinguisher %q: want <asn>:<number>, once", v.Name, v.RD)
+		}
+		rds[v.RD] = true
+		if v.Label < minLabel || v.Label > maxLabel {
+			bad("vrf %s: label %d: want %d..%d", v.Name, v.Label, minLabel, maxLabel)
+		}
+		prefixes := map[netip.Prefix]bool{}
+		for _, k := range v.Circuits {
+			if !k.Prefix.IsValid() || !k.Prefix.Addr().Is4() || k.Prefix != k.Prefix.Masked() || prefixes[k.Prefix] {
+				bad("vrf %s: site %s: prefix %q: want an IPv4 network, once", v.Name, k.Site, k.Prefix)
+			}
+			prefixes[k.Prefix] = true
+			for _, rt := range []string{k.ExportRT, k.ImportRT} {
+				if err := validateRT(rt); err != nil {
+					bad("vrf %s: site %s: %w", v.Name, k.Site, err)
+				}
+			}
+		}
+	}
+	return errs
+}
+
+func (c *Config) validateTunnels() (errs []error) {
+	seen := map[netip.Addr]bool{}
+	for _, t := range c.Tunnels {
+		if !t.Egress.Is4() || !t.Via.Is4() || t.Dev == "" || seen[t.Egress] ||
+			(t.Label != 0 && (t.Label < minLabel || t.Label > maxLabel)) {
+			errs = append(errs, fmt.Errorf("tunnel to %q: via %q dev %q label %d: want addresses, a device and a label, once for each egress",
+				t.Egress, t.Via, t.Dev, t.Label))
+		}
+		seen[t.Egress] = true
+	}
+	return errs
+}
+
+// validateRT accepts the one form of route target that the lab uses:
+// <2-byte asn>:<4-byte number> (RFC 4360 section 4). GoBGP's own parser
+// quietly cuts numbers that are too large.
+func validateRT(rt string) error {
+	parsed, err := bgp.ParseRouteTarget(rt)
+	if err != nil || parsed.String() != rt {
+		return fmt.Errorf("route target %q: want <asn>:<number>", rt)
+	}
+	if _, ok := parsed.(*bgp.TwoOctetAsSpecificExtended); !ok {
+		return fmt.Errorf("route target %q: want a 2-byte asn", rt)
+	}
+	return nil
+}
+
+func (c *Config) keepalive() int { return orDefault(c.Keepalive, defaultKeepalive) }
+func (c *Config) hold() int      { return orDefault(c.Hold, defaultHold) }
+func (c *Config) port() int      { return orDefault(int(c.Port), defaultPort) }
+
+func orDefault(v, def int) int {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+// importRTs is the union of what the circuits of v import.
+func (v *VRF) importRTs() map[string]bool {
+	m := make(map[string]bool, len(v.Circuits))
+	for _, c := range v.Circuits {
+		m[c.ImportRT] = true
+	}
+	return m
+}
+
+// local says that prefix is a site attached to v here.
+func (v *VRF) local(prefix netip.Prefix) bool {
+	for _, c := range v.Circuits {
+		if c.Prefix == prefix {
+			return true
+		}
+	}
+	return false
+}

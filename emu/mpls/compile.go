@@ -1,0 +1,189 @@
+package mpls
+
+import (
+	"maps"
+	"strconv"
+
+	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// Preference of the rule that looks up the local table after it was moved
+// behind the l3mdev rule (1000), which chooses a VRF's table.
+const localRulePref = 32765
+
+// tableLocal is RT_TABLE_LOCAL.
+const tableLocal = 255
+
+// Compile adds to st what the backbone of plan needs besides nodes and links:
+// sysctls, core routes, LSPs, and for each joined site its VRF, VPN label and
+// the route to its LAN. st is what fabric.Compile made of the same plan.
+func Compile(plan *topo.Plan, st *fabric.State) {
+	c := compiler{plan: plan, st: st, nodes: map[string]*fabric.Node{}}
+	c.routers()
+	c.coreRoutes()
+	c.lsps()
+	c.vpns()
+	c.ends()
+	for name, n := range c.nodes {
+		st.Nodes[name] = *n
+	}
+}
+
+// compiler holds working copies of the nodes it touches: slices and maps of
+// st's nodes are not shared with an older state.
+type compiler struct {
+	plan  *topo.Plan
+	st    *fabric.State
+	nodes map[string]*fabric.Node
+}
+
+// node is the working copy of st's node, or nil where the plan's node is not
+// in st (a partial state in a test).
+func (c *compiler) node(name string) *fabric.Node {
+	if n, ok := c.nodes[name]; ok {
+		return n
+	}
+	have, ok := c.st.Nodes[name]
+	if !ok {
+		return nil
+	}
+	n := have
+	n.Sysctls = maps.Clone(have.Sysctls)
+	if n.Sysctls == nil {
+		n.Sysctls = map[string]string{}
+	}
+	n.VRFs = append([]fabric.VRF(nil), have.VRFs...)
+	n.Routes = append([]fabric.Route(nil), have.Routes...)
+	n.MPLS = append([]fabric.MPLSRoute(nil), have.MPLS...)
+	n.Rules = append([]fabric.Rule(nil), have.Rules...)
+	c.nodes[name] = &n
+	return &n
+}
+
+// routers sets what each router's namespace needs before any link is up.
+func (c *compiler) routers() {
+	// A label that is not below platform_labels cannot be entered; each costs
+	// 8 bytes a namespace, so the table ends right after the last one in use.
+	labels := strconv.FormatUint(uint64(c.plan.MaxLabel())+1, 10)
+	for _, pn := range c.plan.Nodes {
+		n := c.node(pn.Name)
+		if n == nil {
+			continue
+		}
+		switch pn.Kind {
+		case topo.KindPE, topo.KindP:
+			n.Sysctls["net.ipv4.ip_forward"] = "1"
+			n.Sysctls["net.mpls.platform_labels"] = labels
+			looseReversePath(n)
+		case topo.KindCE:
+			n.Sysctls["net.ipv4.ip_forward"] = "1"
+		case topo.KindRR:
+			// The reflector ends sessions and forwards nothing.
+			looseReversePath(n)
+		}
+	}
+}
+
+// looseReversePath turns the reverse path check off where the way back may
+// use another link than the way there: BGP sessions between loopbacks over
+// equal-cost paths. The setting of the machine must not decide (a namespace
+// may inherit it).
+func looseReversePath(n *fabric.Node) {
+	n.Sysctls["net.ipv4.conf.all.rp_filter"] = "0"
+	n.Sysctls["net.ipv4.conf.default.rp_filter"] = "0"
+}
+
+// coreRoutes adds the plain IP routes between loopbacks. They carry the
+// loopback as source address: P routers do not know the addresses of far
+// links.
+func (c *compiler) coreRoutes() {
+	for _, r := range c.plan.CoreRoutes {
+		if n := c.node(r.Node); n != nil {
+			n.Routes = append(n.Routes, fabric.Route{Dst: r.Dst, Via: r.Via, Dev: r.Dev, Src: r.Src})
+		}
+	}
+}
+
+// lsps adds the incoming label map of every hop: swap, or pop at the
+// penultimate one.
+func (c *compiler) lsps() {
+	for _, lsp := range c.plan.LSPs {
+		for _, h := range lsp.Hops {
+			n := c.node(h.Node)
+			if n == nil || h.InLabel == 0 {
+				continue
+			}
+			r := fabric.MPLSRoute{In: h.InLabel, Via: h.Via, Dev: h.Dev}
+			r.Out[0] = h.OutLabel // 0: penultimate hop, pop
+			n.MPLS = append(n.MPLS, r)
+		}
+	}
+}
+
+// vpns adds VRFs, their labels and the routes to the sites attached here.
+func (c *compiler) vpns() {
+	for _, v := range c.plan.VPCs {
+		tables := map[string]int{} // PE -> table of this VPC
+		for _, vrf := range v.VRFs {
+			n := c.node(vrf.PE)
+			if n == nil {
+				continue
+			}
+			tables[vrf.PE] = vrf.Table
+			guardPE(n)
+			n.VRFs = append(n.VRFs, fabric.VRF{Name: vrf.Name, Table: vrf.Table})
+			n.MPLS = append(n.MPLS, fabric.MPLSRoute{In: vrf.Label, Dev: vrf.Name})
+		}
+		for _, a := range v.Attachments {
+			n := c.node(a.PE)
+			table, ok := tables[a.PE]
+			if n == nil || !ok || !a.Joined {
+				continue
+			}
+			n.Routes = append(n.Routes, fabric.Route{Table: table, Dst: a.Subnet, Via: a.CEAddr, Dev: a.PEIf})
+		}
+	}
+}
+
+// guardPE keeps a PE's tenants away from its own addresses. By default the
+// kernel looks up the local table (rule 0) before a VRF's table (rule 1000),
+// so a tenant could reach every address of the PE, the loopback that BGP
+// listens on included. Strict mode makes sure that a table belongs to one VRF
+// only, which the pop into a VRF device relies on.
+func guardPE(n *fabric.Node) {
+	if len(n.Rules) > 0 {
+		return
+	}
+	n.Sysctls["net.vrf.strict_mode"] = "1"
+	n.Rules = append(n.Rules,
+		fabric.Rule{Pref: localRulePref, Table: tableLocal},
+		fabric.Rule{Pref: 0, Table: tableLocal, Del: true})
+}
+
+// ends opens the core ends of links for labelled packets, and only those. On
+// an attachment circuit it stays closed: there a tenant could send a frame
+// with another tenant's VPN label.
+func (c *compiler) ends() {
+	kinds := make(map[string]topo.NodeKind, len(c.plan.Nodes))
+	for _, n := range c.plan.Nodes {
+		kinds[n.Name] = n.Kind
+	}
+	switches := func(node string) bool { return kinds[node] == topo.KindPE || kinds[node] == topo.KindP }
+	for _, pl := range c.plan.Links {
+		name := pl.Name()
+		l, ok := c.st.Links[name]
+		if !ok {
+			continue
+		}
+		l.A.MPLSInput = pl.Core && switches(pl.A.Node) && switches(pl.B.Node)
+		l.B.MPLSInput = l.A.MPLSInput
+		if pl.A.VRF != "" {
+			l.A.Master = pl.A.VRF
+		}
+		if pl.B.VRF != "" {
+			l.B.Master = pl.B.VRF
+		}
+		c.st.Links[name] = l
+	}
+}

@@ -1,0 +1,226 @@
+package mpls
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Tables are the labels and VPN routes of one namespace as the kernel has
+// them, sorted, ready to print.
+type Tables struct {
+	Labels []Label `json:"labels,omitempty"`
+	VRFs   []VRF   `json:"vrfs,omitempty"`
+}
+
+// Label is one entry of the incoming label map.
+type Label struct {
+	In     uint32   `json:"in"`
+	Action string   `json:"action"`        // swap | pop
+	Out    []uint32 `json:"out,omitempty"` // swap: outermost first
+	Via    string   `json:"via,omitempty"`
+	Dev    string   `json:"dev"`
+}
+
+// VRF is a VRF device with its table and what is in it.
+type VRF struct {
+	Name   string   `json:"name"`
+	Table  int      `json:"table"`
+	Ports  []string `json:"ports,omitempty"` // enslaved interfaces
+	Routes []Route  `json:"routes"`
+}
+
+// Route is one IP route of a VRF table.
+type Route struct {
+	Prefix string   `json:"prefix"`           // "default" for 0.0.0.0/0
+	Type   string   `json:"type"`             // unicast | unreachable
+	Labels []uint32 `json:"labels,omitempty"` // pushed, outermost first
+	Via    string   `json:"via,omitempty"`
+	Dev    string   `json:"dev,omitempty"`
+	Proto  string   `json:"proto"` // bgp | kernel | static | …
+	Metric int      `json:"metric,omitempty"`
+}
+
+// Read reads the tables of the namespace at nspath (as /run/netns/…); the
+// empty path is the calling thread's own namespace.
+func Read(nspath string) (*Tables, error) {
+	h, err := handle(nspath)
+	if err != nil {
+		return nil, fmt.Errorf("read labels of %s: %w", describe(nspath), err)
+	}
+	defer h.Close()
+	t := &Tables{}
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("read labels of %s: list links: %w", describe(nspath), err)
+	}
+	names := make(map[int]string, len(links))
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	if t.Labels, err = readLabels(h, names); err != nil {
+		return nil, fmt.Errorf("read labels of %s: %w", describe(nspath), err)
+	}
+	if t.VRFs, err = readVRFs(h, links, names); err != nil {
+		return nil, fmt.Errorf("read VRFs of %s: %w", describe(nspath), err)
+	}
+	return t, nil
+}
+
+func describe(nspath string) string {
+	if nspath == "" {
+		return "this namespace"
+	}
+	return nspath
+}
+
+// handle opens a netlink socket in the namespace.
+func handle(nspath string) (*netlink.Handle, error) {
+	if nspath == "" {
+		return netlink.NewHandle(unix.NETLINK_ROUTE)
+	}
+	ns, err := netns.GetFromPath(nspath)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	return netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+}
+
+func readLabels(h *netlink.Handle, names map[int]string) ([]Label, error) {
+	routes, err := h.RouteList(nil, netlink.FAMILY_MPLS)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		return nil, nil // no mpls_router in this kernel: no labels
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list incoming labels: %w", err)
+	}
+	out := make([]Label, 0, len(routes))
+	for _, r := range routes {
+		if r.MPLSDst == nil {
+			continue
+		}
+		l := Label{In: uint32(*r.MPLSDst), Action: "pop", Dev: names[r.LinkIndex]}
+		if d, ok := r.NewDst.(*netlink.MPLSDestination); ok && d != nil && len(d.Labels) > 0 {
+			l.Action, l.Out = "swap", labels(d.Labels)
+		}
+		if r.Via != nil {
+			if v, ok := r.Via.(*netlink.Via); ok {
+				l.Via = v.Addr.String()
+			}
+		}
+		out = append(out, l)
+	}
+	slices.SortFunc(out, func(a, b Label) int { return cmp.Compare(a.In, b.In) })
+	return out, nil
+}
+
+func readVRFs(h *netlink.Handle, links []netlink.Link, names map[int]string) ([]VRF, error) {
+	var vrfs []VRF
+	at := map[int]int{}   // table -> position in vrfs
+	port := map[int]int{} // device index -> position in vrfs
+	for _, l := range links {
+		v, ok := l.(*netlink.Vrf)
+		if !ok {
+			continue
+		}
+		at[int(v.Table)], port[v.Index] = len(vrfs), len(vrfs)
+		vrfs = append(vrfs, VRF{Name: v.Name, Table: int(v.Table), Routes: []Route{}})
+	}
+	if len(vrfs) == 0 {
+		return nil, nil
+	}
+	for _, l := range links {
+		if i, ok := port[l.Attrs().MasterIndex]; ok {
+			vrfs[i].Ports = append(vrfs[i].Ports, l.Attrs().Name)
+		}
+	}
+	// One dump of all tables costs less than one a VRF.
+	err := h.RouteListFilteredIter(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE,
+		func(r netlink.Route) bool {
+			i, ok := at[r.Table]
+			if ok && (r.Type == unix.RTN_UNICAST || r.Type == unix.RTN_UNREACHABLE) {
+				vrfs[i].Routes = append(vrfs[i].Routes, vrfRoute(r, names))
+			}
+			return true
+		})
+	if err != nil {
+		return nil, fmt.Errorf("list VRF routes: %w", err)
+	}
+	for i := range vrfs {
+		slices.SortFunc(vrfs[i].Routes, func(a, b Route) int { return comparePrefixes(a.Prefix, b.Prefix) })
+	}
+	slices.SortFunc(vrfs, func(a, b VRF) int { return cmp.Compare(a.Table, b.Table) })
+	return vrfs, nil
+}
+
+func vrfRoute(r netlink.Route, names map[int]string) Route {
+	out := Route{Prefix: "default", Type: "unicast", Dev: names[r.LinkIndex], Proto: protocol(int(r.Protocol)), Metric: r.Priority}
+	if r.Type == unix.RTN_UNREACHABLE {
+		// The kernel reports lo as the device of a reject route.
+		out.Type, out.Dev = "unreachable", ""
+	}
+	if r.Dst != nil {
+		if ones, _ := r.Dst.Mask.Size(); ones > 0 {
+			out.Prefix = r.Dst.String()
+		}
+	}
+	if r.Gw != nil {
+		out.Via = net.IP(r.Gw).String()
+	}
+	if e, ok := r.Encap.(*netlink.MPLSEncap); ok && e != nil {
+		out.Labels = labels(e.Labels)
+	}
+	return out
+}
+
+func labels(in []int) []uint32 {
+	out := make([]uint32, len(in))
+	for i, l := range in {
+		out[i] = uint32(l)
+	}
+	return out
+}
+
+// protocol names the origin of a route as `ip route` does.
+func protocol(p int) string {
+	switch p {
+	case unix.RTPROT_KERNEL:
+		return "kernel"
+	case unix.RTPROT_BOOT:
+		return "boot"
+	case unix.RTPROT_STATIC:
+		return "static"
+	case unix.RTPROT_BGP:
+		return "bgp"
+	}
+	return strconv.Itoa(p)
+}
+
+// comparePrefixes orders routes by address, the default route last.
+func comparePrefixes(a, b string) int {
+	pa, ea := netip.ParsePrefix(a)
+	pb, eb := netip.ParsePrefix(b)
+	if ea != nil || eb != nil {
+		return cmp.Compare(boolInt(ea != nil), boolInt(eb != nil))
+	}
+	if c := pa.Addr().Compare(pb.Addr()); c != 0 {
+		return c
+	}
+	return cmp.Compare(pa.Bits(), pb.Bits())
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
