@@ -20,7 +20,11 @@ type FullError struct {
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("results folder %s: the disk is full; the %d finished trials in it are kept: free some space and resume the run (%v)", e.Dir, e.Kept, e.Err)
+	said := e.Err
+	if errno := syscall.Errno(0); errors.As(e.Err, &errno) {
+		said = errno
+	}
+	return fmt.Sprintf("results folder %s: the disk is full (%v); the %d finished trials in it are kept: free some space and resume the run", e.Dir, said, e.Kept)
 }
 
 func (e *FullError) Unwrap() error { return e.Err }

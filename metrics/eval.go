@@ -15,12 +15,12 @@ type Outcome struct {
 	Experiment string            `json:"experiment,omitempty"`
 	Expect     string            `json:"expect"` // as written
 	Pass       bool              `json:"pass"`
-	Text       string            `json:"text"`            // the value, the bar, n and the point, for people
-	Value      float64           `json:"value"`           // left side at the deciding point, 0 where there is none
-	Bar        float64           `json:"bar"`             // right side in the same unit
-	Unit       string            `json:"unit,omitempty"`  // of Value and Bar
-	N          int               `json:"n"`               // samples behind Value
-	Points     int               `json:"points"`          // points that were compared
+	Text       string            `json:"text"`             // the value, the bar, n and the point, for people
+	Value      float64           `json:"value"`            // left side at the deciding point, 0 where there is none
+	Bar        float64           `json:"bar"`              // right side in the same unit
+	Unit       string            `json:"unit,omitempty"`   // of Value and Bar
+	N          int               `json:"n"`                // samples behind Value
+	Points     int               `json:"points"`           // points that were compared
 	Labels     map[string]string `json:"labels,omitempty"` // the deciding point
 }
 

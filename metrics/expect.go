@@ -94,7 +94,9 @@ var (
 )
 
 // isAggregate reports whether a word is an aggregate's name.
-func isAggregate(word string) bool { return slices.Contains(wordAggs, word) || percentile.MatchString(word) }
+func isAggregate(word string) bool {
+	return slices.Contains(wordAggs, word) || percentile.MatchString(word)
+}
 
 // ParseExpect parses one expectation. The error is an *ExpectError.
 func ParseExpect(text string) (*Expectation, error) {

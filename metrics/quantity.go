@@ -71,9 +71,9 @@ func (q quantity) in(unit string) (float64, error) {
 	case q.unit == "":
 		return 0, fmt.Errorf("the bar %s has no unit, but the metric is in %s: write it with one, as %s%s", q, unit, FormatValue(q.value), exampleUnit(want.dim))
 	case !known:
-		return 0, fmt.Errorf("the bar %s is a %s, but the metric counts in %s: write a plain number", q, have.dim, unit)
+		return 0, fmt.Errorf("the bar %s measures %s, but the metric counts in %s: write a plain number", q, have.dim, unit)
 	case have.dim != want.dim:
-		return 0, fmt.Errorf("the bar %s is a %s, but the metric is in %s", q, have.dim, unit)
+		return 0, fmt.Errorf("the bar %s measures %s, but the metric is in %s", q, have.dim, unit)
 	case q.unit == unit:
 		return q.value, nil
 	}
