@@ -335,3 +335,284 @@ func TestSpeakersExchangeRoutesWithinATenant(t *testing.T) {
 	require.Equal(t, RouteInfo{RD: "65000:1001", Prefix: prefix("10.0.1.0/24"), Label: 2011, NextHop: loopbacks["pe1"],
 		RTs: []string{rt("import", "red", 1), rt("import", "red", 2), rt("import", "red", 3)}, From: loopbacks["pe1"], Best: true}, rib[0])
 }
+
+// settle waits for the eight routes of newBench.
+func (b *bench) settle() {
+	b.t.Helper()
+	for _, w := range []string{"pe1 vrf-red 2", "pe1 vrf-red 3", "pe1 vrf-blue 2", "pe2 vrf-red 1", "pe2 vrf-red 3", "pe2 vrf-blue 1", "pe3 vrf-red 1", "pe3 vrf-red 2"} {
+		f := strings.Fields(w)
+		b.wait(b.t, 0, f[0], "route.programmed", "vrf="+f[1], "prefix=10.0."+f[2]+".0/24")
+	}
+}
+
+func TestPolicyAloneJoinsAndExpelsASite(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+
+	m := b.mark()
+	b.expel("red", 3)
+	b.configure("rr")
+	applied := b.wait(t, m, "rr", "policy.applied")
+	for _, pe := range []string{"pe1", "pe2"} {
+		e := b.wait(t, m, pe, "route.removed", "vrf=vrf-red", "prefix=10.0.3.0/24")
+		t.Logf("%s without site 3 %v after the policy", pe, e.T.Sub(applied.T))
+	}
+	b.wait(t, m, "pe3", "route.removed", "vrf=vrf-red", "prefix=10.0.1.0/24")
+	b.wait(t, m, "pe3", "route.removed", "vrf=vrf-red", "prefix=10.0.2.0/24")
+	// Sites 1 and 2 keep each other: their routes got new targets (without
+	// site 3's), the kernel saw nothing.
+	require.Zero(t, b.count(m, "pe1", "route.programmed"))
+	require.Zero(t, b.count(m, "pe1", "route.removed", "prefix=10.0.2.0/24"))
+	require.Zero(t, b.count(m, "pe2", "route.removed", "vrf=vrf-blue"))
+	require.Zero(t, b.count(m, "pe1", "bgp.received", "rd=65000:2002"), "another tenant's routes were sent again")
+	// Nobody announced or withdrew anything.
+	for _, pe := range []string{"pe1", "pe2", "pe3"} {
+		require.Zero(t, b.count(m, pe, "bgp.withdrawn")+b.count(m, pe, "bgp.announced"))
+	}
+	rib, err := b.s["rr"].RIB(context.Background())
+	require.NoError(t, err)
+	require.Len(t, rib, 4, "a route that no rule matches is not in the reflector's table")
+
+	// Back in by policy alone.
+	m = b.mark()
+	rr := b.cfg["rr"]
+	for i := range rr.Policy {
+		if rr.Policy[i].Name == "red" {
+			rr.Policy[i].From = append(rr.Policy[i].From, rt("export", "red", 3))
+			rr.Policy[i].To = append(rr.Policy[i].To, rt("import", "red", 3))
+		}
+	}
+	b.configure("rr")
+	b.wait(t, m, "pe1", "route.programmed", "vrf=vrf-red", "prefix=10.0.3.0/24", "labels=103/2013")
+	b.wait(t, m, "pe2", "route.programmed", "vrf=vrf-red", "prefix=10.0.3.0/24")
+	b.wait(t, m, "pe3", "route.programmed", "vrf=vrf-red", "prefix=10.0.1.0/24")
+	b.wait(t, m, "pe3", "route.programmed", "vrf=vrf-red", "prefix=10.0.2.0/24")
+
+	// The same configuration again changes nothing anywhere.
+	m = b.mark()
+	b.configureAll()
+	require.Equal(t, m, b.mark(), b.dump(m))
+}
+
+func TestRulesOfTheWholePolicyCanGo(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+	m := b.mark()
+	rr := b.cfg["rr"]
+	rr.Policy = nil
+	b.cfg["rr"] = rr
+	b.configure("rr")
+	b.wait(t, m, "pe2", "route.removed", "vrf=vrf-blue", "prefix=10.0.1.0/24")
+	b.wait(t, m, "pe3", "route.removed", "prefix=10.0.1.0/24")
+	b.wait(t, m, "pe3", "route.removed", "prefix=10.0.2.0/24")
+}
+
+func TestCircuitsComeAndGo(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+
+	// A VRF whose last site leaves: withdrawn elsewhere, its routes removed here.
+	m := b.mark()
+	pe3 := b.cfg["pe3"]
+	gone := pe3.VRFs
+	pe3.VRFs = nil
+	b.cfg["pe3"] = pe3
+	b.configure("pe3")
+	require.Equal(t, 2, b.count(m, "pe3", "route.removed", "vrf=vrf-red"), "removed before Configure returned")
+	b.wait(t, m, "pe3", "bgp.withdrawn", "prefix=10.0.3.0/24", "site=site3")
+	b.wait(t, m, "pe1", "bgp.lost", "prefix=10.0.3.0/24")
+	b.wait(t, m, "pe1", "route.removed", "prefix=10.0.3.0/24")
+	b.wait(t, m, "pe2", "route.removed", "prefix=10.0.3.0/24")
+
+	// Back: the RIB still holds what the VRF imports.
+	m = b.mark()
+	pe3.VRFs = gone
+	b.cfg["pe3"] = pe3
+	b.configure("pe3")
+	require.Equal(t, 2, b.count(m, "pe3", "route.programmed", "vrf=vrf-red"))
+	b.wait(t, m, "pe1", "route.programmed", "prefix=10.0.3.0/24")
+
+	// Another label: announced again, replaced in the kernel.
+	m = b.mark()
+	pe3.VRFs = []VRF{gone[0]}
+	pe3.VRFs[0].Label = 2999
+	b.cfg["pe3"] = pe3
+	b.configure("pe3")
+	b.wait(t, m, "pe1", "route.programmed", "prefix=10.0.3.0/24", "labels=103/2999")
+	require.Zero(t, b.count(m, "pe1", "route.removed"), "a changed route is replaced in place")
+}
+
+func TestSamePrefixAtTwoSitesUsesOneAndFallsBack(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+	m := b.mark()
+	// PE 2 and PE 3 both announce 10.9.0.0/16 in red.
+	for _, pe := range []string{"pe3", "pe2"} {
+		c := b.cfg[pe]
+		k := c.VRFs[0].Circuits[0]
+		k.Site, k.Prefix = k.Site+"-extra", prefix("10.9.0.0/16")
+		c.VRFs[0].Circuits = append(c.VRFs[0].Circuits, k)
+		b.cfg[pe] = c
+		b.configure(pe)
+	}
+	b.wait(t, m, "pe1", "route.programmed", "prefix=10.9.0.0/16", "egress=127.0.1.2")
+	require.Zero(t, b.count(m, "pe2", "route.programmed", "prefix=10.9.0.0/16"), "an attached site wins over a learned route")
+	m = b.mark()
+	c := b.cfg["pe2"]
+	c.VRFs[0].Circuits = c.VRFs[0].Circuits[:1]
+	b.configure("pe2")
+	b.wait(t, m, "pe1", "route.programmed", "prefix=10.9.0.0/16", "egress=127.0.1.3", "labels=103/2013")
+	require.Zero(t, b.count(m, "pe1", "route.removed"))
+	b.wait(t, m, "pe2", "route.programmed", "prefix=10.9.0.0/16", "egress=127.0.1.3")
+}
+
+func TestTunnelsDecideWhatIsProgrammed(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+	m := b.mark()
+	c := b.cfg["pe1"]
+	c.Tunnels = []Tunnel{{Egress: loopbacks["pe2"], Via: addr("10.0.0.9"), Dev: "direct"}, {Egress: loopbacks["pe3"], Label: 777, Via: addr("10.0.0.1"), Dev: "broken"}}
+	b.cfg["pe1"] = c
+	err := b.s["pe1"].Configure(context.Background(), c)
+	require.ErrorContains(t, err, "no such device")
+	b.wait(t, m, "pe1", "route.programmed", "vrf=vrf-red", "prefix=10.0.2.0/24", "labels=2012") // neighbor: no LSP label
+	b.wait(t, m, "pe1", "route.failed", "prefix=10.0.3.0/24", "error=no such device")
+
+	// The tunnel is mended: the route that failed is tried again.
+	m = b.mark()
+	c.Tunnels = []Tunnel{c.Tunnels[0], {Egress: loopbacks["pe3"], Label: 103, Via: addr("10.0.0.1"), Dev: "core"}}
+	b.cfg["pe1"] = c
+	b.configure("pe1")
+	// Back to what the kernel still holds: nothing to do, or set again.
+	require.Zero(t, b.count(m, "pe1", "route.failed"))
+
+	// No tunnel, no route.
+	m = b.mark()
+	c.Tunnels = c.Tunnels[:1]
+	b.cfg["pe1"] = c
+	b.configure("pe1")
+	require.Equal(t, 1, b.count(m, "pe1", "route.removed", "prefix=10.0.3.0/24"))
+}
+
+func TestKilledSpeakerIsWithdrawnAndComesBack(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+	m := b.mark()
+	killed := event.Now()
+	require.NoError(t, b.s["pe3"].Kill())
+	require.NoError(t, b.s["pe3"].Err(), "a kill that was asked for is no error")
+	e := b.wait(t, m, "pe1", "route.removed", "vrf=vrf-red", "prefix=10.0.3.0/24")
+	t.Logf("withdrawn %v after the kill", e.T.Sub(killed))
+	down := b.wait(t, m, "rr", "bgp.down", "neighbor=127.0.1.3")
+	require.Equal(t, "read-failed", down.Attr["reason"])
+	b.wait(t, m, "pe3", "speaker.exit")
+
+	again := event.Now()
+	b.start("pe3")
+	b.configure("pe3")
+	require.NoError(t, b.s["pe3"].WaitEstablished(context.Background(), 1))
+	e = b.wait(t, m, "pe1", "route.programmed", "vrf=vrf-red", "prefix=10.0.3.0/24")
+	t.Logf("back %v after the start of its successor", e.T.Sub(again))
+	require.Less(t, e.T.Sub(again), 3*time.Second, "a session must not wait for GoBGP's timers")
+}
+
+func TestReflectorRestart(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+	m := b.mark()
+	require.NoError(t, b.s["rr"].Kill())
+	b.wait(t, m, "pe1", "route.removed", "vrf=vrf-red", "prefix=10.0.2.0/24")
+	b.wait(t, m, "pe1", "bgp.down", "neighbor=127.0.1.9")
+	again := event.Now()
+	b.start("rr")
+	b.configure("rr")
+	require.NoError(t, b.s["rr"].WaitEstablished(context.Background(), 3))
+	e := b.wait(t, m, "pe1", "route.programmed", "vrf=vrf-red", "prefix=10.0.2.0/24")
+	t.Logf("routes back %v after the reflector's restart", e.T.Sub(again))
+	require.Less(t, e.T.Sub(again), 3*time.Second)
+	b.wait(t, m, "pe1", "bgp.announced", "vrf=vrf-blue") // sent again to the new session
+}
+
+func TestStopClosesTheSession(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+	m := b.mark()
+	require.NoError(t, b.s["pe3"].Stop(context.Background()))
+	require.Equal(t, 2, b.count(m, "pe3", "route.removed"))
+	down := b.wait(t, m, "rr", "bgp.down", "neighbor=127.0.1.3")
+	require.Contains(t, down.Attr["reason"], "notification-received")
+	require.NoError(t, b.s["pe3"].Err())
+	require.NoError(t, b.s["pe3"].Stop(context.Background()), "stopping twice")
+	require.ErrorContains(t, b.s["pe3"].Configure(context.Background(), b.cfg["pe3"]), "speaker pe3: configure: stopped")
+}
+
+func TestRemovedNeighborIsDown(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+	rr := b.cfg["rr"]
+	rr.Neighbors = rr.Neighbors[:2]
+	b.cfg["rr"] = rr
+	m := b.mark()
+	b.configure("rr")
+	b.wait(t, m, "rr", "bgp.down", "neighbor=127.0.1.3", "reason=neighbor removed")
+	require.Equal(t, []netip.Addr{loopbacks["pe1"], loopbacks["pe2"]}, b.s["rr"].Established())
+	b.wait(t, m, "pe1", "route.removed", "prefix=10.0.3.0/24")
+}
+
+func TestWaitsNameWhatIsMissing(t *testing.T) {
+	b := &bench{recorder: newRecorder(), t: t, port: freePort(t), s: map[string]*Speaker{}, cfg: map[string]Config{}}
+	b.start("rr")
+	b.cfg["rr"] = b.base("rr")
+	b.configure("rr")
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	err := b.s["rr"].WaitEstablished(ctx, 2)
+	require.EqualError(t, err, "speaker rr: wait for 2 BGP sessions: 0 established, not with 127.0.1.1, 127.0.1.2, 127.0.1.3: context deadline exceeded")
+}
+
+func TestIdentityIsFixed(t *testing.T) {
+	b := &bench{recorder: newRecorder(), t: t, port: freePort(t), s: map[string]*Speaker{}, cfg: map[string]Config{}}
+	b.start("rr")
+	b.cfg["rr"] = b.base("rr")
+	b.configure("rr")
+	c := b.cfg["rr"]
+	c.ASN = 65001
+	require.ErrorContains(t, b.s["rr"].Configure(context.Background(), c), "start another speaker")
+}
+
+func TestACrashIsReportedWithItsLastWords(t *testing.T) {
+	rec := newRecorder()
+	s, err := Start(context.Background(), here{[]string{panicEnv + "=1"}}, "pe1", rec.sink, WithCommand(os.Args[0], speakerArg))
+	require.NoError(t, err)
+	defer s.Kill()
+	b := &bench{t: t, port: 1790}
+	err = s.Configure(context.Background(), b.base("pe1"))
+	require.ErrorContains(t, err, "as the test asked")
+	<-s.Done()
+	require.ErrorContains(t, s.Err(), "speaker pe1 ended: exit status 2")
+	require.ErrorContains(t, s.WaitEstablished(context.Background(), 1), "wait for 1 BGP sessions")
+	e := rec.wait(t, 0, "pe1", "speaker.exit")
+	require.Contains(t, e.Attr["stderr"], "panic: as the test asked")
+}
+
+func TestSpeakerEndsWithItsParent(t *testing.T) {
+	b := &bench{recorder: newRecorder(), t: t, port: freePort(t), s: map[string]*Speaker{}, cfg: map[string]Config{}}
+	b.start("pe1")
+	b.cfg["pe1"] = b.base("pe1")
+	b.configure("pe1")
+	s := b.s["pe1"]
+	s.conn.Close() // what the kernel does for a killed parent
+	select {
+	case <-s.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the speaker still runs 10 s after its control channel closed")
+	}
+	require.True(t, s.cmd.ProcessState.Success(), s.cmd.ProcessState.String())
+}
+
+func TestGoBGPHasTheAcceptQueue(t *testing.T) {
+	d, err := startDaemon(context.Background(), Config{Node: "x", ASN: 65000, RouterID: addr("127.0.1.7"), Port: freePort(t)}, func(any) {})
+	require.NoError(t, err)
+	defer d.stop()
+	require.NotNil(t, d.queue, "GoBGP's server lost its field acceptCh: sessions would open by its timer, 1-2 s late")
+}
