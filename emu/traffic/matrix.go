@@ -142,6 +142,12 @@ type cell struct {
 	first    event.Mono
 }
 
+// refusal is a question that the sender's kernel would not send.
+type refusal struct {
+	row  int
+	addr netip.Addr
+}
+
 // matrixRun is a Matrix in the making; all but the constant part is guarded by
 // Prober.mu.
 type matrixRun struct {
@@ -149,8 +155,9 @@ type matrixRun struct {
 	row     map[uint32]int // by identity
 	cells   []cell         // row-major
 	asks    []question
-	refused map[[2]int]string // by row and question
-	wake    chan struct{}     // told when missing or inFlight went down
+	refused map[refusal]string
+	pace    time.Duration // of a burst whose answers came; used by the asking goroutine alone
+	wake    chan struct{} // told when missing or inFlight went down
 
 	missing    int // allowed pairs not answered yet
 	answers    int // to questions with a wanted column
@@ -220,7 +227,8 @@ func newMatrixRun(points []*point, cfg MatrixConfig) *matrixRun {
 		points:  points,
 		row:     make(map[uint32]int, n),
 		cells:   make([]cell, n*n),
-		refused: map[[2]int]string{},
+		refused: map[refusal]string{},
+		pace:    5 * time.Millisecond,
 		wake:    make(chan struct{}, 1),
 	}
 	for i, pt := range points {
@@ -340,6 +348,12 @@ func (p *Prober) missing(run *matrixRun) int {
 	return run.missing
 }
 
+func (p *Prober) answers(run *matrixRun) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return run.answers
+}
+
 func (p *Prober) longestTrip(run *matrixRun) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -351,10 +365,11 @@ func (p *Prober) longestTrip(run *matrixRun) time.Duration {
 // loss would be the prober's own.
 const burst = 256
 
-// ask sends the questions once, those of one machine in one system call, and
-// lets answers catch up after each burst.
+// ask sends the questions once, those of one machine in one system call. After
+// a burst it lets the answers catch up; a burst that has none to wait for gets
+// as long as those that had took.
 func (p *Prober) ask(ctx context.Context, run *matrixRun, m *Matrix, round uint32, which []int) error {
-	var sinceBurst, due int
+	sent, due, before, began := 0, 0, p.answers(run), time.Now()
 	for len(which) > 0 {
 		n := 1
 		for n < len(which) && n < batchLen && run.asks[which[n]].from == run.asks[which[0]].from {
@@ -365,31 +380,36 @@ func (p *Prober) ask(ctx context.Context, run *matrixRun, m *Matrix, round uint3
 			return err
 		}
 		which = which[n:]
-		sinceBurst, due = sinceBurst+n, due+wanted
-		if sinceBurst >= burst && len(which) > 0 {
-			if err := p.catchUp(ctx, run, due); err != nil {
-				return err
-			}
-			sinceBurst, due = 0, 0
+		sent, due = sent+n, due+wanted
+		if sent < burst || len(which) == 0 {
+			continue
 		}
+		if err := p.catchUp(ctx, run, before+due-due/8, due, began); err != nil {
+			return err
+		}
+		took := time.Since(began)
+		if due > burst/2 {
+			run.pace = max(time.Millisecond, (3*run.pace+took)/4)
+		}
+		sent, due, before, began = 0, 0, p.answers(run), time.Now()
 	}
 	return nil
 }
 
-// catchUp waits until all but the last of the asked have answered, or as long
-// as answers take to come.
-func (p *Prober) catchUp(ctx context.Context, run *matrixRun, due int) error {
+// catchUp waits until 7 of 8 questions that are due an answer have it, or as
+// long as answers take to come; with none due, until the burst has lasted as
+// long as others.
+func (p *Prober) catchUp(ctx context.Context, run *matrixRun, target, due int, began time.Time) error {
 	p.mu.Lock()
-	target := run.answers + due - due/8
-	longest := run.longest
+	wait := min(max(2*time.Millisecond, run.longest), 50*time.Millisecond)
 	p.mu.Unlock()
-	timeout := time.NewTimer(min(max(2*time.Millisecond, longest), 50*time.Millisecond))
+	if due == 0 {
+		wait = run.pace - time.Since(began)
+	}
+	timeout := time.NewTimer(max(0, wait))
 	defer timeout.Stop()
 	for {
-		p.mu.Lock()
-		enough := due > 0 && run.answers >= target
-		p.mu.Unlock()
-		if enough {
+		if due > 0 && p.answers(run) >= target {
 			return nil
 		}
 		select {
@@ -423,7 +443,7 @@ func (p *Prober) askFrom(run *matrixRun, m *Matrix, round uint32, which []int) (
 	m.Asked += wanted
 	err = from.write(from.out[:len(which)], func(i int, why error) {
 		m.Refused++
-		run.refused[[2]int{row, which[i]}] = errnoText(why)
+		run.refused[refusal{row, run.asks[which[i]].addr}] = errnoText(why)
 	})
 	return wanted, err
 }
@@ -516,12 +536,7 @@ func (run *matrixRun) judge(m *Matrix, i, j int) byte {
 }
 
 func (run *matrixRun) pair(i, j int, c cell) Pair {
-	pr := Pair{From: run.points[i].Name, To: run.points[j].Name, Addr: run.points[j].Addr,
-		Arrivals: int(c.arrivals), Answered: c.answered, First: c.first}
-	for key, why := range run.refused {
-		if q := run.asks[key[1]]; key[0] == i && q.addr == pr.Addr {
-			pr.Refused = why
-		}
-	}
-	return pr
+	to := run.points[j]
+	return Pair{From: run.points[i].Name, To: to.Name, Addr: to.Addr, Arrivals: int(c.arrivals), Answered: c.answered,
+		First: c.first, Refused: run.refused[refusal{i, to.Addr}]}
 }

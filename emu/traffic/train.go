@@ -64,16 +64,16 @@ type flow struct {
 	dst      *net.UDPAddr
 	index    uint32
 
-	active   bool
-	sent     uint64 // probes 0 … sent-1 have left
-	received uint64
-	double   uint64
-	elsewere uint64
-	refused  uint64
-	why      string
-	got      []uint64 // bit set of received numbers
-	first    Arrival
-	last     Arrival
+	active    bool
+	sent      uint64 // probes 0 … sent-1 have left
+	received  uint64
+	double    uint64
+	elsewhere uint64
+	refused   uint64
+	why       string
+	got       []uint64 // bit set of received numbers
+	first     Arrival
+	last      Arrival
 }
 
 // Arrival is one probe of a train that came through. Sent is read just before
@@ -225,7 +225,7 @@ func (t *Train) arrived(at *point, pr *probe, when event.Mono) {
 	f := t.flows[pr.target]
 	switch {
 	case at != f.to:
-		f.elsewere++
+		f.elsewhere++
 		return
 	case f.has(pr.seq):
 		f.double++
@@ -251,8 +251,10 @@ func (t *Train) arrived(at *point, pr *probe, when event.Mono) {
 	}
 }
 
-func (f *flow) has(seq uint64) bool {
-	return seq/64 < uint64(len(f.got)) && f.got[seq/64]&(1<<(seq%64)) != 0
+func (f *flow) has(seq uint64) bool { return hasBit(f.got, seq) }
+
+func hasBit(set []uint64, n uint64) bool {
+	return n/64 < uint64(len(set)) && set[n/64]&(1<<(n%64)) != 0
 }
 
 func (f *flow) mark(seq uint64) {
@@ -315,6 +317,16 @@ type TrainResult struct {
 	Sent, Lost        uint64 // over all flows
 	// MaxTransit is the longest way of a probe, from sending to receipt.
 	MaxTransit time.Duration
+
+	ticks []event.Mono
+	got   [][]uint64 // by flow: bit set of received numbers
+}
+
+// Each goes through the probes of a flow in the order they were sent.
+func (r *TrainResult) Each(flow int, fn func(seq uint64, sent event.Mono, ok bool)) {
+	for seq := uint64(0); seq < r.Flows[flow].Sent && seq < uint64(len(r.ticks)); seq++ {
+		fn(seq, r.ticks[seq], hasBit(r.got[flow], seq))
+	}
 }
 
 // FlowResult is one flow of a train.
@@ -357,13 +369,14 @@ func (t *Train) Stop(ctx context.Context) (*TrainResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &TrainResult{Start: t.started, MaxTransit: t.maxTransit}
+	r := &TrainResult{Start: t.started, MaxTransit: t.maxTransit, ticks: t.ticks}
 	r.Interval, r.Longest = spacing(t.ticks)
 	for _, f := range t.flows {
 		fr := f.result(t.ticks, end)
 		r.Sent += fr.Sent
 		r.Lost += fr.Lost
 		r.Flows = append(r.Flows, fr)
+		r.got = append(r.got, f.got)
 	}
 	return r, nil
 }
@@ -411,7 +424,7 @@ func spacing(ticks []event.Mono) (median, longest time.Duration) {
 func (f *flow) result(ticks []event.Mono, end event.Mono) FlowResult {
 	r := FlowResult{
 		Flow: Flow{f.from.Name, f.to.Name}, Sent: f.sent, Received: f.received, Lost: f.sent - f.received,
-		Double: f.double, Elsewhere: f.elsewere, Refused: f.refused, Why: f.why, First: f.first, Last: f.last,
+		Double: f.double, Elsewhere: f.elsewhere, Refused: f.refused, Why: f.why, First: f.first, Last: f.last,
 	}
 	when := func(seq uint64) event.Mono {
 		if seq < uint64(len(ticks)) {
