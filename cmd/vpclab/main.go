@@ -33,6 +33,7 @@ const (
 var verbs = []func() *cobra.Command{
 	newDoctor,
 	newKernel,
+	newSpeaker,
 }
 
 func main() {
