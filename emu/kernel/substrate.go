@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
 	"strings"
 )
 
@@ -57,8 +60,101 @@ func IsUnusable(err error) bool {
 	return errors.As(err, &u)
 }
 
-// Choose settles want to a substrate that was proven to work here, Host or
-// UML. The error is an *Unusable where none does.
+// Choose settles want to a substrate that can work here, Host or UML. The
+// host's kernel is tried for real; User Mode Linux is looked for, and proves
+// itself when it boots. The error is an *Unusable where none will do.
 func Choose(ctx context.Context, want Substrate) (Substrate, error) {
-	return "", &Unusable{Substrate: want, Missing: "not written", Fix: ""}
+	switch want {
+	case QEMU:
+		return "", &Unusable{Substrate: QEMU, Missing: "it is not built yet", Fix: "use --kernel uml, or --kernel host on a kernel with MPLS"}
+	case Host:
+		return Host, hostUsable(ctx)
+	case UML:
+		return UML, umlUsable(ctx)
+	case Auto, "":
+	default:
+		_, err := ParseSubstrate(string(want))
+		return "", err
+	}
+	hostErr := hostUsable(ctx)
+	if hostErr == nil {
+		return Host, nil
+	}
+	umlErr := umlUsable(ctx)
+	if umlErr == nil {
+		return UML, nil
+	}
+	var h, u *Unusable
+	if !errors.As(hostErr, &h) || !errors.As(umlErr, &u) {
+		return "", errors.Join(hostErr, umlErr)
+	}
+	return "", &Unusable{
+		Substrate: Auto,
+		Missing:   fmt.Sprintf("host: %s; uml: %s", h.Missing, u.Missing),
+		Fix:       u.Fix,
+	}
+}
+
+// hostUsable proves that this kernel can carry a lab, loading modules if that
+// is what it takes.
+func hostUsable(ctx context.Context) error {
+	missing := missingFeatures(probeFeatures())
+	if len(missing) > 0 && os.Geteuid() == 0 && loadHostModules(ctx, missing) {
+		missing = missingFeatures(probeFeatures())
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	names := make([]string, len(missing))
+	for i, f := range missing {
+		names[i] = f.Name + " (" + f.Detail + ")"
+	}
+	return &Unusable{
+		Substrate: Host,
+		Missing:   fmt.Sprintf("kernel %s lacks %s", hostRelease(), strings.Join(names, ", ")),
+		Fix:       hostFix(missing),
+	}
+}
+
+// loadHostModules asks modprobe for what is missing; false if it cannot help.
+func loadHostModules(ctx context.Context, missing []feature) bool {
+	modprobe, err := exec.LookPath("modprobe")
+	if err != nil {
+		return false
+	}
+	loaded := false
+	for _, f := range missing {
+		for _, name := range f.Modules {
+			loaded = exec.CommandContext(ctx, modprobe, "-q", name).Run() == nil || loaded
+		}
+	}
+	return loaded
+}
+
+// hostFix is the command that mends the host's kernel, or what else to do.
+func hostFix(missing []feature) string {
+	var modules []string
+	for _, f := range missing {
+		modules = append(modules, f.Modules...)
+	}
+	if os.Geteuid() != 0 {
+		return "run as root, or use --kernel uml"
+	}
+	if len(modules) == 0 {
+		return "use --kernel uml"
+	}
+	return "modprobe -a " + strings.Join(modules, " ") + " (if this kernel has them; else use --kernel uml)"
+}
+
+// umlUsable looks for User Mode Linux and its modules.
+func umlUsable(ctx context.Context) error {
+	if runtime.GOARCH != "amd64" && os.Getenv("VPCLAB_UML") == "" {
+		return &Unusable{Substrate: UML, Missing: "User Mode Linux exists for amd64 only, this is " + runtime.GOARCH, Fix: "use --kernel host on a kernel with MPLS"}
+	}
+	u, err := findUML(ctx)
+	if err != nil {
+		return err
+	}
+	_, _, err = u.plan()
+	return err
 }

@@ -1,0 +1,175 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+)
+
+// umlProgram is a User Mode Linux kernel on this machine and its modules.
+type umlProgram struct {
+	Path    string // the kernel, an ordinary program
+	Release string // as uname -r inside
+	Modules string // folder with the modules of this release
+	Seccomp bool   // knows seccomp=on, which makes page faults and system calls cheaper
+}
+
+const umlPackageFix = "apt-get install user-mode-linux (as root), or ./run.sh, which unpacks the package into your cache folder without root"
+
+// umlCache is where run.sh unpacks the Debian package for users without root.
+func umlCache() string {
+	cache := os.Getenv("XDG_CACHE_HOME")
+	if cache == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return ""
+		}
+		cache = filepath.Join(home, ".cache")
+	}
+	return filepath.Join(cache, "vpclab", "uml")
+}
+
+// findUML looks for the program: $VPCLAB_UML, then the system, then the cache.
+func findUML(ctx context.Context) (*umlProgram, error) {
+	path, err := findUMLPath()
+	if err != nil {
+		return nil, err
+	}
+	u := &umlProgram{Path: path}
+	if u.Release, err = umlSays(ctx, path, "--version"); err != nil {
+		return nil, &Unusable{Substrate: UML, Missing: err.Error(), Fix: umlPackageFix}
+	}
+	help, err := umlSays(ctx, path, "--help")
+	if err != nil {
+		return nil, &Unusable{Substrate: UML, Missing: err.Error(), Fix: umlPackageFix}
+	}
+	u.Seccomp = strings.Contains(help, "seccomp=<on")
+	if u.Modules, err = u.findModules(); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+func findUMLPath() (string, error) {
+	if path := os.Getenv("VPCLAB_UML"); path != "" {
+		if _, err := exec.LookPath(path); err != nil {
+			return "", &Unusable{Substrate: UML, Missing: fmt.Sprintf("VPCLAB_UML: %v", err), Fix: "set VPCLAB_UML to a User Mode Linux program, or unset it"}
+		}
+		return filepath.Abs(path)
+	}
+	for _, name := range []string{"linux.uml", "/usr/bin/linux.uml"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return filepath.Abs(path)
+		}
+	}
+	if cache := umlCache(); cache != "" {
+		found, _ := filepath.Glob(filepath.Join(cache, "*", "usr", "bin", "linux.uml"))
+		sort.Slice(found, func(i, j int) bool { return newer(found[i], found[j]) })
+		if len(found) > 0 {
+			return found[0], nil
+		}
+	}
+	return "", &Unusable{Substrate: UML, Missing: "the program linux.uml is neither in PATH nor in " + umlCache(), Fix: umlPackageFix}
+}
+
+// newer tells whether file a was made after file b.
+func newer(a, b string) bool {
+	sa, ea := os.Stat(a)
+	sb, eb := os.Stat(b)
+	return ea == nil && (eb != nil || sa.ModTime().After(sb.ModTime()))
+}
+
+// umlSays runs the program with one flag that makes it print and exit.
+func umlSays(ctx context.Context, path, flag string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, flag).Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && len(exit.Stderr) > 0 {
+			err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(exit.Stderr))
+		}
+		return "", fmt.Errorf("%s %s: %w", path, flag, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// findModules finds the module folder: $VPCLAB_UML_MODULES, or beside the
+// program as in Debian's package (usr/bin and usr/lib/uml/modules/<release>).
+func (u *umlProgram) findModules() (string, error) {
+	var tried []string
+	if dir := os.Getenv("VPCLAB_UML_MODULES"); dir != "" {
+		tried = []string{dir, filepath.Join(dir, u.Release)}
+	} else {
+		usr := filepath.Dir(filepath.Dir(u.Path))
+		tried = []string{
+			filepath.Join(usr, "lib", "uml", "modules", u.Release),
+			filepath.Join("/usr/lib/uml/modules", u.Release),
+			filepath.Join("/lib/modules", u.Release),
+		}
+	}
+	for _, dir := range tried {
+		if st, err := os.Stat(filepath.Join(dir, "kernel")); err == nil && st.IsDir() {
+			return dir, nil
+		}
+	}
+	return "", &Unusable{
+		Substrate: UML,
+		Missing:   fmt.Sprintf("modules of %s (release %s): looked in %s", u.Path, u.Release, strings.Join(tried, ", ")),
+		Fix:       "set VPCLAB_UML_MODULES to the folder that holds its kernel/ folder, or: " + umlPackageFix,
+	}
+}
+
+// plan lists the module files to load inside. Missing needed modules are an
+// *Unusable; missing wanted ones are returned by name.
+func (u *umlProgram) plan() (files []moduleFile, without []string, err error) {
+	tree, err := readModules(u.Modules)
+	if err != nil {
+		return nil, nil, &Unusable{Substrate: UML, Missing: err.Error(), Fix: umlPackageFix}
+	}
+	_, missing, err := tree.order(needModules)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(missing) > 0 {
+		return nil, nil, &Unusable{
+			Substrate: UML,
+			Missing:   fmt.Sprintf("%s lacks the kernel module %s", u.Modules, strings.Join(missing, ", ")),
+			Fix:       "unpack the module folder that belongs to " + u.Path + ", or: " + umlPackageFix,
+		}
+	}
+	return tree.order(append(append([]string(nil), needModules...), wantModules...))
+}
+
+// skippedInitcalls are parts of the kernel that cost seconds of every boot and
+// serve no lab: the RAID 6 speed contest alone takes 0.85 s. Names that a
+// build does not have are ignored by the kernel.
+var skippedInitcalls = []string{"raid6_select_algo", "init_btrfs_fs", "init_xfs_fs", "init_jfs_fs", "init_zswap"}
+
+// arguments make the kernel's command line. The channel and the console are
+// files that the warden hands over: 3 and 1.
+func (u *umlProgram) arguments(program, dir string, memory int64) []string {
+	args := []string{
+		fmt.Sprintf("mem=%dK", memory>>10),
+		"rootfstype=hostfs", "rootflags=/", "ro",
+		"init=" + program, envInit + "=1",
+		"uml_dir=" + dir + "/", "umid=uml",
+		"con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:3,fd:3",
+		"quiet",
+		"initcall_blacklist=" + strings.Join(skippedInitcalls, ","),
+		"cryptomgr.notests", // self-tests of ciphers nobody uses here
+		"lsm=", "audit=0",   // no policy is loaded: their hooks would only cost
+		"lpj=10000000", // skips a 40 ms calibration for delays nobody makes
+	}
+	if u.Seccomp {
+		args = append(args, "seccomp=on")
+	}
+	return args
+}
