@@ -362,3 +362,21 @@ func routeLines(missing, extra []routeKey) []string {
 	sort.Slice(lines, func(i, j int) bool { return lines[i][2:] < lines[j][2:] })
 	return lines
 }
+
+// PreviewNew is the preview of a lab that is not there yet; it needs no
+// privilege and no kernel.
+func PreviewNew(plan *topo.Plan) *Preview {
+	state := fabric.Compile(plan)
+	mpls.Compile(plan, &state)
+	var kernel []string
+	for _, n := range keys(state.Nodes) {
+		kernel = append(kernel, fmt.Sprintf("+ node %s (%s)", n, state.Nodes[n].Kind))
+	}
+	for _, n := range keys(state.Links) {
+		kernel = append(kernel, "+ link "+n)
+	}
+	p := &Preview{Speakers: speakerChanges(nil, bgp.Configs(plan)), Kernel: strings.Join(kernel, "\n")}
+	missing, _ := newRouteTable().diff(expectedRoutes(plan))
+	p.Routes = routeLines(missing, nil)
+	return p
+}
