@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vpclab/vpclab/emu/event"
 )
 
@@ -98,6 +100,9 @@ func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink, opt
 	s.cmd.ExtraFiles = []*os.File{theirs} // fd 3
 	s.cmd.Stderr = s.tail
 	s.cmd.Env = append(os.Environ(), speakerEnv...)
+	// A process group of its own: an interrupt at the terminal is for the lab,
+	// which ends its speakers in order.
+	s.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	if err := ns.Start(node, s.cmd); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start speaker %s: %w", node, err)
