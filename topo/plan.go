@@ -1,6 +1,7 @@
 package topo
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 )
@@ -18,6 +19,7 @@ type Plan struct {
 	VPCs       []VPCPlan
 	LSPs       []LSP
 	CoreRoutes []CoreRoute // plain IP routes of the backbone's own addresses
+	TopLabel   uint32      // highest label any router was given; 0: none
 }
 
 // NodeKind says what a node is in the field's words.
@@ -73,6 +75,7 @@ type Link struct {
 	AtoB, BtoA Impairment
 	MTU        int
 	Core       bool   // backbone link: MPLS is on at both ends
+	Cost       int    // for shortest paths; core links only
 	VPC, Site  string // set for links that belong to an attachment's LAN or circuit
 	AC         bool   // attachment circuit: A is the PE, B the CE
 }
@@ -96,6 +99,18 @@ type MAC [6]byte
 
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
+// MarshalText and UnmarshalText are the form with colons, in JSON too.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+func (m *MAC) UnmarshalText(b []byte) error {
+	hw, err := net.ParseMAC(string(b))
+	if err != nil || len(hw) != len(m) {
+		return fmt.Errorf("%q is not a 6-byte MAC address", b)
+	}
+	copy(m[:], hw)
+	return nil
+}
+
 // VPCPlan is one VPN with everything numbered.
 type VPCPlan struct {
 	Name        string
@@ -110,7 +125,7 @@ type VRF struct {
 	PE    string
 	Name  string // device name vrf-<vpc>
 	Table int    // kernel table 1000+VPC index
-	RD    string // "<asn>:<vpc*1000+pe>": type 0
+	RD    string // "<asn>:<1000*vpc+pe>": type 0 (RFC 4364, section 4.2)
 	Label uint32 // VPN label of this PE for this VPC: pop and look up in the VRF
 }
 
@@ -147,6 +162,7 @@ type LSPHop struct {
 	// OutLabel is the next router's label, or 0 where this router is the
 	// penultimate hop and pops (PHP).
 	OutLabel uint32
+	Next     string // the next router
 	Via      netip.Addr
 	Dev      string
 }

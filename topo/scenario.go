@@ -1,138 +1,217 @@
 package topo
 
-// Scenario is one scenario file (<name>.vpclab.yml) as the user wrote it,
-// after defaults. Expand turns it into a Plan.
+// The comments in this file are the user's manual: the JSON Schema takes its
+// descriptions from them, and docs/scenario-reference.md is made from the
+// schema. Bounds and defaults stand in the jsonschema tags, examples in the
+// example tags; nothing of it is said twice.
+
+// Scenario is one scenario file, <name>.vpclab.yml: the lab, what runs in it
+// and what is done to it. A file needs a name and something to build:
+// topology or generate.
 type Scenario struct {
-	// Name of the lab: it prefixes every kernel object. [a-z][a-z0-9-]{0,30}.
-	Name        string       `yaml:"name"`
-	Description string       `yaml:"description,omitempty"`
-	Seed        uint64       `yaml:"seed,omitempty"` // default 1
-	Kernel      KernelConfig `yaml:"kernel,omitempty"`
-	Topology    Topology     `yaml:"topology,omitempty"`
-	Generate    *Generate    `yaml:"generate,omitempty"`
-	VPCs        Map[VPC]     `yaml:"vpcs,omitempty"`
-	VMs         Map[VM]      `yaml:"vms,omitempty"`
-	Experiments []Experiment `yaml:"experiments,omitempty"`
-	// Figures to draw, by name; empty means all that the experiments feed.
-	Figures []string `yaml:"figures,omitempty"`
+	// Name of the lab. It prefixes every object in the kernel.
+	Name string `yaml:"name" jsonschema:"required,format=vpclab-lab" example:"wan-migration"`
+	// What the scenario is for, in a line or two.
+	Description string `yaml:"description,omitempty" example:"Two tenants with the same addresses"`
+	// Seed of every random choice. The same file and seed give the same order of trials and the same losses.
+	Seed uint64 `yaml:"seed" jsonschema:"default=1" example:"42"`
+	// The kernel that carries the lab, where vpclab boots one.
+	Kernel KernelConfig `yaml:"kernel,omitempty" example:"{memory: 1GiB}"`
+	// The physical side: backbone, sites, and plain nodes and links.
+	Topology Topology `yaml:"topology,omitempty"`
+	// A regular lab made by rule, added to what is written out.
+	Generate *Generate `yaml:"generate,omitempty" example:"{backbone: ring, pe: 8, p: 4, sites: 8, tenants: 20, machines: 2}"`
+	// The customers' private clouds, by name. Their order gives their numbers.
+	VPCs Map[VPC] `yaml:"vpcs,omitempty" keys:"vpclab-vpc" example:"{acme: {service: l3vpn, sites: [hq, texas]}}"`
+	// Virtual machines placed by hand, by name.
+	VMs Map[VM] `yaml:"vms,omitempty" keys:"vpclab-node" example:"{shop: {vpc: acme, host: texas/1}}"`
+	// What is done to the lab, in this order.
+	Experiments []Experiment `yaml:"experiments,omitempty" example:"[{kind: vpc-setup, trials: 6}]"`
+	// Figures to draw, by name. Without it: all that the experiments feed.
+	Figures []string `yaml:"figures,omitempty" jsonschema:"format=vpclab-word" example:"[setup-breakdown]"`
 
 	File   string `yaml:"-"` // path it was read from, for messages
 	Source []byte `yaml:"-"` // the exact text, kept in run.json
+
+	doc *document // where each value stands in Source; nil when built in Go
 }
 
-// KernelConfig sizes the kernel that carries the lab when it is booted (uml).
+// KernelConfig sizes the kernel that carries the lab, where vpclab boots one
+// (uml). It means nothing on the host's own kernel.
 type KernelConfig struct {
-	Memory Size `yaml:"memory,omitempty"` // default 2GiB
+	// Memory of the booted kernel. It is an upper bound: what the lab does not touch costs nothing.
+	Memory Size `yaml:"memory,omitempty" jsonschema:"default=2GiB" example:"1GiB"`
 }
 
-// Topology is the physical side: the provider's backbone and the sites, and
-// plain nodes and links for anything else.
+// Topology is the physical side: the provider's backbone with the sites that
+// are reached through it, and plain nodes and links for anything else.
 type Topology struct {
-	Backbone Backbone    `yaml:"backbone,omitempty"`
-	Sites    Map[Site]   `yaml:"sites,omitempty"`
-	Nodes    Map[Plain]  `yaml:"nodes,omitempty"`
-	Links    []PlainLink `yaml:"links,omitempty"`
+	// The provider's MPLS network.
+	Backbone Backbone `yaml:"backbone,omitempty" example:"{pe: [pe1, pe2], links: [{between: [pe1, pe2], delay: 5ms}]}"`
+	// Clouds and enterprise sites, by name. Their order gives their numbers.
+	Sites Map[Site] `yaml:"sites,omitempty" keys:"vpclab-site" example:"{hq: {kind: enterprise, pe: pe1}}"`
+	// Bare nodes, by name: a network namespace each and nothing else.
+	Nodes Map[Plain] `yaml:"nodes,omitempty" keys:"vpclab-node" example:"{left: {}, right: {}}"`
+	// Links between bare nodes.
+	Links []PlainLink `yaml:"links,omitempty" example:"[{endpoints: [left:eth1, right:eth1], ipv4: [192.0.2.1/24, 192.0.2.2/24]}]"`
 }
 
-// Backbone is the provider's MPLS network: PE and P routers and their links.
-// A route reflector is always there: it is the VPN controller.
+// Backbone is the provider's MPLS network: PE routers, P routers and the
+// links between them, which must join them all. A route reflector named rr is
+// always there: it is the VPN controller.
 type Backbone struct {
-	ASN   uint32         `yaml:"asn,omitempty"` // default 65000
-	PE    []string       `yaml:"pe,omitempty"`
-	P     []string       `yaml:"p,omitempty"`
-	RR    string         `yaml:"rr,omitempty"` // where the route reflector is attached: a PE or P; default the first P, else the first PE
-	Links []BackboneLink `yaml:"links,omitempty"`
-	// Defaults for links that do not say themselves.
-	Defaults Impairment `yaml:"defaults,omitempty"`
-	MTU      int        `yaml:"mtu,omitempty"` // core MTU, default 1600
+	// The provider's autonomous system: the first half of every RD and RT.
+	ASN uint32 `yaml:"asn,omitempty" jsonschema:"minimum=1,maximum=65534,default=65000" example:"64512"`
+	// Provider edge routers, which sites are homed to. Their order gives their numbers.
+	PE []string `yaml:"pe,omitempty" jsonschema:"format=vpclab-router" example:"[pe-tx, pe-il]"`
+	// Provider core routers, which see labels only.
+	P []string `yaml:"p,omitempty" jsonschema:"format=vpclab-router" example:"[p1, p2]"`
+	// The router that the route reflector is attached to. Without it: the first P, or the first PE where there is none.
+	RR string `yaml:"rr,omitempty" jsonschema:"format=vpclab-router" example:"p1"`
+	// Links between the routers.
+	Links []BackboneLink `yaml:"links,omitempty" example:"[{between: [pe-tx, p1], rate: 465mbit, delay: 6.7ms}]"`
+	// What holds for each link that does not say otherwise.
+	Defaults Impairment `yaml:"defaults,omitempty" example:"{rate: 1gbit, delay: 2ms}"`
+	// MTU of the backbone's links, in bytes. A label stack of two needs 8 bytes more than the LANs' 1500.
+	MTU int `yaml:"mtu,omitempty" jsonschema:"minimum=1280,maximum=9216,default=1600" example:"9000"`
 }
 
-// BackboneLink joins two routers. The impairment holds in each direction;
-// Forward and Backward override it for between[0]->between[1] and back.
+// BackboneLink joins two routers. Its rate, delay, jitter, loss and queue hold
+// in each direction; forward and backward change one direction.
 type BackboneLink struct {
-	Between    []string `yaml:"between"`
+	// The two routers.
+	Between    []string `yaml:"between" jsonschema:"required,minItems=2,maxItems=2,format=vpclab-router" example:"[pe-tx, p1]"`
 	Impairment `yaml:",inline"`
-	Forward    *Impairment `yaml:"forward,omitempty"`
-	Backward   *Impairment `yaml:"backward,omitempty"`
-	Cost       int         `yaml:"cost,omitempty"` // for shortest paths, default 10
+	// What is different from the first router to the second.
+	Forward *Impairment `yaml:"forward,omitempty" example:"{rate: 10mbit}"`
+	// What is different from the second router to the first.
+	Backward *Impairment `yaml:"backward,omitempty" example:"{loss: 0.5%}"`
+	// Cost for shortest paths, the same in both directions.
+	Cost int `yaml:"cost,omitempty" jsonschema:"minimum=1,maximum=65535,default=10" example:"100"`
 }
 
-// Impairment is what one direction of a link does to packets. The zero value
-// does nothing.
+// Impairment is what one direction of a link does to packets. Without any of
+// it a link is as fast as the kernel can make it.
 type Impairment struct {
-	Rate   Rate     `yaml:"rate,omitempty"`   // bit/s on the wire
-	Delay  Duration `yaml:"delay,omitempty"`  // one way
-	Jitter Duration `yaml:"jitter,omitempty"` // standard deviation, normal distribution
-	Loss   Percent  `yaml:"loss,omitempty"`   // 0..100, independent
-	Queue  int      `yaml:"queue,omitempty"`  // packets; default: one bandwidth-delay product + 100 where a rate is set
+	// Bits a second on the wire, Ethernet header included.
+	Rate Rate `yaml:"rate,omitempty" example:"465mbit"`
+	// Delay of each packet, one way.
+	Delay Duration `yaml:"delay,omitempty" example:"13.5ms"`
+	// Standard deviation of the delay, normally distributed. It needs a delay.
+	Jitter Duration `yaml:"jitter,omitempty" example:"1ms"`
+	// Share of packets lost, each on its own.
+	Loss Percent `yaml:"loss,omitempty" example:"0.1%"`
+	// Packets that wait where a rate is set, before they are dropped. Without it: one bandwidth-delay product of 1500-byte packets, and 100.
+	Queue int `yaml:"queue,omitempty" jsonschema:"minimum=1,maximum=1000000" example:"200"`
 }
 
-// Site is a place with computers in it, reached through one PE.
+// Site is a place with computers in it, reached through one PE. Each VPC that
+// comes to a site gets a customer edge router (CE) and a LAN of its own there.
 type Site struct {
-	Kind     string     `yaml:"kind"`               // cloud | enterprise
-	PE       string     `yaml:"pe"`                 // PE router it is homed to
-	Hosts    int        `yaml:"hosts,omitempty"`    // cloud: hypervisor hosts, default 1
-	Machines int        `yaml:"machines,omitempty"` // machines (enterprise) or VMs (cloud) in each VPC that comes here; default 1 for an enterprise
-	Access   Impairment `yaml:"access,omitempty"`   // of each CE-PE link
+	// A cloud has hypervisor hosts that run VMs; an enterprise has machines on a LAN.
+	Kind string `yaml:"kind" jsonschema:"required,enum=cloud,enum=enterprise" example:"cloud"`
+	// The PE that the site is homed to.
+	PE string `yaml:"pe" jsonschema:"required,format=vpclab-router" example:"pe-tx"`
+	// Hypervisor hosts of a cloud. Without it: 1 in a cloud.
+	Hosts int `yaml:"hosts,omitempty" jsonschema:"minimum=1,maximum=99" example:"2"`
+	// Machines (VMs in a cloud, spread over its hosts) of each VPC that comes here. Without it: 1 in an enterprise, 0 in a cloud.
+	Machines int `yaml:"machines" jsonschema:"minimum=0,maximum=10000" example:"3"`
+	// What each link between a CE and the PE does, in each direction.
+	Access Impairment `yaml:"access,omitempty" example:"{rate: 100mbit, delay: 2ms}"`
 }
 
-// VPC is one customer's private cloud: a VPN over some sites.
+// VPC is one customer's private cloud: a VPN over some sites. Two VPCs may
+// use the same addresses.
 type VPC struct {
-	Service string      `yaml:"service"`           // l3vpn (vpls: not yet)
-	Sites   []string    `yaml:"sites,omitempty"`   // sites with subnets chosen by vpclab: 10.<vpc>.<site>.0/24
-	Subnets Map[Prefix] `yaml:"subnets,omitempty"` // site -> prefix, for those who choose; may overlap another VPC's
+	// How the sites are joined: l3vpn (BGP/MPLS IP VPN, RFC 4364).
+	Service string `yaml:"service" jsonschema:"required,enum=l3vpn,format=vpclab-service" example:"l3vpn"`
+	// Sites whose subnet vpclab chooses: 10.<vpc>.<site>.0/24, by the numbers of the VPC and the site.
+	Sites []string `yaml:"sites,omitempty" jsonschema:"format=vpclab-site" example:"[texas, hq]"`
+	// Sites whose subnet you choose. The gateway gets the first address, the machines those that follow.
+	Subnets Map[Prefix] `yaml:"subnets,omitempty" keys:"vpclab-site" values:"vpclab-subnet" example:"{texas: 10.0.0.0/24}"`
 }
 
-// VM is a virtual machine placed by hand on a hypervisor host of a cloud.
+// VM is a virtual machine placed by hand on a hypervisor host of a cloud. It
+// gets the next free address of its VPC's LAN there.
 type VM struct {
-	VPC  string `yaml:"vpc"`
-	Host string `yaml:"host"` // site/number, as texas/1
+	// The VPC it belongs to.
+	VPC string `yaml:"vpc" jsonschema:"required,format=vpclab-vpc" example:"acme"`
+	// Where it runs: site/number of the host.
+	Host string `yaml:"host" jsonschema:"required,format=vpclab-host" example:"texas/1"`
 }
 
-// Plain is a bare node: a namespace and nothing else.
+// Plain is a bare node: a network namespace and nothing else.
 type Plain struct {
-	Forward bool         `yaml:"forward,omitempty"` // ip_forward
-	Routes  []PlainRoute `yaml:"routes,omitempty"`
+	// Whether it forwards packets between its interfaces.
+	Forward bool `yaml:"forward,omitempty" jsonschema:"default=false" example:"true"`
+	// Static routes.
+	Routes []PlainRoute `yaml:"routes,omitempty" example:"[{to: 0.0.0.0/0, via: 192.0.2.1}]"`
 }
 
-// PlainRoute is a static route of a plain node.
+// PlainRoute is a static route of a bare node.
 type PlainRoute struct {
-	To  Prefix `yaml:"to"`
-	Via Addr   `yaml:"via"`
+	// Destination; 0.0.0.0/0 is the default route.
+	To Prefix `yaml:"to" jsonschema:"required,format=vpclab-subnet" example:"10.9.0.0/16"`
+	// Next hop: an address on one of the node's links.
+	Via Addr `yaml:"via" jsonschema:"required" example:"192.0.2.1"`
 }
 
-// PlainLink joins two interfaces: endpoints ["a:eth1", "b:eth1"].
+// PlainLink joins two interfaces of bare nodes. Its rate, delay, jitter, loss
+// and queue hold in each direction; forward and backward change one direction.
 type PlainLink struct {
-	Endpoints  []string `yaml:"endpoints"`
-	IPv4       []Prefix `yaml:"ipv4,omitempty"` // one an endpoint, host bits kept
-	MTU        int      `yaml:"mtu,omitempty"`
+	// The two ends, node:interface.
+	Endpoints []string `yaml:"endpoints" jsonschema:"required,minItems=2,maxItems=2,format=vpclab-endpoint" example:"[left:eth1, right:eth1]"`
+	// Addresses of the two ends, with their prefix length.
+	IPv4 []Prefix `yaml:"ipv4,omitempty" jsonschema:"minItems=2,maxItems=2" example:"[192.0.2.1/24, 192.0.2.2/24]"`
+	// MTU of both ends, in bytes.
+	MTU        int `yaml:"mtu,omitempty" jsonschema:"minimum=68,maximum=65535,default=1500" example:"9000"`
 	Impairment `yaml:",inline"`
-	Forward    *Impairment `yaml:"forward,omitempty"`
-	Backward   *Impairment `yaml:"backward,omitempty"`
+	// What is different from the first end to the second.
+	Forward *Impairment `yaml:"forward,omitempty" example:"{rate: 10mbit}"`
+	// What is different from the second end to the first.
+	Backward *Impairment `yaml:"backward,omitempty" example:"{loss: 0.5%}"`
 }
 
-// Generate makes a regular lab so that a large one needs no long file. It
-// adds to what is written out.
+// Generate makes a regular lab so that a large one needs no long file. It adds
+// to what is written out: pe1…, p1…, s1… and t1… are the names it gives, and
+// `vpclab render` prints the result.
 type Generate struct {
-	Backbone string     `yaml:"backbone"`            // ring | star | mesh | fat-tree: how the P routers are joined
-	PE       int        `yaml:"pe"`                  // pe1..peN, each homed to two P (one where there is one)
-	P        int        `yaml:"p,omitempty"`         // p1..pN, default 1
-	Link     Impairment `yaml:"link,omitempty"`      // of every backbone link
-	Sites    int        `yaml:"sites"`               // s1..sN, round robin over the PEs
-	SiteKind string     `yaml:"site-kind,omitempty"` // default enterprise
-	Tenants  int        `yaml:"tenants"`             // t1..tN, each at every site
-	Machines int        `yaml:"machines,omitempty"`  // a tenant and site, default 1
-	Service  string     `yaml:"service,omitempty"`   // default l3vpn
-	Overlap  bool       `yaml:"overlap,omitempty"`   // all tenants use the same 10.0.<site>.0/24 prefixes
+	// How the P routers are joined. ring: each to the next; star: all to p1; mesh: each to each; fat-tree: two layers, every leaf to every spine, the first half of the P routers being spines.
+	Backbone string `yaml:"backbone" jsonschema:"required,enum=ring,enum=star,enum=mesh,enum=fat-tree" example:"ring"`
+	// PE routers, each linked to two P routers (to one where there is one): those of the ring or mesh, the leaves of the star or fat tree.
+	PE int `yaml:"pe" jsonschema:"required,minimum=1,maximum=250" example:"8"`
+	// P routers.
+	P int `yaml:"p,omitempty" jsonschema:"minimum=1,maximum=250,default=1" example:"4"`
+	// What each generated backbone link does, in each direction.
+	Link Impairment `yaml:"link,omitempty" example:"{delay: 2ms}"`
+	// Sites, homed to the generated PEs in turn.
+	Sites int `yaml:"sites" jsonschema:"required,minimum=0,maximum=250" example:"8"`
+	// Kind of the generated sites.
+	SiteKind string `yaml:"site-kind,omitempty" jsonschema:"enum=cloud,enum=enterprise,default=enterprise" example:"cloud"`
+	// VPCs, each at every generated site.
+	Tenants int `yaml:"tenants" jsonschema:"required,minimum=0,maximum=250" example:"20"`
+	// Machines of each tenant at each site.
+	Machines int `yaml:"machines" jsonschema:"minimum=0,maximum=10000,default=1" example:"2"`
+	// Service of the generated VPCs.
+	Service string `yaml:"service,omitempty" jsonschema:"enum=l3vpn,default=l3vpn,format=vpclab-service" example:"l3vpn"`
+	// Whether all tenants use the same subnets, 10.0.<site>.0/24.
+	Overlap bool `yaml:"overlap,omitempty" jsonschema:"default=false" example:"true"`
 }
 
 // Experiment is one thing done to the lab, repeated.
 type Experiment struct {
-	Kind     string       `yaml:"kind"`               // vpc-setup
-	Name     string       `yaml:"name,omitempty"`     // default the kind (with -2, -3 … when it comes again)
-	Vary     Map[[]Value] `yaml:"vary,omitempty"`     // parameter -> values; the cross product is run
-	Trials   int          `yaml:"trials,omitempty"`   // default 6
-	Warmup   int          `yaml:"warmup,omitempty"`   // trials run and thrown away, default 1
-	Baseline string       `yaml:"baseline,omitempty"` // firewall | none; default firewall for vpc-setup
-	Expect   []string     `yaml:"expect,omitempty"`
+	// What is done. vpc-setup: how long it takes until every allowed pair of machines reaches each other and no other pair does.
+	Kind string `yaml:"kind" jsonschema:"required,enum=vpc-setup" example:"vpc-setup"`
+	// Name in the results. Without it: the kind, with -2, -3 … when it comes again.
+	Name string `yaml:"name,omitempty" jsonschema:"format=vpclab-word" example:"setup-against-sites"`
+	// Parameters and the values each takes; all combinations are run. Which parameters there are depends on the kind.
+	Vary Map[[]Value] `yaml:"vary,omitempty" keys:"vpclab-word" example:"{sites: [2, 4, 8], tenants: 1}"`
+	// Trials of each combination. An interval of 95 % about a median needs six.
+	Trials int `yaml:"trials,omitempty" jsonschema:"minimum=1,maximum=10000,default=6" example:"10"`
+	// Trials of each combination that are run first and thrown away.
+	Warmup int `yaml:"warmup" jsonschema:"minimum=0,maximum=1000,default=1" example:"0"`
+	// What it is measured against: the same isolation by firewall rules on a shared network, or nothing.
+	Baseline string `yaml:"baseline,omitempty" jsonschema:"enum=firewall,enum=none,default=firewall" example:"none"`
+	// What must hold of the results; the run fails (exit code 1) where it does not.
+	Expect []string `yaml:"expect,omitempty" example:"[matrix.leaks == 0]"`
 }

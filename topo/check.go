@@ -1,0 +1,500 @@
+package topo
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// check reports what is wrong with the meaning of a scenario. Whatever passes
+// it can be expanded.
+func (c *checker) check(f fullScenario) {
+	c.something(f)
+	c.backbone(f)
+	c.sites(f)
+	c.vpcs(f)
+	c.vms(f)
+	c.plainNodes(f)
+	c.plainLinks(f)
+	c.plainRoutes(f)
+	c.experiments(f)
+	c.names(f)
+}
+
+// something makes sure that there is anything to build.
+func (c *checker) something(f fullScenario) {
+	t := f.Topology
+	if len(t.Backbone.PE)+len(t.Backbone.P)+len(t.Sites)+len(t.Nodes) == 0 && !c.touched("topology") && !c.touched("generate") {
+		c.fault(nil, "there is nothing to build; expected topology (backbone and sites, or nodes and links) or generate", "see `vpclab render quickstart` for a small scenario")
+	}
+	if m := f.Kernel.Memory; m != 0 && m < 64<<20 {
+		c.fault([]string{"kernel", "memory"}, fmt.Sprintf("%s is too little for a kernel; expected at least 64MiB", m), "")
+	}
+}
+
+func path(elements ...any) []string {
+	p := make([]string, len(elements))
+	for i, e := range elements {
+		p[i] = fmt.Sprint(e)
+	}
+	return p
+}
+
+func (c *checker) backbone(f fullScenario) {
+	b := f.Topology.Backbone
+	seen := map[string]string{}
+	for _, list := range []struct {
+		key, what string
+		names     []string
+		most      int
+	}{{"pe", "PE", b.PE, maxPEs}, {"p", "P", b.P, maxPs}} {
+		for i, name := range list.names {
+			at := path("topology", "backbone", list.key, i)
+			switch {
+			case name == "":
+			case name == reflector:
+				c.fault(at, `"rr" is the name of the route reflector, which is always there`, "choose another name")
+			case slices.Contains(reservedIfnames, name):
+				c.fault(at, fmt.Sprintf("%q cannot be the name of a router: links to it are named after it, and the kernel keeps that name for itself", name), "choose another name")
+			case seen[name] != "":
+				c.fault(at, fmt.Sprintf("router %q is already in %s", name, seen[name]), c.madeHint(f, at))
+			default:
+				seen[name] = list.key
+			}
+		}
+		if len(list.names) > list.most {
+			c.fault(path("topology", "backbone", list.key), fmt.Sprintf("%d %s routers are too many; expected at most %d", len(list.names), list.what, list.most), "")
+		}
+	}
+	routers := slices.Concat(b.PE, b.P)
+	known := !c.touched("topology", "backbone", "pe") && !c.touched("topology", "backbone", "p")
+	if len(b.P) > 0 && len(b.PE) == 0 && known {
+		c.fault(path("topology", "backbone", "p"), "there are P routers but no PE; expected pe: with at least one router", "")
+	}
+	if b.RR != "" && known && !slices.Contains(routers, b.RR) && !c.lost("topology", "backbone", "rr") {
+		c.fault(path("topology", "backbone", "rr"), fmt.Sprintf("there is no router %q; expected %s", b.RR, oneOf(routers)), suggest(b.RR, routers))
+	}
+	c.backboneLinks(f, routers, known)
+	if known && !c.touched("topology", "backbone", "links") {
+		c.connected(b, routers)
+	}
+	c.impairment(b.Defaults, path("topology", "backbone", "defaults"))
+}
+
+// madeHint says that one of two equal names comes from generate.
+func (c *checker) madeHint(f fullScenario, at []string) string {
+	if f.made[join(at)] {
+		return "generate makes it too: choose another name for the one that is written out"
+	}
+	return ""
+}
+
+func (c *checker) backboneLinks(f fullScenario, routers []string, known bool) {
+	seen := map[[2]string]int{}
+	for i, l := range f.Topology.Backbone.Links {
+		at := path("topology", "backbone", "links", i)
+		c.impairment(l.Impairment, at)
+		c.directions(l.Forward, l.Backward, at)
+		if len(l.Between) != 2 {
+			continue
+		}
+		for j, name := range l.Between {
+			if name != "" && known && !slices.Contains(routers, name) {
+				c.fault(append(at, "between", strconv.Itoa(j)), fmt.Sprintf("there is no router %q; expected %s", name, oneOf(routers)), suggest(name, routers))
+			}
+		}
+		a, b := l.Between[0], l.Between[1]
+		pair := [2]string{min(a, b), max(a, b)}
+		previous, twice := seen[pair]
+		switch {
+		case a == "" || b == "":
+		case a == b:
+			c.fault(append(at, "between", "1"), fmt.Sprintf("%q is linked to itself; expected two routers", a), "")
+		case twice:
+			c.fault(append(at, "between"), fmt.Sprintf("%s and %s are already linked by links[%d]; expected one link between two routers", a, b, previous), "")
+		default:
+			seen[pair] = i
+		}
+	}
+	if n := len(f.Topology.Backbone.Links); n > 0x7000 {
+		c.fault(path("topology", "backbone", "links"), fmt.Sprintf("%d links are too many; expected at most %d", n, 0x7000), "")
+	}
+}
+
+func (c *checker) directions(forward, backward *Impairment, at []string) {
+	if forward != nil {
+		c.impairment(*forward, append(slices.Clone(at), "forward"))
+	}
+	if backward != nil {
+		c.impairment(*backward, append(slices.Clone(at), "backward"))
+	}
+}
+
+// impairment checks what a link does once defaults are in it.
+func (c *checker) impairment(i Impairment, at []string) {
+	if i.Jitter > 0 && i.Delay == 0 && !c.lost(append(at, "delay")...) {
+		c.fault(append(at, "jitter"), "jitter varies a delay, and there is none; expected delay beside it", fmt.Sprintf("add for example `delay: %s`", 4*i.Jitter))
+	}
+}
+
+// connected reports the routers that no path leads to from the first.
+func (c *checker) connected(b Backbone, routers []string) {
+	if len(routers) == 0 {
+		return
+	}
+	reached := map[string]bool{routers[0]: true}
+	for again := true; again; {
+		again = false
+		for _, l := range b.Links {
+			if len(l.Between) == 2 && reached[l.Between[0]] != reached[l.Between[1]] {
+				reached[l.Between[0]], reached[l.Between[1]], again = true, true, true
+			}
+		}
+	}
+	var apart []string
+	for _, name := range routers {
+		if !reached[name] && name != "" {
+			apart = append(apart, name)
+		}
+	}
+	if len(apart) > 0 {
+		at := path("topology", "backbone", "links")
+		if len(b.Links) == 0 {
+			at = path("topology", "backbone")
+		}
+		c.fault(at, fmt.Sprintf("no links lead from %s to %s; expected links that join all routers", routers[0], strings.Join(apart, ", ")),
+			fmt.Sprintf("add for example `- {between: [%s, %s]}`", routers[0], apart[0]))
+	}
+}
+
+func (c *checker) sites(f fullScenario) {
+	pes := f.Topology.Backbone.PE
+	seen := map[string]bool{}
+	for _, e := range f.Topology.Sites {
+		at := path("topology", "sites", e.Name)
+		if seen[e.Name] {
+			c.fault(at, fmt.Sprintf("generate makes a site %q, and it is written out too", e.Name), "choose another name for the one that is written out")
+		}
+		seen[e.Name] = true
+		if pe := e.Value.PE; pe != "" && !slices.Contains(pes, pe) && !c.touched("topology", "backbone", "pe") && !c.lost("topology", "backbone") {
+			msg := fmt.Sprintf("there is no PE %q; expected %s", pe, oneOf(pes))
+			if slices.Contains(f.Topology.Backbone.P, pe) {
+				msg = fmt.Sprintf("%q is a P router, and sites are homed to PEs; expected %s", pe, oneOf(pes))
+			}
+			c.fault(append(at, "pe"), msg, suggest(pe, pes))
+		}
+		if e.Value.Kind == "enterprise" && e.Value.Hosts > 0 {
+			c.fault(append(at, "hosts"), "an enterprise has no hypervisor hosts; expected machines", fmt.Sprintf("did you mean machines: %d, or kind: cloud?", e.Value.Hosts))
+		}
+		c.impairment(e.Value.Access, append(at, "access"))
+	}
+	if n := len(f.Topology.Sites); n > maxSites {
+		c.fault(path("topology", "sites"), fmt.Sprintf("%d sites are too many; expected at most %d", n, maxSites), "")
+	}
+}
+
+func (c *checker) vpcs(f fullScenario) {
+	seen := map[string]bool{}
+	for i, e := range f.VPCs {
+		at := path("vpcs", e.Name)
+		if seen[e.Name] {
+			c.fault(at, fmt.Sprintf("generate makes a VPC %q, and it is written out too", e.Name), "choose another name for the one that is written out")
+			continue
+		}
+		seen[e.Name] = true
+		if len(e.Value.Sites)+len(e.Value.Subnets) == 0 && !c.touched("vpcs", e.Name) && !f.made[join(at)] {
+			c.fault(at, "the VPC has no site; expected sites or subnets", "add for example `sites: ["+strings.Join(f.Topology.Sites.Names(), ", ")+"]`")
+		}
+		if len(f.VPCs) <= maxVPCs && len(f.Topology.Sites) <= maxSites {
+			c.lans(f, e.Name, f.lans(i+1))
+		}
+	}
+	if n := len(f.VPCs); n > maxVPCs {
+		c.fault(path("vpcs"), fmt.Sprintf("%d VPCs are too many; expected at most %d", n, maxVPCs), "")
+	}
+}
+
+// reserved are the addresses that no LAN may have.
+var reserved = []struct {
+	prefix netip.Prefix
+	what   string
+}{
+	{netip.MustParsePrefix("0.0.0.0/8"), "no addresses of machines"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "each machine's own"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "those of the circuits between CE and PE"},
+	{netip.MustParsePrefix("224.0.0.0/3"), "multicast or reserved"},
+}
+
+// lans checks the LANs of one VPC: sites, subnets, and room for the machines.
+func (c *checker) lans(f fullScenario, vpc string, lans []lan) {
+	sites := f.Topology.Sites.Names()
+	known := !c.lost("topology", "sites")
+	for i, l := range lans {
+		if l.Site == "" || c.lost(l.path...) {
+			continue
+		}
+		twice := slices.IndexFunc(lans[:i], func(o lan) bool { return o.Site == l.Site })
+		switch {
+		case l.Number == 0 && known && l.Chosen:
+			c.faultKey(l.path, fmt.Sprintf("there is no site %q; expected %s", l.Site, oneOf(sites)), suggest(l.Site, sites))
+		case l.Number == 0 && known:
+			c.fault(l.path, fmt.Sprintf("there is no site %q; expected %s", l.Site, oneOf(sites)), suggest(l.Site, sites))
+		case twice >= 0 && l.Chosen:
+			c.faultKey(l.path, fmt.Sprintf("site %q is in sites and in subnets; expected it in one of them", l.Site), "take it out of sites to choose its subnet")
+		case twice >= 0:
+			c.fault(l.path, fmt.Sprintf("site %q is here twice", l.Site), "")
+		case !l.Subnet.IsValid():
+		default:
+			c.subnet(f, vpc, l, lans[:i])
+		}
+	}
+}
+
+// subnet checks the addresses of one LAN against those before it.
+func (c *checker) subnet(f fullScenario, vpc string, l lan, before []lan) {
+	for _, r := range reserved {
+		if l.Subnet.Overlaps(r.prefix) {
+			c.fault(l.path, fmt.Sprintf("%s overlaps %s, which are %s; expected a subnet such as 10.0.0.0/24", l.Subnet, r.prefix, r.what), "")
+			return
+		}
+	}
+	for _, o := range before {
+		if o.Subnet.IsValid() && o.Number > 0 && o.Subnet.Overlaps(l.Subnet) {
+			c.fault(l.path, fmt.Sprintf("%s overlaps %s of site %s; expected subnets that are apart within a VPC", l.Subnet, o.Subnet, o.Site), "")
+			return
+		}
+	}
+	if l.Number == 0 {
+		return
+	}
+	site := f.Topology.Sites[l.Number-1].Value
+	placed := len(f.placed(vpc, l.Site))
+	if want := site.Machines + placed; want > l.room() && !c.touched("topology", "sites", l.Site, "machines") {
+		msg := fmt.Sprintf("%s has room for %d machines beside the gateway, and site %s has %d", l.Subnet, l.room(), l.Site, site.Machines)
+		if placed > 0 {
+			msg += fmt.Sprintf(" and %d VMs placed by hand", placed)
+		}
+		hint := "choose a larger subnet"
+		if !l.Chosen {
+			hint = fmt.Sprintf("choose one by subnets: {%s: 10.%d.0.0/16}", l.Site, 100+l.Number%100)
+		}
+		c.fault(l.path, msg, hint)
+	}
+}
+
+func (c *checker) vms(f fullScenario) {
+	for _, e := range f.VMs {
+		at := path("vms", e.Name)
+		vpc, haveVPC := f.VPCs.Get(e.Value.VPC)
+		if names := f.VPCs.Names(); e.Value.VPC != "" && !haveVPC && !c.lost("vpcs") {
+			c.fault(append(at, "vpc"), fmt.Sprintf("there is no VPC %q; expected %s", e.Value.VPC, oneOf(names)), suggest(e.Value.VPC, names))
+		}
+		siteName, number, err := splitHost(e.Value.Host)
+		if err != nil || c.lost("topology", "sites") {
+			continue
+		}
+		site, haveSite := f.Topology.Sites.Get(siteName)
+		hosts := f.hosts()
+		at = append(at, "host")
+		switch {
+		case !haveSite:
+			c.fault(at, fmt.Sprintf("there is no site %q; expected %s", siteName, oneOf(hosts)), suggest(e.Value.Host, hosts))
+		case c.touched("topology", "sites", siteName):
+		case site.Kind != "cloud":
+			c.fault(at, fmt.Sprintf("site %s is no cloud and has no hosts; expected %s", siteName, oneOf(hosts)), "")
+		case number > site.Hosts:
+			c.fault(at, fmt.Sprintf("site %s has %s; expected %s", siteName, plural(site.Hosts, "host"), oneOf(hosts)), "")
+		case haveVPC && !c.touched("vpcs", e.Value.VPC) && !slices.Contains(vpc.Sites, siteName) && vpc.Subnets.Index(siteName) < 0:
+			c.fault(at, fmt.Sprintf("VPC %s does not come to site %s; expected a host at one of its sites: %s", e.Value.VPC, siteName,
+				strings.Join(slices.Concat(vpc.Sites, vpc.Subnets.Names()), ", ")), fmt.Sprintf("or add %s to the sites of %s", siteName, e.Value.VPC))
+		}
+	}
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// hosts lists all hypervisor hosts as a VM names them.
+func (f fullScenario) hosts() []string {
+	var all []string
+	for _, e := range f.Topology.Sites {
+		for h := range e.Value.Hosts {
+			all = append(all, fmt.Sprintf("%s/%d", e.Name, h+1))
+		}
+	}
+	return all
+}
+
+func (c *checker) plainNodes(f fullScenario) {
+	for _, e := range f.Topology.Nodes {
+		if slices.Contains(reservedIfnames, e.Name) {
+			c.faultKey(path("topology", "nodes", e.Name), fmt.Sprintf("%q cannot be the name of a node: the kernel keeps it for itself", e.Name), "choose another name")
+		}
+	}
+	if n := len(f.Topology.Links); n > 0xffff {
+		c.fault(path("topology", "links"), fmt.Sprintf("%d links are too many; expected at most %d", n, 0xffff), "")
+	}
+}
+
+func (c *checker) plainLinks(f fullScenario) {
+	nodes := f.Topology.Nodes.Names()
+	ends, addrs := map[string]int{}, map[netip.Addr]int{}
+	for i, l := range f.Topology.Links {
+		at := path("topology", "links", i)
+		c.impairment(l.Impairment, at)
+		c.directions(l.Forward, l.Backward, at)
+		for j, endpoint := range l.Endpoints {
+			at := append(slices.Clone(at), "endpoints", strconv.Itoa(j))
+			node, _, _ := strings.Cut(endpoint, ":")
+			previous, twice := ends[endpoint]
+			switch {
+			case endpoint == "":
+			case !slices.Contains(nodes, node) && !c.lost("topology", "nodes"):
+				c.fault(at, fmt.Sprintf("there is no node %q in topology.nodes; expected %s", node, oneOf(nodes)), suggest(node, nodes))
+			case twice:
+				c.fault(at, fmt.Sprintf("%s is already an end of links[%d]; expected each interface once", endpoint, previous), "")
+			default:
+				ends[endpoint] = i
+			}
+		}
+		for j, p := range l.IPv4 {
+			at := append(slices.Clone(at), "ipv4", strconv.Itoa(j))
+			previous, twice := addrs[p.Addr()]
+			switch {
+			case !p.IsValid():
+			case twice:
+				c.fault(at, fmt.Sprintf("%s is already given in links[%d]; expected each address once", p.Addr(), previous), "")
+			case p.Bits() < 31 && (p.Addr() == p.Masked().Addr() || p.Addr() == offset(p, 1<<(32-p.Bits())-1)):
+				c.fault(at, fmt.Sprintf("%s is the first or last address of its subnet, which no interface can have", p), "")
+			default:
+				addrs[p.Addr()] = i
+			}
+		}
+		if len(l.IPv4) == 2 && l.IPv4[0].IsValid() && l.IPv4[1].IsValid() && l.IPv4[0].Masked() != l.IPv4[1].Masked() {
+			c.fault(append(at, "ipv4"), fmt.Sprintf("%s and %s are in different subnets; expected two addresses of one", l.IPv4[0], l.IPv4[1]), "")
+		}
+	}
+}
+
+func (c *checker) plainRoutes(f fullScenario) {
+	if c.touched("topology", "links") {
+		return
+	}
+	for _, e := range f.Topology.Nodes {
+		near := connectedPrefixes(f.Topology.Links, e.Name)
+		seen := map[netip.Prefix]bool{}
+		for i, r := range e.Value.Routes {
+			at := path("topology", "nodes", e.Name, "routes", i)
+			if !r.To.IsValid() || !r.Via.IsValid() {
+				continue
+			}
+			if seen[r.To] {
+				c.fault(append(at, "to"), fmt.Sprintf("there is already a route to %s", r.To), "")
+			}
+			seen[r.To] = true
+			if !slices.ContainsFunc(near, func(p netip.Prefix) bool { return p.Contains(r.Via) && p.Addr() != r.Via }) {
+				var list []string
+				for _, p := range near {
+					list = append(list, p.Masked().String())
+				}
+				c.fault(append(at, "via"), fmt.Sprintf("%s is no neighbour of %s; expected another node's address in %s", r.Via, e.Name, oneOf(list)), "")
+			}
+		}
+	}
+}
+
+// connectedPrefixes are the addresses that node has on its links.
+func connectedPrefixes(links []PlainLink, node string) []netip.Prefix {
+	var near []netip.Prefix
+	for _, l := range links {
+		for j, endpoint := range l.Endpoints {
+			if strings.HasPrefix(endpoint, node+":") && j < len(l.IPv4) {
+				near = append(near, l.IPv4[j])
+			}
+		}
+	}
+	return near
+}
+
+func (c *checker) experiments(f fullScenario) {
+	seen := map[string]int{}
+	for i, e := range f.Experiments {
+		if previous, twice := seen[e.Name]; twice && e.Name != "" {
+			c.fault(path("experiments", i, "name"), fmt.Sprintf("experiments[%d] has the name %q too; expected different names, as results are filed by them", previous, e.Name), "")
+		}
+		seen[e.Name] = i
+		if e.Kind == "vpc-setup" && len(f.VPCs) == 0 && !c.lost("vpcs") && !c.touched("generate") {
+			c.fault(path("experiments", i, "kind"), "vpc-setup needs a VPC to set up, and there is none; expected vpcs or generate", "")
+		}
+		for _, v := range e.Vary {
+			for j, value := range v.Value {
+				if k := slices.Index(v.Value, value); k < j {
+					c.fault(path("experiments", i, "vary", v.Name, j), fmt.Sprintf("%s is in the list twice", value), "")
+				}
+			}
+		}
+	}
+	for i, name := range f.Figures {
+		if name != "" && slices.Index(f.Figures, name) < i {
+			c.fault(path("figures", i), fmt.Sprintf("figure %q is in the list twice", name), "")
+		}
+	}
+}
+
+// names makes sure that no two nodes get one name.
+func (c *checker) names(f fullScenario) {
+	if len(c.ds) > 0 && len(f.VPCs)*len(f.Topology.Sites) > 10_000 {
+		return
+	}
+	taken := map[string]string{}
+	take := func(name, what string, at []string) {
+		if name == "" || c.lost(at...) {
+			return
+		}
+		if other, ok := taken[name]; ok {
+			c.faultKey(at, fmt.Sprintf("%s would be named %s, and so would %s; expected a name of its own for each node", what, name, other), "rename one of them")
+			return
+		}
+		taken[name] = what
+	}
+	b := f.Topology.Backbone
+	for i, name := range slices.Concat(b.PE, b.P) {
+		if _, twice := taken[name]; !twice && i < len(b.PE) {
+			take(name, "PE "+name, path("topology", "backbone", "pe", i))
+		} else if !twice {
+			take(name, "P "+name, path("topology", "backbone", "p", i-len(b.PE)))
+		}
+	}
+	if len(b.PE) > 0 {
+		take(reflector, "the route reflector", path("topology", "backbone"))
+	}
+	for _, e := range f.Topology.Sites {
+		for h := range e.Value.Hosts {
+			take(hostName(e.Name, h+1), fmt.Sprintf("host %d of site %s", h+1, e.Name), path("topology", "sites", e.Name))
+		}
+	}
+	for v, e := range f.VPCs {
+		for _, l := range f.lans(v + 1) {
+			if l.Number == 0 || c.lost(l.path...) {
+				continue
+			}
+			in := fmt.Sprintf("VPC %s at site %s", e.Name, l.Site)
+			take(ceName(e.Name, l.Site), "the CE of "+in, path("vpcs", e.Name))
+			for m := range min(f.Topology.Sites[l.Number-1].Value.Machines, l.room()) {
+				take(machineName(e.Name, l.Site, m+1), fmt.Sprintf("machine %d of %s", m+1, in), path("vpcs", e.Name))
+			}
+		}
+	}
+	for _, e := range f.VMs {
+		take(e.Name, "VM "+e.Name, path("vms", e.Name))
+	}
+	for _, e := range f.Topology.Nodes {
+		take(e.Name, "node "+e.Name, path("topology", "nodes", e.Name))
+	}
+}

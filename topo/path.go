@@ -1,0 +1,171 @@
+package topo
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// core is the backbone as a graph: routers in order of their numbers and the
+// links at each.
+type core struct {
+	routers []*Node
+	at      map[string]int // router's place in routers
+	edges   [][]edge       // by router
+}
+
+// edge is one end of a core link, as its own router sees it.
+type edge struct {
+	to, cost int
+	dev      string
+	via      netip.Addr // the other end's address
+}
+
+func (p *Plan) core() *core {
+	g := &core{at: map[string]int{}}
+	for i := range p.Nodes {
+		if p.Nodes[i].Loopback.IsValid() {
+			g.at[p.Nodes[i].Name] = len(g.routers)
+			g.routers = append(g.routers, &p.Nodes[i])
+		}
+	}
+	g.edges = make([][]edge, len(g.routers))
+	for _, l := range p.Links {
+		if !l.Core {
+			continue
+		}
+		a, b := g.at[l.A.Node], g.at[l.B.Node]
+		g.edges[a] = append(g.edges[a], edge{b, l.Cost, l.A.Ifname, l.B.Addr.Addr()})
+		g.edges[b] = append(g.edges[b], edge{a, l.Cost, l.B.Ifname, l.A.Addr.Addr()})
+	}
+	return g
+}
+
+// towards returns each router's edge on the shortest path to router dest
+// (Dijkstra). Of paths that cost the same, a router takes the one through the
+// router with the lowest number: so the choice is the same each time, and all
+// choices together are a tree. The edge of dest itself is meaningless.
+func (g *core) towards(dest int) []edge {
+	const far = int(^uint(0) >> 1)
+	dist := make([]int, len(g.routers))
+	for i := range dist {
+		dist[i] = far
+	}
+	dist[dest] = 0
+	done := make([]bool, len(g.routers))
+	next := make([]edge, len(g.routers))
+	for {
+		nearest := -1
+		for i, d := range dist {
+			if !done[i] && d < far && (nearest < 0 || d < dist[nearest]) {
+				nearest = i
+			}
+		}
+		if nearest < 0 {
+			return next
+		}
+		done[nearest] = true
+		if nearest != dest {
+			next[nearest] = g.firstHop(nearest, dist)
+		}
+		for _, e := range g.edges[nearest] {
+			if d := dist[nearest] + e.cost; d < dist[e.to] {
+				dist[e.to] = d
+			}
+		}
+	}
+}
+
+// firstHop is the edge of router r that begins its shortest path.
+func (g *core) firstHop(r int, dist []int) edge {
+	best := -1
+	for i, e := range g.edges[r] {
+		if dist[e.to] <= dist[r]-e.cost && (best < 0 || e.to < g.edges[r][best].to) {
+			best = i
+		}
+	}
+	return g.edges[r][best]
+}
+
+// route fills in the LSPs and the backbone's own routes.
+func (p *Plan) route(l labels) {
+	g := p.core()
+	for dest, router := range g.routers {
+		next := g.towards(dest)
+		for r, n := range g.routers {
+			if r != dest {
+				p.CoreRoutes = append(p.CoreRoutes, CoreRoute{
+					Node: n.Name, Dst: host(router.Loopback), Via: next[r].via, Dev: next[r].dev, Src: n.Loopback,
+				})
+			}
+		}
+		if router.Kind == KindPE {
+			p.LSPs = append(p.LSPs, g.lsp(dest, next, l))
+		}
+	}
+	slices.SortStableFunc(p.CoreRoutes, func(a, b CoreRoute) int { return g.at[a.Node] - g.at[b.Node] })
+	for _, lsp := range p.LSPs {
+		for _, hop := range lsp.Hops {
+			p.TopLabel = max(p.TopLabel, hop.InLabel)
+		}
+	}
+	for _, vpc := range p.VPCs {
+		for _, vrf := range vpc.VRFs {
+			p.TopLabel = max(p.TopLabel, vrf.Label)
+		}
+	}
+}
+
+// lsp is the tree towards PE number dest+1. The reflector neither sends nor
+// forwards labelled packets and has no part in it.
+func (g *core) lsp(dest int, next []edge, l labels) LSP {
+	upstream := make([]bool, len(g.routers))
+	for r, n := range g.routers {
+		if r != dest && n.Kind != KindRR {
+			upstream[next[r].to] = true
+		}
+	}
+	lsp := LSP{Egress: g.routers[dest].Name, FEC: host(g.routers[dest].Loopback)}
+	for r, n := range g.routers {
+		if r == dest || n.Kind == KindRR {
+			continue
+		}
+		hop := LSPHop{Node: n.Name, Next: g.routers[next[r].to].Name, Via: next[r].via, Dev: next[r].dev}
+		if upstream[r] {
+			hop.InLabel = l.lsp(r+1, dest+1)
+		}
+		if next[r].to != dest {
+			hop.OutLabel = l.lsp(next[r].to+1, dest+1)
+		}
+		lsp.Hops = append(lsp.Hops, hop)
+	}
+	return lsp
+}
+
+// Path lists the routers that the LSP from router from to PE to crosses, both
+// ends included.
+func (p *Plan) Path(from, to string) ([]string, error) {
+	lsp, ok := p.LSP(to)
+	if !ok {
+		return nil, fmt.Errorf("path from %s to %s: %s is not a PE of lab %s", from, to, to, p.Lab)
+	}
+	crossed := []string{from}
+	for at := from; at != to; {
+		hop, ok := lsp.Hop(at)
+		if !ok || len(crossed) > len(lsp.Hops) {
+			return nil, fmt.Errorf("path from %s to %s: no LSP leads on from %s", from, to, at)
+		}
+		at = hop.Next
+		crossed = append(crossed, at)
+	}
+	return crossed, nil
+}
+
+// Hop is what the named router does for the LSP.
+func (l *LSP) Hop(router string) (LSPHop, bool) {
+	i := slices.IndexFunc(l.Hops, func(h LSPHop) bool { return h.Node == router })
+	if i < 0 {
+		return LSPHop{}, false
+	}
+	return l.Hops[i], true
+}
