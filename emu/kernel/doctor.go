@@ -1,16 +1,241 @@
 package kernel
 
-import "context"
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // Check is one line of what `vpclab doctor` found.
 type Check struct {
-	Substrate string `json:"substrate"` // host, uml, or "" for what any needs
+	Substrate string `json:"substrate"` // host, uml, qemu, or "machine" for what concerns all
 	Name      string `json:"name"`
 	OK        bool   `json:"ok"`
-	Optional  bool   `json:"optional,omitempty"` // missing it takes something away, but the substrate works
+	Optional  bool   `json:"optional,omitempty"` // missing it takes something away, but labs work
 	Detail    string `json:"detail"`
-	Fix       string `json:"fix,omitempty"`
+	Fix       string `json:"fix,omitempty"` // the command or act that mends it
 }
 
-// Doctor looks at this machine. It changes nothing.
-func Doctor(ctx context.Context) []Check { return nil }
+// machineChecks is the Substrate of checks that concern the machine as a whole.
+const machineChecks = "machine"
+
+// Doctor looks at this machine and boots a kernel to be sure. It changes
+// nothing; it loads no module into the host's kernel.
+func Doctor(ctx context.Context) []Check {
+	checks := doctorMachine()
+	checks = append(checks, doctorHost()...)
+	checks = append(checks, doctorUML(ctx)...)
+	return append(checks, doctorKVM())
+}
+
+// Usable lists the substrates that the checks found able to carry a lab.
+func Usable(checks []Check) []Substrate {
+	var usable []Substrate
+	for _, s := range []Substrate{Host, UML} {
+		seen, ok := false, true
+		for _, c := range checks {
+			if c.Substrate == string(s) {
+				seen = true
+				ok = ok && (c.OK || c.Optional)
+			}
+		}
+		if seen && ok {
+			usable = append(usable, s)
+		}
+	}
+	return usable
+}
+
+// doctorMachine checks what does not depend on the kernel.
+func doctorMachine() []Check {
+	return []Check{
+		{Substrate: machineChecks, Name: "kernel", OK: true, Detail: fmt.Sprintf("Linux %s, %s, %d CPUs", hostRelease(), runtime.GOARCH, runtime.NumCPU())},
+		checkMemory(),
+		checkTool("ip", "looking into nodes by hand (ip netns exec)", "apt-get install iproute2"),
+		checkTool("ping", "trying reachability by hand", "apt-get install iputils-ping"),
+		checkTool("tcpdump", "decoding captures by hand", "apt-get install tcpdump"),
+		checkTool("go", "building from source", "install Go from https://go.dev/dl"),
+	}
+}
+
+func checkTool(name, use, fix string) Check {
+	c := Check{Substrate: machineChecks, Name: name, Optional: true}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		// Ordinary users often lack the sbin folders that labs search.
+		for _, dir := range strings.Split(standardPath, ":") {
+			if p, e := exec.LookPath(dir + "/" + name); e == nil {
+				path, err = p, nil
+				break
+			}
+		}
+	}
+	if err != nil {
+		c.Detail, c.Fix = "not found; it is for "+use, fix
+		return c
+	}
+	c.OK, c.Detail = true, path
+	return c
+}
+
+// wantMemory is what a lab of the default size needs free, in bytes.
+const wantMemory = DefaultMemory
+
+func checkMemory() Check {
+	c := Check{Substrate: machineChecks, Name: "memory", Optional: true}
+	free, err := memAvailable()
+	if err != nil {
+		c.Detail = err.Error()
+		return c
+	}
+	c.OK = free >= wantMemory
+	c.Detail = humanBytes(free) + " available"
+	if !c.OK {
+		c.Fix = fmt.Sprintf("free some: a lab takes up to %s, or what kernel.memory in its file says", humanBytes(wantMemory))
+	}
+	return c
+}
+
+// memAvailable reads how much memory programs can still have, in bytes.
+func memAvailable() (int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) >= 2 && fields[0] == "MemAvailable:" {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("/proc/meminfo has no MemAvailable")
+}
+
+// doctorHost tries this machine's own kernel.
+func doctorHost() []Check {
+	var checks []Check
+	for _, f := range probeFeatures() {
+		c := Check{Substrate: string(Host), Name: f.Name, OK: f.OK, Optional: f.Optional, Detail: f.Detail}
+		if !f.OK {
+			c.Fix = hostFix([]feature{f})
+		}
+		checks = append(checks, c)
+	}
+	return checks
+}
+
+// doctorUML looks for User Mode Linux and, if it is all there, boots it.
+func doctorUML(ctx context.Context) []Check {
+	program := Check{Substrate: string(UML), Name: "program"}
+	u, err := findUML(ctx)
+	if err != nil {
+		return []Check{failed(program, err)}
+	}
+	program.OK, program.Detail = true, fmt.Sprintf("%s, Linux %s%s", u.Path, u.Release, seccompNote(u))
+	modules := Check{Substrate: string(UML), Name: "modules"}
+	files, without, err := u.plan()
+	if err != nil {
+		return []Check{program, failed(modules, err)}
+	}
+	modules.OK, modules.Detail = true, fmt.Sprintf("%d to load from %s", len(files), u.Modules)
+	if len(without) > 0 {
+		modules.Detail += "; not there: " + strings.Join(without, ", ")
+	}
+	checks := []Check{program, modules, checkRoom(), checkIsolation()}
+	return append(checks, doctorBoot(ctx)...)
+}
+
+func seccompNote(u *umlProgram) string {
+	if u.Seccomp {
+		return ", seccomp mode"
+	}
+	return ""
+}
+
+// failed fills a check from the error that stands in its way.
+func failed(c Check, err error) Check {
+	c.Detail = err.Error()
+	var u *Unusable
+	if errors.As(err, &u) {
+		c.Detail, c.Fix = u.Missing, u.Fix
+	}
+	return c
+}
+
+// checkRoom looks for a folder for the booted kernel's memory.
+func checkRoom() Check {
+	c := Check{Substrate: string(UML), Name: "room for its memory"}
+	dir, err := memoryDir(wantMemory)
+	if err != nil {
+		return failed(c, err)
+	}
+	free, _ := roomIn(dir)
+	c.OK, c.Detail = true, fmt.Sprintf("%s, %s free", dir, humanBytes(free))
+	if dir != "/dev/shm" {
+		c.Detail += " (a disk: slower than /dev/shm, which has too little)"
+	}
+	return c
+}
+
+// checkIsolation tries whether the warden can have a PID namespace.
+func checkIsolation() Check {
+	c := Check{Substrate: string(UML), Name: "PID namespace", Optional: true}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = []string{envWarden + "=1"} // with no orders it ends at once
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	isolate(cmd.SysProcAttr)
+	if err := cmd.Start(); err != nil {
+		c.Detail = fmt.Sprintf("not for us (%v): a kernel whose warden is killed by hand may leave processes", err)
+		c.Fix = "run as root, or sysctl kernel.unprivileged_userns_clone=1 (Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0)"
+		return c
+	}
+	_ = cmd.Wait()
+	c.OK, c.Detail = true, "the kernel's processes end with its warden"
+	return c
+}
+
+// doctorBoot is the proof: a boot, and the features tried inside.
+func doctorBoot(ctx context.Context) []Check {
+	boot := Check{Substrate: string(UML), Name: "boot"}
+	ctx, cancel := context.WithTimeout(ctx, bootLimit)
+	defer cancel()
+	features, m, err := probeUML(ctx)
+	if err != nil {
+		return []Check{failed(boot, err)}
+	}
+	boot.OK, boot.Detail = true, fmt.Sprintf("answered after %v", m.BootTime.Round(10*time.Millisecond))
+	checks := []Check{boot}
+	for _, f := range features {
+		c := Check{Substrate: string(UML), Name: f.Name, OK: f.OK, Optional: f.Optional, Detail: f.Detail}
+		if !f.OK {
+			c.Fix = "use a User Mode Linux with " + strings.Join(f.Modules, ", ")
+		}
+		checks = append(checks, c)
+	}
+	return checks
+}
+
+// doctorKVM reports on hardware virtualisation, which nothing uses yet.
+func doctorKVM() Check {
+	c := Check{Substrate: string(QEMU), Name: "/dev/kvm", Optional: true}
+	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		c.Detail = fmt.Sprintf("%v; no lab needs it", err)
+		return c
+	}
+	unix.Close(fd)
+	c.OK, c.Detail = true, "opens; the qemu kernel is not built yet, so no lab uses it"
+	return c
+}

@@ -336,4 +336,3 @@ func hostRelease() string {
 	}
 	return unix.ByteSliceToString(uts.Release[:])
 }
-

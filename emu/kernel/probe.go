@@ -59,7 +59,7 @@ var probes = []probe{
 	{"MPLS label push", []string{"mpls_iptunnel"}, false, probeMPLSPush},
 	{"netem impairments", []string{"sch_netem"}, false, probeNetem},
 	{"HTB classes", []string{"sch_htb"}, false, probeHTB},
-	{"nftables (firewall baseline)", []string{"nf_tables"}, true, probeNftables},
+	{"nftables on bridges", []string{"nf_tables"}, true, probeNftables},
 	{"ingress hooks", []string{"sch_ingress"}, true, probeIngress},
 }
 
@@ -159,7 +159,7 @@ func probeMPLSRouter(h *netlink.Handle) error {
 		LinkIndex: link.Attrs().Index,
 		MPLSDst:   &label,
 		NewDst:    &netlink.MPLSDestination{Labels: []int{200}},
-		Via:       &netlink.Via{AddrFamily: nl.FAMILY_V4, Addr: net.IPv4(192, 0, 2, 2)},
+		Via:       &netlink.Via{AddrFamily: nl.FAMILY_V4, Addr: net.IPv4(192, 0, 2, 2).To4()},
 	})
 }
 
@@ -208,12 +208,14 @@ func probeIngress(h *netlink.Handle) error {
 	})
 }
 
+// probeNftables tries the bridge family: it is the one that firewall rules on a
+// shared LAN need, and the only one in Debian's User Mode Linux.
 func probeNftables(*netlink.Handle) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return err
 	}
-	conn.AddTable(&nftables.Table{Name: "probe", Family: nftables.TableFamilyIPv4})
+	conn.AddTable(&nftables.Table{Name: "probe", Family: nftables.TableFamilyBridge})
 	return conn.Flush()
 }
 
@@ -252,4 +254,3 @@ func probeUML(ctx context.Context) (features []feature, m *Machine, err error) {
 	}
 	return features, m, nil
 }
-
