@@ -1,0 +1,217 @@
+package plots
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgimg"
+	"gonum.org/v1/plot/vg/vgsvg"
+)
+
+// Figure is a drawn figure, or one that could not be drawn and why.
+type Figure struct {
+	Name    string `json:"name"`
+	Title   string `json:"title"`
+	Caption string `json:"caption,omitempty"` // what is shown, n, spread, kernel, clock, how to redraw
+	SVG     string `json:"svg,omitempty"`     // file names inside the run's folder
+	PNG     string `json:"png,omitempty"`
+	Reason  string `json:"reason,omitempty"` // why it was not drawn; "" for a drawn one
+}
+
+// Drawn reports whether there are files.
+func (f Figure) Drawn() bool { return f.Reason == "" }
+
+// figureKind is an entry of the list of figures.
+type figureKind struct {
+	name, title string
+	// make lays the figure out; a *missing error says that the run has no
+	// data for it.
+	make func(*data) (*page, string, error)
+}
+
+// kinds are all figures, in the order of a report.
+var kinds = []figureKind{
+	{"setup-breakdown", "Time to set up a VPC, by stage", makeBreakdown},
+	{"setup-vs-sites", "Set-up time against sites", makeSetupVsSites},
+	{"setup-vs-tenants", "Set-up time against tenants", makeSetupVsTenants},
+	{"rules-vs-vms", "Isolation state against VMs", makeRules},
+	{"touched", "Rules touched when a VM is added or moves", makeTouched},
+	{"reachability", "Reachability of every pair", makeReachability},
+	{"join-timeline", "A site joins and leaves", makeJoin},
+}
+
+// Names are the names of all figures.
+func Names() []string {
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = k.name
+	}
+	return names
+}
+
+// missing says that a run has not what a figure needs.
+type missing struct{ reason string }
+
+func (m *missing) Error() string { return m.reason }
+
+func missingf(format string, args ...any) error { return &missing{fmt.Sprintf(format, args...)} }
+
+// Draw draws figures from the results in a run's folder into its figures/
+// folder, as SVG and PNG; no names means all. Figures whose data the run does
+// not have are returned with a Reason. figures/figures.json keeps titles and
+// captions of the last drawing of each figure.
+func Draw(dir string, names []string) ([]Figure, error) {
+	for _, n := range names {
+		if !slices.Contains(Names(), n) {
+			return nil, fmt.Errorf("draw %s: there is no figure %q; figures are %s", dir, n, strings.Join(Names(), ", "))
+		}
+	}
+	d, err := load(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "figures"), 0o755); err != nil {
+		return nil, fmt.Errorf("draw %s: %w", dir, err)
+	}
+	var figures []Figure
+	for _, k := range kinds {
+		if len(names) > 0 && !slices.Contains(names, k.name) {
+			continue
+		}
+		f, err := k.draw(d, dir)
+		if err != nil {
+			return figures, fmt.Errorf("draw %s: figure %s: %w", dir, k.name, err)
+		}
+		figures = append(figures, f)
+	}
+	return figures, remember(dir, figures)
+}
+
+// draw makes one figure and its two files.
+func (k figureKind) draw(d *data, dir string) (Figure, error) {
+	f := Figure{Name: k.name, Title: k.title}
+	base := filepath.Join("figures", k.name)
+	p, caption, err := k.make(d)
+	if none := (*missing)(nil); errors.As(err, &none) {
+		f.Reason = none.reason
+		for _, ext := range []string{".svg", ".png"} { // of an earlier drawing
+			if err := os.Remove(filepath.Join(dir, base+ext)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return f, err
+			}
+		}
+		return f, nil
+	}
+	if err != nil {
+		return f, err
+	}
+	p.title = k.title
+	f.Caption = caption + " Drawn from stored results; to draw it again: " + d.redrawText(k.name)
+	f.SVG, f.PNG = base+".svg", base+".png"
+	svg, err := p.svg(f)
+	if err != nil {
+		return f, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, f.SVG), svg, 0o644); err != nil {
+		return f, err
+	}
+	png, err := p.png()
+	if err != nil {
+		return f, err
+	}
+	return f, os.WriteFile(filepath.Join(dir, f.PNG), png, 0o644)
+}
+
+// svg draws the page as SVG, with a title and description for those who
+// cannot see it and with fall-back fonts of the same widths.
+func (p *page) svg(f Figure) ([]byte, error) {
+	canvas := vgsvg.New(p.width, p.height())
+	p.draw(draw.New(canvas))
+	var b bytes.Buffer
+	if _, err := canvas.WriteTo(&b); err != nil {
+		return nil, err
+	}
+	_, body, ok := strings.Cut(b.String(), "xmlns:xlink=\"http://www.w3.org/1999/xlink\">\n")
+	if !ok {
+		return nil, errors.New("the SVG writer's head is not as expected")
+	}
+	body = strings.NewReplacer(
+		"font-family:Liberation Sans;", "font-family:'Liberation Sans',Arial,Helvetica,sans-serif;",
+		"font-variant:normal;", "", "font-weight:normal;", "", "font-style:normal;", "",
+	).Replace(body)
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"%.5gpt\" height=\"%.5gpt\" viewBox=\"0 0 %.5g %.5g\">\n",
+		p.width, p.height(), p.width, p.height())
+	fmt.Fprintf(&out, "<title>%s</title>\n<desc>%s</desc>\n", escapeXML(f.Title), escapeXML(f.Caption))
+	out.WriteString(body)
+	return out.Bytes(), nil
+}
+
+func escapeXML(s string) string {
+	var b strings.Builder
+	_ = xml.EscapeText(&b, []byte(s)) // a strings.Builder does not fail
+	return b.String()
+}
+
+func (p *page) png() ([]byte, error) {
+	canvas := vgimg.NewWith(vgimg.UseWH(p.width, p.height()), vgimg.UseDPI(pngDPI))
+	p.draw(draw.New(canvas))
+	var b bytes.Buffer
+	_, err := vgimg.PngCanvas{Canvas: canvas}.WriteTo(&b)
+	return b.Bytes(), err
+}
+
+// catalogue is the file that keeps titles and captions beside the figures.
+const catalogue = "figures/figures.json"
+
+// remember merges figures into the catalogue.
+func remember(dir string, figures []Figure) error {
+	known, err := recall(dir)
+	if err != nil {
+		known = nil // unreadable: it is written anew
+	}
+	var all []Figure
+	for _, k := range kinds {
+		for _, list := range [][]Figure{figures, known} {
+			if i := slices.IndexFunc(list, func(f Figure) bool { return f.Name == k.name }); i >= 0 {
+				all = append(all, list[i])
+				break
+			}
+		}
+	}
+	out, err := json.MarshalIndent(all, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, catalogue), append(out, '\n'), 0o644); err != nil {
+		return fmt.Errorf("draw %s: %w", dir, err)
+	}
+	return nil
+}
+
+// recall reads the catalogue; no catalogue is no figures.
+func recall(dir string) ([]Figure, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, catalogue))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var known []Figure
+	if err := json.Unmarshal(raw, &known); err != nil {
+		return nil, fmt.Errorf("%s: %w", catalogue, err)
+	}
+	return known, nil
+}
+
+// lineHeight is what a line of small text takes.
+func lineHeight() vg.Length { return textSize + leading }

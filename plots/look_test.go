@@ -1,0 +1,30 @@
+package plots
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestLook leaves drawn figures in the folder that VPCLAB_LOOK names, for
+// somebody who wants to look at them.
+func TestLook(t *testing.T) {
+	dir := os.Getenv("VPCLAB_LOOK")
+	if dir == "" {
+		t.Skip("set VPCLAB_LOOK to a folder to have figures drawn there")
+	}
+	for name, run := range map[string]syntheticRun{
+		"paper": paperRun(),
+		"quick": {sites: []int{3}, tenants: []int{2}, machines: []int{2}, trials: 3, largestMatrix: 1000},
+		"large": {sites: []int{8}, tenants: []int{5, 10, 20}, machines: []int{1, 2}, trials: 7, largestMatrix: 1000, noFirewall: true},
+	} {
+		s := run.write(t)
+		require.NoError(t, s.Finish("pass", nil))
+		_, err := Draw(s.Dir(), nil)
+		require.NoError(t, err)
+		out, err := exec.Command("cp", "-rT", s.Dir(), dir+"/"+name).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+}

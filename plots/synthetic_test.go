@@ -1,0 +1,163 @@
+package plots
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vpclab/vpclab/metrics"
+)
+
+// syntheticRun writes a run whose numbers are made up by a formula, to test
+// drawing with. None of them was measured.
+type syntheticRun struct {
+	sites, tenants, machines []int
+	trials                   int
+	largestMatrix            int  // no matrices for labs with more machines
+	faults                   bool // one leak and one failure in one matrix
+	train                    bool
+	noFirewall               bool
+}
+
+func (r syntheticRun) write(t testing.TB) *metrics.Store {
+	t.Helper()
+	s, err := metrics.Create(t.TempDir(), metrics.RunInfo{
+		Scenario: "synthetic", File: "synthetic.vpclab.yml", ID: "20260502T101112.345Z-3f9c",
+		Source:  "name: synthetic   # made-up <numbers> & no measurement\nexperiments:\n  - kind: vpc-setup\n",
+		Seed:    7,
+		Started: time.Date(2026, 5, 2, 10, 11, 12, 0, time.UTC), Version: "v0.0.0-test",
+		Versions: map[string]string{"go": "go1.26", "gobgp": "v3.37.0"},
+		Kernel:   metrics.KernelInfo{Substrate: "uml", Release: "6.1.176", Clock: "monotonic", CPUs: 1, MemoryMiB: 2048},
+		Host:     metrics.HostInfo{OS: "Debian 12", Kernel: "6.8.0", CPU: "a test CPU", CPUs: 2, LoadMin: 0.31, LoadEnd: 1.07},
+		Args:     []string{"run", "synthetic"},
+	})
+	require.NoError(t, err)
+	rng := rand.New(rand.NewPCG(7, 7))
+	for _, sites := range r.sites {
+		for _, tenants := range r.tenants {
+			for _, machines := range r.machines {
+				for n := 1; n <= r.trials; n++ {
+					r.trial(t, s, rng, sites, tenants, machines, n)
+				}
+			}
+		}
+	}
+	return s
+}
+
+func (r syntheticRun) trial(t testing.TB, s *metrics.Store, rng *rand.Rand, sites, tenants, machines, n int) {
+	tr, err := s.Begin("vpc-setup", map[string]string{"sites": strconv.Itoa(sites), "tenants": strconv.Itoa(tenants), "machines": strconv.Itoa(machines)}, n)
+	require.NoError(t, err)
+	noise := func(v float64) float64 { return v * math.Exp(0.06*rng.NormFloat64()) }
+	vpn := map[string]string{"system": "vpn"}
+	fw := map[string]string{"system": "firewall"}
+	S, T, M := float64(sites), float64(tenants), float64(machines)
+	vms := S * T * M
+
+	at := 0.0
+	stage := func(name string, cost float64, labels map[string]string) {
+		at += noise(cost)
+		tr.Add("setup."+name, "s", at, labels)
+	}
+	stage("configured", 0.02+0.012*S*T, vpn)
+	stage("policy", 0.01+0.002*T, vpn)
+	stage("announced", 0.03+0.004*S, vpn)
+	stage("programmed", 0.02+0.003*S*T, vpn)
+	stage("first_packet", 0.008, vpn)
+	stage("matrix", 0.03+0.00002*vms*vms, vpn)
+	if !r.noFirewall {
+		at = 0
+		stage("configured", 0.01+0.004*vms, fw)
+		stage("programmed", 0.02+0.0012*vms*S*M, fw)
+		stage("first_packet", 0.009, fw)
+		stage("matrix", 0.03+0.00002*vms*vms, fw)
+	}
+	tr.Add("setup.pairs_allowed", "count", vms*(S*M-1), vpn)
+	tr.Add("setup.leaks", "count", 0, vpn)
+	with := func(sys, kind string) map[string]string { return map[string]string{"system": sys, "kind": kind} }
+	tr.Add("rules", "count", T*S*3+T, with("vpn", "config"))
+	tr.Add("rules", "count", T*S*(S-1)+T*S, with("vpn", "state"))
+	tr.Add("touched.add_vm", "count", 0, vpn)
+	tr.Add("touched.move_vm", "count", 0, vpn)
+	if !r.noFirewall {
+		tr.Add("rules", "count", vms*(S*M-1)+vms, with("firewall", "config"))
+		tr.Add("touched.add_vm", "count", 2*(S*M-1)+1, fw)
+		tr.Add("touched.move_vm", "count", 4*(S*M-1)+2, fw)
+	}
+	for i, m := range joinMetrics {
+		tr.Add(m.metric, "s", noise(0.03*float64(i+1)), nil)
+	}
+	if int(vms) <= r.largestMatrix {
+		require.NoError(t, tr.WriteJSON("matrix.json", syntheticMatrix(sites, tenants, machines, r.faults && n == 2)))
+	}
+	if r.train && n == 1 {
+		require.NoError(t, tr.WriteJSON("train.json", syntheticTrain()))
+	}
+	require.NoError(t, tr.Commit(metrics.StatusOK, nil))
+}
+
+func syntheticMatrix(sites, tenants, machines int, faults bool) metrics.Matrix {
+	var m metrics.Matrix
+	for s := range sites { // by site first, so that grouping by tenant has work to do
+		for v := range tenants {
+			for k := range machines {
+				m.Endpoints = append(m.Endpoints, metrics.MatrixEndpoint{
+					Name: fmt.Sprintf("t%d-s%d-m%d", v+1, s+1, k+1), VPC: fmt.Sprintf("t%d", v+1), Site: fmt.Sprintf("s%d", s+1), Addr: "10.0.0.1",
+				})
+			}
+		}
+	}
+	for i, a := range m.Endpoints {
+		row := make([]byte, len(m.Endpoints))
+		for j, b := range m.Endpoints {
+			switch {
+			case i == j:
+				row[j] = cellSelf
+			case a.VPC == b.VPC:
+				row[j] = cellReached
+			default:
+				row[j] = cellBlocked
+			}
+			if faults && row[j] == cellBlocked && i == 3 && j < 10 {
+				row[j] = cellLeak
+			}
+			if faults && row[j] == cellReached && i == len(m.Endpoints)-2 {
+				row[j] = cellFailed
+			}
+		}
+		m.Cells = append(m.Cells, string(row))
+	}
+	return m
+}
+
+func syntheticTrain() metrics.Train {
+	var t metrics.Train
+	pairs := [][2]string{{"acme-hq-1", "acme-new-1"}, {"acme-new-1", "acme-hq-1"}, {"acme-hq-1", "acme-east-1"}, {"acme-east-1", "acme-new-1"}}
+	for i := range 800 {
+		at := float64(i) * 0.005
+		for k, p := range pairs {
+			ok := k == 2 || at > 0.95+0.02*float64(k) && at < 3.02+0.01*float64(k)
+			t.Probes = append(t.Probes, metrics.TrainProbe{T: at, From: p[0], To: p[1], OK: ok})
+		}
+	}
+	for _, m := range []struct {
+		at   float64
+		name string
+	}{
+		{0.5, "join requested"}, {0.62, "join configured"}, {0.64, "join policy"}, {0.71, "join announced"}, {0.93, "join programmed"}, {0.955, "join first packet"},
+		{3.0, "leave requested"}, {3.02, "leave withdrawn"}, {3.05, "leave last packet"},
+	} {
+		t.Marks = append(t.Marks, metrics.TrainMark{T: m.at, Name: m.name})
+	}
+	return t
+}
+
+// paperRun is the usual grid.
+func paperRun() syntheticRun {
+	return syntheticRun{sites: []int{2, 4, 8, 16}, tenants: []int{1, 4, 16}, machines: []int{2}, trials: 6, largestMatrix: 160, faults: true, train: true}
+}
