@@ -316,7 +316,8 @@ func (t *tail) fault() string {
 	return ""
 }
 
-// quote gives the last lines for an error message.
+// quote gives the last lines for an error message, and before them the line
+// with which a panic began.
 func (t *tail) quote() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -325,8 +326,14 @@ func (t *tail) quote() string {
 		return ""
 	}
 	lines := strings.Split(text, "\n")
-	lines = lines[max(0, len(lines)-tailLines):]
-	return "\nits console ended with:\n  " + strings.Join(lines, "\n  ")
+	cut := max(0, len(lines)-tailLines)
+	quoted := "\nits console ended with:"
+	for _, line := range lines[:cut] {
+		if strings.HasPrefix(line, "Kernel panic") {
+			quoted = "\n" + line + quoted
+		}
+	}
+	return quoted + "\n  " + strings.Join(lines[cut:], "\n  ")
 }
 
 func hostRelease() string {

@@ -160,4 +160,3 @@ func TestBootEchoAndStop(t *testing.T) {
 		t.Error("Dial works after Stop")
 	}
 }
-func launcherMain() int { return 0 }

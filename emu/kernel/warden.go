@@ -221,9 +221,15 @@ type wardenProcess struct {
 	alone  bool // in a PID namespace of its own
 }
 
+// isolation is off in tests that want to see the life without PID namespaces.
+var isolation = true
+
 // startWarden starts the warden and gives it its orders. The channel is the
 // kernel's end; lock is the scratch folder's.
 func startWarden(self string, o wardenOrders, channel, lock *os.File) (*wardenProcess, error) {
+	if !isolation {
+		return tryWarden(self, o, channel, lock, false)
+	}
 	w, err := tryWarden(self, o, channel, lock, true)
 	if err != nil {
 		// No PID namespace for us (a container, or user namespaces are off).
