@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -62,8 +63,8 @@ func makeBreakdown(d *data) (*page, string, error) {
 	pg := &page{
 		width: doubleWidth,
 		subtitle: []string{
-			fmt.Sprintf("Stages end at the median time since the request; %s, at first packet and at the end; %s trials a bar.", spreadText(used), nText(used)),
-			sentence(describe(all[0], fixed), d.kernelText()),
+			fmt.Sprintf("Stages end at the median time since the request; %s, at first packet and at the end; %s a bar.", spreadText(used), nText(used)),
+			sentence(describe(all[0], fixed)), d.kernelText(),
 		},
 	}
 	for _, st := range setupStages {
@@ -71,11 +72,11 @@ func makeBreakdown(d *data) (*page, string, error) {
 			pg.legend = append(pg.legend, entry{st.name, boxThumb(st.look)})
 		}
 	}
-	layout := stackLayout{groups: groups, scale: scale}
+	layout := stackLayout{groups: oneSystem(groups), scale: scale}
 	pg.bodyHeight = layout.height()
 	pg.body = func(c draw.Canvas) { layout.draw(c, "time since the request ("+unit+")") }
-	caption := fmt.Sprintf("Time to set up a VPC, by stage, as in figure 9 of CloudNet. A stage ends at the median over trials of the time since the request; %s of that time, drawn where the first packet came through and at the end of the bar. %s trials a bar. %s",
-		spreadText(used), capital(nText(used)), sentence(describe(all[0], fixed), d.kernelText()))
+	caption := fmt.Sprintf("Time to set up a VPC, by stage, as in figure 9 of CloudNet. A stage ends at the median over trials of the time since the request; %s of that time, drawn where the first packet came through and at the end of the bar. Each bar is %s. On the right, the same bars as shares of their whole. %s %s",
+		spreadText(used), nText(used), sentence(describe(all[0], fixed)), d.kernelText())
 	if len(shown) < len(all) {
 		note := fmt.Sprintf("%d of %d points shown.", len(shown), len(all))
 		pg.subtitle = append(pg.subtitle, note)
@@ -129,10 +130,12 @@ func scaled(s metrics.Summary, k float64) metrics.Summary {
 	return s
 }
 
-// sentence joins what is not empty with semicolons and ends it with a dot.
-func sentence(parts ...string) string {
-	parts = slices.DeleteFunc(parts, func(s string) bool { return s == "" })
-	return capital(strings.Join(parts, "; ")) + "."
+// sentence begins with a capital and ends with a dot; nothing stays nothing.
+func sentence(s string) string {
+	if s == "" {
+		return ""
+	}
+	return capital(s) + "."
 }
 
 func capital(s string) string {
@@ -186,25 +189,55 @@ func (l stackLayout) top() float64 {
 	return top
 }
 
+// oneSystem moves the names of the points to the bars where every point has
+// but one bar.
+func oneSystem(groups []breakdownGroup) []breakdownGroup {
+	for _, g := range groups {
+		if len(g.bars) != 1 || g.label == "" {
+			return groups
+		}
+	}
+	out := make([]breakdownGroup, len(groups))
+	for i, g := range groups {
+		bar := g.bars[0]
+		bar.label += ", " + g.label
+		out[i] = breakdownGroup{bars: []breakdownBar{bar}}
+	}
+	return out
+}
+
+// draw paints two panels with the same rows: times, and shares of the whole.
 func (l stackLayout) draw(c draw.Canvas, axis string) {
-	p := newPlot()
-	p.X.Min, p.X.Max = 0, l.top()*1.1
-	p.X.Label.Text = axis
+	share := (c.Max.X - c.Min.X) * 0.29
+	l.panel(draw.Crop(c, 0, -(share+14), 0, 0), axis, false)
+	l.panel(draw.Crop(c, c.Max.X-c.Min.X-share, 0, 0, 0), "share of the whole (%)", true)
+}
+
+func (l stackLayout) panel(c draw.Canvas, axis string, share bool) {
+	p := newPlot(grid{x: true})
+	p.X.Min, p.X.Max = 0, l.top()*1.12
+	if share {
+		p.X.Max = 100
+	}
 	p.X.Tick.Marker = linearTicks{}
 	// The y axis is in points from the top of the data area, so that bars
 	// are as thick as said and text has its place.
 	y := groupGap
 	var ticks plot.ConstantTicks
-	var rows []placedBar
-	var heads []placedText
+	bars := stackBars{scale: l.scale, share: share}
 	for _, g := range l.groups {
 		if g.label != "" {
-			heads = append(heads, placedText{-float64(y + textSize), g.label})
+			if !share {
+				bars.heads = append(bars.heads, placedText{-float64(y + textSize), g.label})
+			}
 			y += lineHeight()
 		}
 		for _, b := range g.bars {
-			ticks = append(ticks, plot.Tick{Value: -float64(y + barHeight/2), Label: b.label})
-			rows = append(rows, placedBar{-float64(y + barHeight/2), b})
+			mid := -float64(y + barHeight/2)
+			if !share { // the rows are named once
+				ticks = append(ticks, plot.Tick{Value: mid, Label: b.label})
+			}
+			bars.rows = append(bars.rows, placedBar{mid, b})
 			y += barHeight + barGap
 		}
 		y += groupGap
@@ -212,8 +245,8 @@ func (l stackLayout) draw(c draw.Canvas, axis string) {
 	p.Y.Min, p.Y.Max = -float64(y), 0
 	p.Y.Tick.Marker = ticks
 	p.Y.Tick.Length = 0
-	p.Add(stackBars{rows: rows, heads: heads, scale: l.scale})
-	p.Draw(c)
+	p.Add(bars)
+	paint(c, p, axis, "")
 }
 
 type placedBar struct {
@@ -231,6 +264,7 @@ type stackBars struct {
 	rows  []placedBar
 	heads []placedText
 	scale float64
+	share bool // draw shares of the whole: no whiskers, no values
 }
 
 func (s stackBars) Plot(c draw.Canvas, p *plot.Plot) {
@@ -248,15 +282,21 @@ func (s stackBars) Plot(c draw.Canvas, p *plot.Plot) {
 }
 
 func (s stackBars) drawBar(c draw.Canvas, tx func(float64) vg.Length, y vg.Length, bar breakdownBar) {
-	from, reach := 0.0, 0.0
+	from, reach, scale := 0.0, 0.0, s.scale
+	if s.share {
+		scale = 100 / bar.whole()
+	}
 	for i, r := range bar.ends {
 		// Stages of different routers overlap in time; one that was complete
 		// before the stage above it adds nothing.
-		to := math.Max(from, r.Median*s.scale)
+		to := math.Max(from, r.Median*scale)
 		drawBox(c, vg.Rectangle{
 			Min: vg.Point{X: tx(from), Y: y - barHeight/2}, Max: vg.Point{X: tx(to), Y: y + barHeight/2},
 		}, bar.looks[i])
 		from = to
+	}
+	if s.share {
+		return
 	}
 	last := len(bar.ends) - 1
 	for i, r := range bar.ends {
@@ -265,19 +305,28 @@ func (s stackBars) drawBar(c draw.Canvas, tx func(float64) vg.Length, y vg.Lengt
 		}
 		lo, hi, caps := spread(scaled(r.Summary, s.scale))
 		reach = math.Max(reach, math.Max(hi, from))
-		drawLevelWhisker(c, draw.LineStyle{Color: white, Width: 2.2}, y, tx(lo), tx(hi), false)
+		drawLevelWhisker(c, draw.LineStyle{Color: white, Width: 1.8}, y, tx(lo), tx(hi), false)
 		drawLevelWhisker(c, draw.LineStyle{Color: black, Width: thinLine + 0.3}, y, tx(lo), tx(hi), caps)
 	}
 	sty := textStyle(textSize, ink)
 	sty.YAlign = -0.4
-	c.FillText(sty, vg.Point{X: tx(reach) + 4, Y: y}, metrics.FormatValue(round3(from)))
+	c.FillText(sty, vg.Point{X: tx(reach) + 4, Y: y}, digits3(from))
 }
 
-// round3 keeps three significant digits, for values written beside bars.
-func round3(v float64) float64 {
+// digits3 writes three significant digits, for values beside bars.
+func digits3(v float64) string {
 	if v == 0 {
-		return 0
+		return "0"
 	}
-	k := math.Pow(10, 2-math.Floor(math.Log10(math.Abs(v))))
-	return math.Round(v*k) / k
+	decimals := 2 - int(math.Floor(math.Log10(math.Abs(v))))
+	return strconv.FormatFloat(v, 'f', min(max(0, decimals), 6), 64)
+}
+
+// whole is when the last stage was complete.
+func (b breakdownBar) whole() float64 {
+	whole := 0.0
+	for _, r := range b.ends {
+		whole = math.Max(whole, r.Median)
+	}
+	return whole
 }

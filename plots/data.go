@@ -192,19 +192,19 @@ func numeric(r metrics.PointSummary, label string) (float64, bool) {
 	return v, err == nil && v > 0
 }
 
-// nText is the n of what is drawn: "n = 8" or "n = 6 to 8".
+// nText is the n of what is drawn: "n = 8 trials" or "n = 6 to 8 trials".
 func nText(rows []metrics.PointSummary) string {
 	if len(rows) == 0 {
-		return "n = 0"
+		return bind("n = 0 trials")
 	}
 	lo, hi := rows[0].N, rows[0].N
 	for _, r := range rows {
 		lo, hi = min(lo, r.N), max(hi, r.N)
 	}
 	if lo == hi {
-		return fmt.Sprintf("n = %d", lo)
+		return bind(fmt.Sprintf("n = %d trials", lo))
 	}
-	return fmt.Sprintf("n = %d to %d", lo, hi)
+	return bind(fmt.Sprintf("n = %d to %d trials", lo, hi))
 }
 
 // spreadText says what whiskers mean for these rows.
@@ -219,18 +219,18 @@ func spreadText(rows []metrics.PointSummary) string {
 	}
 	switch {
 	case without == 0:
-		return "whiskers: 95 % interval of the median"
+		return "whiskers: 95" + bound + "% interval of the median"
 	case with == 0:
-		return "whiskers: min to max (too few for a 95 % interval)"
+		return "whiskers: min to max (too few for a 95" + bound + "% interval)"
 	default:
-		return "whiskers: 95 % interval of the median, without caps: min to max"
+		return "whiskers: 95" + bound + "% interval of the median, without caps: min to max"
 	}
 }
 
 // kernelText is where and when the numbers were taken.
 func (d *data) kernelText() string {
 	k := d.info.Kernel
-	return fmt.Sprintf("kernel %s (%s), %s clock, %s", k.Release, k.Substrate, k.Clock, d.info.Started.UTC().Format("2006-01-02"))
+	return fmt.Sprintf("Kernel %s (%s), %s clock, %s.", k.Release, k.Substrate, k.Clock, d.info.Started.UTC().Format("2006-01-02"))
 }
 
 // redrawText is the command that draws a figure again.

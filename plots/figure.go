@@ -114,7 +114,7 @@ func (k figureKind) draw(d *data, dir string) (Figure, error) {
 		return f, err
 	}
 	p.title = k.title
-	f.Caption = caption + " Drawn from stored results; to draw it again: " + d.redrawText(k.name)
+	f.Caption = strings.ReplaceAll(caption, bound, " ") + " Drawn from stored results; to draw it again: " + d.redrawText(k.name)
 	f.SVG, f.PNG = base+".svg", base+".png"
 	svg, err := p.svg(f)
 	if err != nil {

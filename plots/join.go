@@ -111,11 +111,9 @@ func (d *data) trainPage(t *metrics.Train, record metrics.TrialRecord) (*page, s
 	pg := &page{width: doubleWidth, bodyHeight: l.height(), body: l.draw}
 	pg.legend = []entry{{"probe came through", boxThumb(throughLook)}, {"no answer", boxThumb(lostLook)}}
 	if len(marks) > 0 {
-		var keys []string
 		for i, m := range marks {
-			keys = append(keys, fmt.Sprintf("%s %s %s s", letter(i), m.Name, metrics.FormatValue(round3(m.T))))
+			pg.footer = append(pg.footer, bind(fmt.Sprintf("%s: %s %.3f s.  ", letter(i), m.Name, m.T)))
 		}
-		pg.footer = []string{strings.Join(keys, ";  ")}
 	}
 	trial := fmt.Sprintf("trial %d", record.Trial)
 	if p := metrics.PointText(record.Point); p != "" {
@@ -125,8 +123,8 @@ func (d *data) trainPage(t *metrics.Train, record metrics.TrialRecord) (*page, s
 	if len(shown) < len(all) {
 		what += fmt.Sprintf(" %d pairs shown.", len(shown))
 	}
-	pg.subtitle = []string{what, sentence(d.kernelText())}
-	caption := fmt.Sprintf("A steady stream of probes while a site joins the VPC and leaves it again; a row is an ordered pair of machines, marks are what the control plane did. %s %s", what, sentence(d.kernelText()))
+	pg.subtitle = []string{what, d.kernelText()}
+	caption := fmt.Sprintf("A steady stream of probes while a site joins the VPC and leaves it again; a row is an ordered pair of machines, marks are what the control plane did. %s %s", what, d.kernelText())
 	return pg, caption, nil
 }
 
@@ -167,8 +165,7 @@ func (l trainLayout) height() vg.Length {
 }
 
 func (l trainLayout) draw(c draw.Canvas) {
-	p := newPlot()
-	p.X.Label.Text = "time since the probes began (s)"
+	p := newPlot(grid{x: true})
 	end := 0.0
 	var ticks plot.ConstantTicks
 	for i, f := range l.flows {
@@ -182,7 +179,7 @@ func (l trainLayout) draw(c draw.Canvas) {
 	p.Y.Min, p.Y.Max = -float64(len(l.flows)), 0
 	p.Y.Tick.Marker, p.Y.Tick.Length = ticks, 0
 	p.Add(l)
-	p.Draw(draw.Crop(c, 0, 0, 0, -l.markRoom()))
+	paint(draw.Crop(c, 0, 0, 0, -l.markRoom()), p, "time since the probes began (s)", "")
 }
 
 // Plot draws the rows and the marks above them.
@@ -212,6 +209,7 @@ func (l trainLayout) Plot(c draw.Canvas, p *plot.Plot) {
 		reach[level] = x + half
 		y := c.Max.Y + vg.Length(level)*lineHeight()
 		c.StrokeLine2(draw.LineStyle{Color: ink, Width: thinLine, Dashes: dotted}, x, c.Min.Y, x, y+1)
+		c.FillPolygon(white, corners(vg.Rectangle{Min: vg.Point{X: x - half + 1, Y: y + 1.5}, Max: vg.Point{X: x + half - 1, Y: y + lineHeight() - 0.5}}))
 		c.FillText(sty, vg.Point{X: x, Y: y + 2}, name)
 	}
 }
@@ -276,13 +274,13 @@ func (d *data) joinStages() (*page, string, error) {
 		l.sums = append(l.sums, scaled(r.Summary, scale))
 	}
 	l.axis = "time since the request (" + unit + ")"
-	what := fmt.Sprintf("Median; %s; %s trials.", spreadText(used), nText(used))
-	where := sentence(describe(shown, slices.SortedFunc(maps.Keys(shown), compareKeys)), d.kernelText())
+	what := fmt.Sprintf("Median; %s; %s.", spreadText(used), nText(used))
+	where := sentence(describe(shown, slices.SortedFunc(maps.Keys(shown), compareKeys)))
 	pg := &page{
 		width: columnWidth, bodyHeight: vg.Length(len(l.sums))*flowRow + axisRoom + 4,
-		subtitle: []string{what, where}, body: l.draw,
+		subtitle: []string{what, where, d.kernelText()}, body: l.draw,
 	}
-	caption := fmt.Sprintf("Stages of a site's joining and leaving a VPC with traffic running, as time since each request. %s %s", what, where)
+	caption := fmt.Sprintf("Stages of a site's joining and leaving a VPC with traffic running, as time since each request. %s %s %s", what, where, d.kernelText())
 	return pg, caption, nil
 }
 
@@ -294,7 +292,7 @@ type stageDots struct {
 }
 
 func (l stageDots) draw(c draw.Canvas) {
-	p := newPlot()
+	p := newPlot(grid{x: true})
 	var ticks plot.ConstantTicks
 	top := 0.0
 	for i, s := range l.sums {
@@ -302,12 +300,11 @@ func (l stageDots) draw(c draw.Canvas) {
 		_, hi, _ := spread(s)
 		top = math.Max(top, hi)
 	}
-	p.X.Label.Text = l.axis
 	p.X.Min, p.X.Max, p.X.Tick.Marker = 0, math.Max(top, 1e-6)*1.16, linearTicks{}
 	p.Y.Min, p.Y.Max = -float64(len(l.sums)), 0
 	p.Y.Tick.Marker, p.Y.Tick.Length = ticks, 0
 	p.Add(l)
-	p.Draw(c)
+	paint(c, p, l.axis, "")
 }
 
 // Plot draws the dots.
@@ -324,6 +321,6 @@ func (l stageDots) Plot(c draw.Canvas, p *plot.Plot) {
 		drawMarker(c, lk, vg.Point{X: tx(s.Median), Y: y})
 		sty := textStyle(textSize, ink)
 		sty.YAlign = -0.4
-		c.FillText(sty, vg.Point{X: tx(hi) + 4, Y: y}, metrics.FormatValue(round3(s.Median)))
+		c.FillText(sty, vg.Point{X: tx(hi) + 4, Y: y}, digits3(s.Median))
 	}
 }

@@ -21,8 +21,9 @@ type series struct {
 }
 
 type seriesPoint struct {
-	x   float64
-	sum metrics.Summary
+	x    float64
+	sum  metrics.Summary
+	line string // points of different lines are not joined
 }
 
 // spread is where a summary's whiskers end: the interval, or the extremes
@@ -41,8 +42,11 @@ func (s series) Plot(c draw.Canvas, p *plot.Plot) {
 	for _, pt := range s.pts {
 		path = append(path, vg.Point{X: tx(pt.x) + s.dodge, Y: ty(pt.sum.Median)})
 	}
-	if s.lines {
-		c.StrokeLines(draw.LineStyle{Color: s.look.color, Width: seriesLine, Dashes: s.look.dashes}, path)
+	for from, i := 0, 1; s.lines && i <= len(path); i++ {
+		if i == len(path) || s.pts[i].line != s.pts[from].line {
+			c.StrokeLines(draw.LineStyle{Color: s.look.color, Width: seriesLine, Dashes: s.look.dashes}, path[from:i])
+			from = i
+		}
 	}
 	whisker := draw.LineStyle{Color: s.look.color, Width: thinLine + 0.2}
 	for i, pt := range s.pts {

@@ -60,26 +60,37 @@ func (p *page) footLines() []string {
 	return wrap(textStyle(textSize, ink), p.inner(), p.footer)
 }
 
-// wrap breaks sentences into lines of at most the width; each sentence that
-// does not fit behind the one before begins a line.
+// wrap breaks sentences into lines of at most the width. A sentence that does
+// not fit as a whole behind the one before begins a line.
 func wrap(sty text.Style, width vg.Length, sentences []string) []string {
 	var lines []string
-	for _, s := range sentences {
-		line := ""
-		for _, word := range strings.Fields(s) {
-			longer := strings.TrimSpace(line + " " + word)
-			if line != "" && sty.Width(longer) > width {
-				lines = append(lines, line)
-				longer = word
-			}
-			line = longer
-		}
+	line := ""
+	flush := func() {
 		if line != "" {
-			lines = append(lines, line)
+			lines = append(lines, strings.ReplaceAll(line, bound, " "))
+		}
+		line = ""
+	}
+	for _, s := range sentences {
+		if line != "" && sty.Width(line+" "+s) > width {
+			flush()
+		}
+		for word := range strings.SplitSeq(s, " ") {
+			if line != "" && sty.Width(line+" "+word) > width {
+				flush()
+			}
+			line = strings.TrimSpace(line + " " + word)
 		}
 	}
+	flush()
 	return lines
 }
+
+// bound is a space that no line breaks at.
+const bound = "\u00a0"
+
+// bind keeps words on one line.
+func bind(s string) string { return strings.ReplaceAll(s, " ", bound) }
 
 // legendRows flows the entries into rows of the page's width.
 func (p *page) legendRows() [][]entry {
@@ -137,9 +148,10 @@ func (p *page) drawLegendRow(c draw.Canvas, row []entry, y vg.Length) {
 	}
 }
 
-// newPlot is gonum's plot in the house style: thin axes, light grid behind
-// the data, no title (the page has it).
-func newPlot() *plot.Plot {
+// newPlot is gonum's plot in the house style: thin axes, a light grid behind
+// the data (across rows, level lines would only strike through text: grid{x}),
+// no title (the page has it).
+func newPlot(g grid) *plot.Plot {
 	p := plot.New()
 	p.BackgroundColor = nil
 	for _, a := range []*plot.Axis{&p.X, &p.Y} {
@@ -150,28 +162,47 @@ func newPlot() *plot.Plot {
 		a.Tick.Length = 3
 		a.Tick.Label = textStyle(textSize, ink)
 		a.Tick.Label.XAlign, a.Tick.Label.YAlign = align.XAlign, align.YAlign
-		label := a.Label.TextStyle
-		a.Label.TextStyle = textStyle(labelSize, ink)
-		a.Label.TextStyle.XAlign, a.Label.TextStyle.YAlign = label.XAlign, label.YAlign
-		a.Label.Padding = 2
 	}
-	p.Add(grid{})
+	p.Y.Tick.Label.YAlign = -0.6 // gonum lifts these by the descent
+	p.Add(g)
 	return p
 }
 
-// grid draws light lines at the labelled ticks.
-type grid struct{}
+// paint draws a plot and the names of its axes, and returns the data area.
+// gonum would draw the names too, but it places them by the middle of the
+// data, and on a logarithmic axis that is not the middle of the axis.
+func paint(c draw.Canvas, p *plot.Plot, xName, yName string) draw.Canvas {
+	left, bottom := vg.Length(0), vg.Length(0)
+	if yName != "" {
+		left = labelSize + 3
+	}
+	if xName != "" {
+		bottom = labelSize + 4
+	}
+	inner := draw.Crop(c, left, 0, bottom, 0)
+	p.Draw(inner)
+	area := p.DataCanvas(inner)
+	sty := textStyle(labelSize, ink)
+	sty.XAlign = draw.XCenter
+	c.FillText(sty, vg.Point{X: area.Center().X, Y: c.Min.Y + 1}, xName)
+	sty.Rotation, sty.YAlign = math.Pi/2, draw.YTop
+	c.FillText(sty, vg.Point{X: c.Min.X, Y: area.Center().Y}, yName)
+	return area
+}
 
-func (grid) Plot(c draw.Canvas, p *plot.Plot) {
+// grid draws light lines at the labelled ticks of the axes chosen.
+type grid struct{ x, y bool }
+
+func (g grid) Plot(c draw.Canvas, p *plot.Plot) {
 	tx, ty := p.Transforms(&c)
 	line := draw.LineStyle{Color: gridGrey, Width: hairline}
 	for _, t := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
-		if x := tx(t.Value); t.Label != "" && x > c.Min.X+0.1 && x <= c.Max.X+0.1 {
+		if x := tx(t.Value); g.x && t.Label != "" && x > c.Min.X+0.1 && x <= c.Max.X+0.1 {
 			c.StrokeLine2(line, x, c.Min.Y, x, c.Max.Y)
 		}
 	}
 	for _, t := range p.Y.Tick.Marker.Ticks(p.Y.Min, p.Y.Max) {
-		if y := ty(t.Value); t.Label != "" && y > c.Min.Y+0.1 && y <= c.Max.Y+0.1 {
+		if y := ty(t.Value); g.y && t.Label != "" && y > c.Min.Y+0.1 && y <= c.Max.Y+0.1 {
 			c.StrokeLine2(line, c.Min.X, y, c.Max.X, y)
 		}
 	}
@@ -182,11 +213,12 @@ func (grid) Plot(c draw.Canvas, p *plot.Plot) {
 type linearTicks struct{}
 
 func (linearTicks) Ticks(lo, hi float64) []plot.Tick {
-	step := niceStep((hi - lo) / 5)
+	step := niceStep((hi - lo) / 6)
 	decimals := max(0, -int(math.Floor(math.Log10(step)+1e-9)))
 	var ticks []plot.Tick
 	for i := math.Ceil(lo/step - 1e-9); i*step <= hi*(1+1e-9); i++ {
-		ticks = append(ticks, plot.Tick{Value: i * step, Label: strconv.FormatFloat(i*step, 'f', decimals, 64)})
+		v := i*step + 0 // never -0
+		ticks = append(ticks, plot.Tick{Value: v, Label: strconv.FormatFloat(v, 'f', decimals, 64)})
 	}
 	return ticks
 }

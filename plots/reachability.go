@@ -26,7 +26,7 @@ const (
 )
 
 var cellColors = map[byte]color.Color{
-	cellSelf: grey, cellReached: blue, cellFailed: yellow, cellBlocked: paleGrey, cellLeak: vermillion,
+	cellSelf: midGrey, cellReached: blue, cellFailed: yellow, cellBlocked: paleGrey, cellLeak: vermillion,
 }
 
 // matrixFile is a stored matrix and the trial that it is the evidence of.
@@ -56,6 +56,7 @@ func makeReachability(d *data) (*page, string, error) {
 		{fmt.Sprintf("forbidden, blocked: %s", groupDigits(float64(m.counts[cellBlocked]))), cellThumb(cellBlocked)},
 		{fmt.Sprintf("leak: %s", groupDigits(float64(m.counts[cellLeak]))), cellThumb(cellLeak)},
 		{fmt.Sprintf("failure: %s", groupDigits(float64(m.counts[cellFailed]))), cellThumb(cellFailed)},
+		{"itself", cellThumb(cellSelf)},
 	}
 	trial := fmt.Sprintf("trial %d", m.record.Trial)
 	if p := metrics.PointText(m.record.Point); p != "" {
@@ -63,9 +64,9 @@ func makeReachability(d *data) (*page, string, error) {
 	}
 	what := fmt.Sprintf("%s, %s, %s ordered pairs probed (n = 1 trial: %s).", count(fmt.Sprint(n), "machine"), count(fmt.Sprint(len(tenants)), "tenant"),
 		groupDigits(float64(n*(n-1))), trial)
-	pg.subtitle = []string{what, sentence(d.kernelText())}
+	pg.subtitle = []string{what, d.kernelText()}
 	caption := fmt.Sprintf("Who reaches whom: rows send, columns receive, machines grouped by tenant. A leak is a pair that must not reach and does; a failure is one that must and does not. %s It stands for %d matrices of this run, which together have %d leaks and %d failures. %s",
-		what, all.files, all.leaks, all.failures, sentence(d.kernelText()))
+		what, all.files, all.leaks, all.failures, d.kernelText())
 	return pg, caption, nil
 }
 
@@ -267,7 +268,7 @@ func (l *matrixLayout) drawCells(c draw.Canvas, place func(r0, r1, c0, c1 int) v
 					c.FillPolygon(cellColors[cellSelf], corners(r))
 				}
 			case cellLeak, cellFailed:
-				drawFaultCell(c, grow(r, least), row[j])
+				drawFaultCell(c, within(grow(r, least), place(0, n, 0, n)), row[j])
 			}
 		}
 	}
@@ -279,6 +280,15 @@ func grow(r vg.Rectangle, least vg.Length) vg.Rectangle {
 		r.Min.X, r.Max.X, r.Min.Y, r.Max.Y = r.Min.X-d, r.Max.X+d, r.Min.Y-d, r.Max.Y+d
 	}
 	return r
+}
+
+// within shifts a rectangle so that it does not stand out of another.
+func within(r, area vg.Rectangle) vg.Rectangle {
+	shift := vg.Point{
+		X: max(area.Min.X-r.Min.X, 0) - max(r.Max.X-area.Max.X, 0),
+		Y: max(area.Min.Y-r.Min.Y, 0) - max(r.Max.Y-area.Max.Y, 0),
+	}
+	return r.Add(shift)
 }
 
 // drawFaultCell marks a leak with a cross and a failure with a stroke.
@@ -331,10 +341,12 @@ func paintedAs(row string, j int) byte {
 	switch {
 	case row[j] != cellSelf:
 		return row[j]
-	case j > 0 && row[j-1] != cellSelf:
-		return row[j-1]
+	case j > 0 && row[j-1] == cellReached:
+		return cellReached
 	case j+1 < len(row):
 		return row[j+1]
+	case j > 0:
+		return row[j-1]
 	}
 	return cellSelf
 }

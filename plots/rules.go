@@ -1,9 +1,11 @@
 package plots
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
@@ -46,14 +48,14 @@ func makeRules(d *data) (*page, string, error) {
 		for _, r := range rows {
 			x, ok := vms(r)
 			if ok && r.Median > 0 && r.Labels["system"] == l.system && r.Labels["kind"] == l.kind {
-				s.pts = append(s.pts, seriesPoint{x, r.Summary})
+				s.pts = append(s.pts, seriesPoint{x, r.Summary, r.Labels["tenants"]})
 				used = append(used, r)
 			}
 		}
 		if len(s.pts) == 0 {
 			continue
 		}
-		slices.SortFunc(s.pts, func(a, b seriesPoint) int { return int(math.Copysign(1, a.x-b.x)) })
+		slices.SortFunc(s.pts, func(a, b seriesPoint) int { return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.x, b.x)) })
 		s.lines = distinctX(s.pts)
 		lines = append(lines, s)
 	}
@@ -61,9 +63,13 @@ func makeRules(d *data) (*page, string, error) {
 		return nil, "", missingf("the samples of rules have no labels system=vpn|firewall and kind=config|state, or are all zero")
 	}
 	pg := rulesPage(lines, xs)
-	what := fmt.Sprintf("Median; %s; %s trials a point.", spreadText(used), nText(used))
-	pg.subtitle = []string{what, "Grey: growth as n and as n².", sentence(d.kernelText())}
-	caption := fmt.Sprintf("What must be configured, and what the kernels keep, so that VMs of one tenant reach each other and nobody else, against the VMs in the lab (all tenants), on logarithmic axes. Grey lines show growth in proportion to n and to n². %s %s", what, sentence(d.kernelText()))
+	what := fmt.Sprintf("Median; %s; %s a point.", spreadText(used), nText(used))
+	guides := "Grey: growth as n and as n²."
+	if slices.ContainsFunc(lines, func(s series) bool { return s.lines && s.pts[0].line != s.pts[len(s.pts)-1].line }) {
+		guides = "A line joins labs with equally many tenants. " + guides
+	}
+	pg.subtitle = []string{what, guides, d.kernelText()}
+	caption := fmt.Sprintf("What must be configured, and what the kernels keep, so that VMs of one tenant reach each other and nobody else, against the VMs in the lab (all tenants), on logarithmic axes. %s %sGrey lines show growth in proportion to n and to n². %s", what, strings.TrimSuffix(guides, "Grey: growth as n and as n²."), d.kernelText())
 	return pg, caption, nil
 }
 
@@ -79,11 +85,11 @@ func vmCounts(rows []metrics.PointSummary) []float64 {
 	return xs
 }
 
-// distinctX reports whether a line may join the points: two points with the
-// same x are labs of different shapes.
+// distinctX reports whether lines may join the points: two points of a line
+// with the same x are labs of different shapes.
 func distinctX(pts []seriesPoint) bool {
 	for i := 1; i < len(pts); i++ {
-		if pts[i].x == pts[i-1].x {
+		if pts[i].x == pts[i-1].x && pts[i].line == pts[i-1].line {
 			return false
 		}
 	}
@@ -103,8 +109,7 @@ func rulesPage(lines []series, xs []float64) *page {
 		pg.legend = append(pg.legend, entry{s.name, s.thumb})
 	}
 	pg.body = func(c draw.Canvas) {
-		p := newPlot()
-		p.X.Label.Text, p.Y.Label.Text = "VMs in the lab", "rules or entries"
+		p := newPlot(grid{x: true, y: true})
 		p.X.Scale = plot.LogScale{}
 		pad := math.Pow(xs[len(xs)-1]/xs[0], 0.07)
 		p.X.Min, p.X.Max = xs[0]/pad, xs[len(xs)-1]*pad
@@ -114,7 +119,7 @@ func rulesPage(lines []series, xs []float64) *page {
 		for _, s := range lines {
 			p.Add(s)
 		}
-		p.Draw(c)
+		paint(c, p, "VMs in the lab", "rules or entries")
 	}
 	return pg
 }

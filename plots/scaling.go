@@ -47,7 +47,7 @@ func makeScaling(d *data, key, axis string) (*page, string, error) {
 		s := series{name: l.name, look: l.look, lines: true}
 		for _, r := range slice {
 			if x, ok := numeric(r, key); ok && r.Metric == l.metric && r.Labels["system"] == l.system {
-				s.pts = append(s.pts, seriesPoint{x, r.Summary})
+				s.pts = append(s.pts, seriesPoint{x: x, sum: r.Summary})
 			}
 		}
 		if len(s.pts) > 0 {
@@ -63,11 +63,11 @@ func makeScaling(d *data, key, axis string) (*page, string, error) {
 	held := describe(others, slices.SortedFunc(maps.Keys(others), compareKeys))
 	pg := scalingPage(lines, slice, xs, axis)
 	pg.subtitle = []string{
-		fmt.Sprintf("Median; %s; %s trials a point.", spreadText(slice), nText(slice)),
-		sentence(held, d.kernelText()),
+		fmt.Sprintf("Median; %s; %s a point.", spreadText(slice), nText(slice)),
+		sentence(held), d.kernelText(),
 	}
-	caption := fmt.Sprintf("Time from the request until the first packet came through, and until the last router was programmed, against %s, for the VPN and for per-VM firewall rules that give the same isolation. Median over trials; %s; %s trials a point. %s",
-		axis, spreadText(slice), nText(slice), sentence(held, d.kernelText()))
+	caption := fmt.Sprintf("Time from the request until the first packet came through, and until the last router was programmed, against %s, for the VPN and for per-VM firewall rules that give the same isolation. Median over trials; %s; %s a point. %s %s",
+		axis, spreadText(slice), nText(slice), sentence(held), d.kernelText())
 	return pg, caption, nil
 }
 
@@ -133,8 +133,7 @@ func scalingPage(lines []series, rows []metrics.PointSummary, xs []float64, axis
 		pg.legend = append(pg.legend, entry{s.name, s.thumb})
 	}
 	pg.body = func(c draw.Canvas) {
-		p := newPlot()
-		p.X.Label.Text, p.Y.Label.Text = axis, "time since the request ("+unit+")"
+		p := newPlot(grid{x: true, y: true})
 		setSizeAxis(&p.X, xs)
 		if lo > 0 && hi/lo > 30 {
 			setLogAxis(&p.Y, lo, hi)
@@ -144,7 +143,7 @@ func scalingPage(lines []series, rows []metrics.PointSummary, xs []float64, axis
 		for _, s := range lines {
 			p.Add(s)
 		}
-		p.Draw(c)
+		paint(c, p, axis, "time since the request ("+unit+")")
 	}
 	return pg
 }

@@ -27,7 +27,7 @@ const (
 	hairline     = vg.Length(0.4)
 	thinLine     = vg.Length(0.6)
 	seriesLine   = vg.Length(1.1)
-	markerRadius = vg.Length(2.4)
+	markerRadius = vg.Length(2.2)
 	capHalf      = vg.Length(2.2) // half the width of a whisker's cap
 )
 
@@ -45,6 +45,7 @@ var (
 	grey       = rgb(0x8C8C8C)
 	paleGrey   = rgb(0xEFEFEF)
 	gridGrey   = rgb(0xDEDEDE)
+	midGrey    = rgb(0xBDBDBD)
 	white      = rgb(0xFFFFFF)
 )
 

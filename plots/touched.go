@@ -54,10 +54,9 @@ func makeTouched(d *data) (*page, string, error) {
 	if len(pg.legend) == 0 {
 		return nil, "", missingf("the samples of touched.* have no label system=vpn or system=firewall")
 	}
-	what := fmt.Sprintf("Median number of rules added, changed or removed; %s; %s trials a bar.", spreadText(rows), nText(rows))
-	where := sentence(describe(all[0], fixed), d.kernelText())
-	pg.subtitle = []string{what, where}
-	caption := fmt.Sprintf("Rules that must be touched, in all devices together, when one VM is added to a tenant and when one moves to another site. %s %s", what, where)
+	what := fmt.Sprintf("Median number of rules added, changed or removed; %s; %s a bar.", spreadText(rows), nText(rows))
+	pg.subtitle = []string{what, sentence(describe(all[0], fixed)), d.kernelText()}
+	caption := fmt.Sprintf("Rules that must be touched, in all devices together, when one VM is added to a tenant and when one moves to another site. %s %s %s", what, sentence(describe(all[0], fixed)), d.kernelText())
 	if len(shown) < len(all) {
 		caption += fmt.Sprintf(" %d of %d points shown; all are in summary.json.", len(shown), len(all))
 	}
@@ -105,7 +104,7 @@ func (l touchedLayout) draw(c draw.Canvas) {
 
 // panel draws one half and returns its data area.
 func (l touchedLayout) panel(metric string, names []string, c draw.Canvas) draw.Canvas {
-	p := newPlot()
+	p := newPlot(grid{x: true})
 	var ticks plot.ConstantTicks
 	bars := touchedPlot{}
 	top := 1.0
@@ -126,10 +125,8 @@ func (l touchedLayout) panel(metric string, names []string, c draw.Canvas) draw.
 	p.Y.Tick.Marker, p.Y.Tick.Length = ticks, 0
 	p.X.Min, p.X.Max = 0, top*1.18
 	p.X.Tick.Marker = wholeTicks{}
-	p.X.Label.Text = "rules touched"
 	p.Add(bars)
-	p.Draw(c)
-	return p.DataCanvas(c)
+	return paint(c, p, "rules touched", "")
 }
 
 // wholeTicks are linear ticks at whole numbers.
