@@ -7,14 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vpclab/vpclab/emu/kernel"
+	"github.com/vpclab/vpclab/emu/lab"
+	"github.com/vpclab/vpclab/topo"
 )
 
 // version is set by run.sh from git.
@@ -29,43 +31,51 @@ const (
 	exitInterrupted = 130 // interrupted: lab cleaned, results kept
 )
 
-// verbs make the subcommands of the root, in the order of the help text.
+// verbs make the subcommands of the root.
 var verbs = []func() *cobra.Command{
-	newDoctor,
-	newKernel,
-	newSpeaker,
+	newRun, newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents,
+	newGraph, newValidate, newRender, newSchema, newPlot, newReport, newDoctor, newGC, newVersion,
+	newKernel, newKeeper, newSpeaker, // hidden
 }
 
 func main() {
 	if kernel.IsInit() {
 		kernel.Init(serveInside)
 	}
+	os.Exit(runMain())
+}
+
+// runMain runs the verb that the command line names and gives the exit code. A
+// second interrupt ends the program at once.
+func runMain() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	context.AfterFunc(ctx, stop)
 	err := newRoot().ExecuteContext(ctx)
-	interrupted := ctx.Err() != nil
-	stop()
-	os.Exit(report(err, interrupted))
+	return report(err, ctx.Err() != nil)
 }
 
 // newRoot makes the command tree.
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "vpclab",
-		Short:         "virtual private clouds on an emulated MPLS backbone, measured",
+		Use:   "vpclab",
+		Short: "virtual private clouds on an emulated MPLS backbone, measured",
+		Long: `vpclab builds enterprise clouds from one scenario file: MPLS backbone, BGP/MPLS VPNs, sites and machines, as network
+namespaces on a real Linux kernel; does experiments on them in repeated trials; and leaves figures with intervals and a verdict.
+
+Every flag can also be given in the environment: --log-level as VPCLAB_LOG_LEVEL.
+Exit codes: 0 ok, 1 failed, 2 wrong file or usage, 3 this machine cannot run it (vpclab doctor), 130 interrupted.`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          noArgs,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	addGlobals(root)
 	for _, verb := range verbs {
 		root.AddCommand(verb())
 	}
 	return root
-}
-
-// serveInside answers the control channel of a booted kernel.
-func serveInside(ctx context.Context, ln net.Listener, args []string) error {
-	return fmt.Errorf("nothing is served inside for %q", args)
 }
 
 // usageError marks a wrong flag or argument.
@@ -88,15 +98,36 @@ func report(err error, interrupted bool) int {
 	if errors.As(err, &code) {
 		return int(code)
 	}
-	fmt.Fprintln(os.Stderr, "vpclab:", err)
-	var usage usageError
+	var faults topo.Diagnostics
+	switch {
+	case interrupted && errors.Is(err, context.Canceled):
+		fmt.Fprintln(os.Stderr, "vpclab: interrupted")
+	case errors.As(err, &faults):
+		fmt.Fprintln(os.Stderr, err) // begins with file:line:col, which editors look for
+	default:
+		fmt.Fprintln(os.Stderr, "vpclab:", err)
+	}
 	switch {
 	case interrupted:
 		return exitInterrupted
 	case kernel.IsUnusable(err):
 		return exitUnusable
-	case errors.As(err, &usage):
+	case isUsage(err), errors.As(err, &faults):
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// isUsage tells errors of the caller's making from those of the world: a wrong
+// flag, or a name that is not there.
+func isUsage(err error) bool {
+	var usage usageError
+	var remote *lab.RemoteError
+	switch {
+	case errors.As(err, &usage), errors.Is(err, lab.ErrNoLab):
+		return true
+	case errors.As(err, &remote):
+		return remote.Kind == "not-found" || remote.Kind == "invalid"
+	}
+	return strings.HasPrefix(err.Error(), "unknown command ") // cobra's own, which has no type
 }

@@ -39,6 +39,7 @@ const maxRequest = 64 << 20
 type DeployRequest struct {
 	File     string        `json:"file"` // for messages
 	Source   []byte        `json:"source"`
+	Name     string        `json:"name,omitempty"` // the lab's name instead of the file's
 	DryRun   bool          `json:"dry_run,omitempty"`
 	Deadline time.Duration `json:"deadline_ns,omitempty"` // 0: the lab's
 }
@@ -213,6 +214,9 @@ func (s *server) deploy(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		fail(w, err)
 		return
+	}
+	if req.Name != "" {
+		sc.Name = req.Name
 	}
 	plan, err := topo.Expand(sc)
 	if err != nil {

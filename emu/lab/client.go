@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
@@ -230,17 +231,24 @@ type ExecStreams struct {
 // Size is a terminal's.
 type Size struct{ Rows, Cols uint16 }
 
+// lastWords is how long an interrupted process may take to finish (ping prints
+// its statistics) before the connection is closed.
+const lastWords = 3 * time.Second
+
 // Exec runs a process in a node and returns its exit code. When ctx ends the
-// process is hung up.
+// process is interrupted, and hung up if that does not end it.
 func (c *Client) Exec(ctx context.Context, r ExecRequest, st ExecStreams) (int, error) {
 	conn, in, err := c.upgrade(ctx, r)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
-	release := context.AfterFunc(ctx, func() { conn.Close() })
-	defer release()
 	out := &frameWriter{w: conn}
+	release := context.AfterFunc(ctx, func() {
+		_ = conn.SetDeadline(time.Now().Add(lastWords))
+		_ = out.write(frameSignal, []byte{byte(syscall.SIGINT)})
+	})
+	defer release()
 	if st.Stdin != nil {
 		// Not waited for: a read of a terminal cannot be interrupted. It ends
 		// with the process, or at the next write, which finds conn closed.
@@ -256,7 +264,7 @@ func (c *Client) Exec(ctx context.Context, r ExecRequest, st ExecStreams) (int, 
 	defer close(done)
 	go forwardSizes(out, st.Resize, done)
 	code, err := receive(in, st)
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
 	return code, err

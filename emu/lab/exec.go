@@ -242,6 +242,8 @@ func (s *session) feed(in io.Reader) {
 			if _, err := s.stdin.Write(p); err != nil {
 				open = false // the process closed its input; its output still counts
 			}
+		case t == frameSignal && len(p) == 1:
+			hangUp(s.cmd.Process.Pid, syscall.Signal(p[0]))
 		case t == frameResize && len(p) == 4:
 			s.resize(binary.BigEndian.Uint16(p), binary.BigEndian.Uint16(p[2:]))
 		}

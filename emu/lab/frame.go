@@ -18,6 +18,7 @@ const (
 	frameResize     frameType = 3 // rows and columns, two bytes each
 	frameExit       frameType = 4 // exit code, four bytes; the last frame
 	frameError      frameType = 5 // why there is no exit code, as text; the last frame
+	frameSignal     frameType = 6 // to the process group: a signal number in one byte
 	maxFrame                  = 1 << 20
 	frameHeaderSize           = 5
 )

@@ -50,7 +50,7 @@ func Deploy(ctx context.Context, d Deployment) (*Deployed, error) {
 	if d.Progress == nil {
 		d.Progress = func(Phase) {}
 	}
-	req := DeployRequest{File: d.File, Source: d.Source, DryRun: d.DryRun, Deadline: d.Deadline}
+	req := DeployRequest{File: d.File, Source: d.Source, Name: d.Plan.Lab, DryRun: d.DryRun, Deadline: d.Deadline}
 	name := d.Plan.Lab
 	if d.Home.Alive(name) {
 		if is := d.Home.info(name).State; d.Kernel != kernel.Auto && is.Substrate != string(d.Kernel) {

@@ -1,6 +1,8 @@
 package lab
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
@@ -62,4 +64,31 @@ func (t *Timeline) note(e event.Event) {
 		return
 	}
 	t.Nodes[e.Node] = n
+}
+
+// Stage is one part of an Apply.
+type Stage struct {
+	Name string        `json:"name"`
+	At   event.Mono    `json:"at_ns"`
+	Took time.Duration `json:"took_ns"` // since the stage before it ended
+}
+
+// Stages are the parts in the order in which they ended, without those that
+// took no time worth telling.
+func (t *Timeline) Stages() []Stage {
+	list := []Stage{
+		{Name: "withdraw", At: t.Withdrawn}, {Name: "fabric", At: t.Fabric}, {Name: "configure", At: t.Configured},
+		{Name: "policy", At: t.Policy}, {Name: "announce", At: t.Announced}, {Name: "program", At: t.Programmed},
+	}
+	slices.SortStableFunc(list, func(a, b Stage) int { return cmp.Compare(a.At, b.At) })
+	var out []Stage
+	last := t.Request
+	for _, s := range list {
+		s.Took = max(0, s.At.Sub(last))
+		last = max(last, s.At)
+		if s.Took >= time.Millisecond {
+			out = append(out, s)
+		}
+	}
+	return out
 }

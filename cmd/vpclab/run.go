@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vpclab/vpclab/emu/kernel"
+	"github.com/vpclab/vpclab/emu/lab"
+	"github.com/vpclab/vpclab/metrics"
+	"github.com/vpclab/vpclab/plots"
+	"github.com/vpclab/vpclab/scenarios"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// runOptions are the flags of run.
+type runOptions struct {
+	results string
+	resume  string
+	trials  int
+	only    []string
+	noPlots bool
+}
+
+func newRun() *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use:   "run [SCENARIO]",
+		Short: "build the lab of a scenario, do its experiments, draw the figures, judge, clean up",
+		Long: `Build the lab of a scenario, do its experiments in repeated trials, store what was measured, draw the figures and judge the expectations. The lab is removed at the end.
+
+A scenario is a file, or one of the library: ` + strings.Join(scenarioNames(), ", ") + `.
+
+Interrupted, it keeps the finished trials and draws what they give; --resume goes on from there.`,
+		Example:           "  vpclab run vpc-setup\n  vpclab run mylab.vpclab.yml --trials 12\n  vpclab run mylab.vpclab.yml --resume results/mylab/20260101-120000",
+		Args:              maxArgs(1),
+		ValidArgsFunction: completeScenarios,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			sc, plan, err := scenario(args)
+			if err != nil {
+				return err
+			}
+			if len(sc.Experiments) == 0 {
+				return usageError{fmt.Errorf("%s has no experiments: vpclab deploy builds its lab", sc.File)}
+			}
+			return run(cmd, sc, plan, o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.results, "results", "results", "folder for results: a run writes into <scenario>/<run-id>/ there")
+	f.StringVar(&o.resume, "resume", "", "folder of an interrupted run to go on with")
+	f.IntVar(&o.trials, "trials", 0, "trials of each point, instead of what the scenario says")
+	f.StringSliceVar(&o.only, "experiment", nil, "only these experiments")
+	f.BoolVar(&o.noPlots, "no-plots", false, "draw no figures and no report")
+	return cmd
+}
+
+// run is the main job: boot, measure, end the kernel, draw, judge.
+func run(cmd *cobra.Command, sc *topo.Scenario, plan *topo.Plan, o runOptions) error {
+	ctx, cancel := limited(cmd)
+	defer cancel()
+	p := newProgress(os.Stderr)
+	defer p.end()
+	req, dir, err := runRequest(sc, o)
+	if err != nil {
+		return err
+	}
+	verdict, err := measure(ctx, sc, plan, o, req, p)
+	if err = settle(ctx, dir, err); err != nil && ctx.Err() == nil {
+		if _, open := metrics.Open(dir); open == nil {
+			err = fmt.Errorf("%w\nwhat was measured is in %s", err, dir)
+		}
+		return err
+	}
+	p.show("figures", "figures", 0)
+	figures, drawErr := drawRun(dir, sc.Figures, o.noPlots)
+	p.end()
+	if ctx.Err() != nil {
+		fmt.Fprintf(os.Stderr, "vpclab: interrupted; finished trials are kept in %s\n  go on: vpclab run %s --resume %s\n", dir, sc.File, dir)
+		return errors.Join(context.Cause(ctx), drawErr)
+	}
+	if drawErr != nil {
+		return drawErr
+	}
+	return showVerdict(cmd, verdict, dir, figures)
+}
+
+// runRequest is what the lab daemon is asked for, and the run's folder.
+func runRequest(sc *topo.Scenario, o runOptions) (req scenarios.Request, dir string, err error) {
+	if req.Results, err = filepath.Abs(o.results); err != nil {
+		return req, "", usageError{err}
+	}
+	if err := os.MkdirAll(req.Results, 0o755); err != nil {
+		return req, "", fmt.Errorf("results folder: %w", err)
+	}
+	req.File, req.Source, req.Only, req.Trials = sc.File, sc.Source, o.only, o.trials
+	req.Info = metrics.RunInfo{
+		ID: metrics.NewRunID(time.Now()), Started: time.Now(), Args: os.Args[1:],
+		Version: version, Versions: versions(), Host: hostInfo(),
+	}
+	if o.resume == "" {
+		return req, filepath.Join(req.Results, sc.Name, req.Info.ID), nil
+	}
+	if req.Resume, err = filepath.Abs(o.resume); err != nil {
+		return req, "", usageError{err}
+	}
+	if _, err := metrics.Open(req.Resume); err != nil {
+		return req, "", usageError{err}
+	}
+	return req, req.Resume, nil
+}
+
+// measure boots the kernel, has the experiments done inside, and ends the
+// kernel, whatever happens.
+func measure(ctx context.Context, sc *topo.Scenario, plan *topo.Plan, o runOptions, req scenarios.Request, p *progress) (v scenarios.Verdict, err error) {
+	s, err := substrate()
+	if err != nil {
+		return v, err
+	}
+	p.show("kernel", "choosing a kernel", 0)
+	if s, err = kernel.Choose(ctx, s); err != nil {
+		return v, err
+	}
+	home, err := lab.DefaultHome()
+	if err != nil {
+		return v, err
+	}
+	writable := []string{req.Results}
+	if req.Resume != "" {
+		writable = append(writable, req.Resume)
+	}
+	p.show("boot", "starting kernel "+string(s), 0)
+	h, err := lab.Hold(ctx, lab.HoldConfig{
+		Home: home, Lab: instanceName(home, plan.Lab, s), Verb: "run", File: sc.File, Version: version,
+		Kernel: kernelFor(plan.Lab, s, int64(sc.Kernel.Memory), writable...), Log: slog.Default(),
+	})
+	if err != nil {
+		return v, err
+	}
+	defer func() {
+		if e := h.Close(); e != nil && err == nil {
+			err = e
+		}
+	}()
+	client := h.Client()
+	status, err := client.Status(ctx)
+	if err != nil {
+		return v, err
+	}
+	req.Info.Kernel = metrics.KernelInfo{Substrate: status.Substrate, Release: status.Kernel, Clock: "monotonic", CPUs: status.CPUs, MemoryMiB: status.MemoryMiB}
+	return scenarios.Post(ctx, client.HTTP(), client.URL(runPath), req, func(pr scenarios.Progress) { showProgress(p, pr) })
+}
+
+// instanceName is the name under which a run is known to other verbs. On the
+// host's kernel it must be the lab's, because its objects carry that; a booted
+// kernel is a world of its own, and the same lab may run twice.
+func instanceName(home *lab.Home, name string, s kernel.Substrate) string {
+	if s != kernel.Host && home.Alive(name) {
+		return fmt.Sprintf("%s-%d", name, os.Getpid())
+	}
+	return name
+}
+
+// showProgress puts a step of the experiments on the line.
+func showProgress(p *progress, pr scenarios.Progress) {
+	words := []string{pr.Phase}
+	if pr.Experiment != "" {
+		words = append(words, pr.Experiment)
+	}
+	if len(pr.Point) > 0 {
+		words = append(words, metrics.PointText(pr.Point))
+	}
+	if pr.Total > 0 {
+		words = append(words, fmt.Sprintf("%d/%d", pr.Done, pr.Total))
+	}
+	if pr.Message != "" {
+		words = append(words, pr.Message)
+	}
+	text := strings.Join(words, " ")
+	if pr.Error != "" {
+		p.note(fmt.Sprintf("vpclab: %s: %s", text, pr.Error))
+		return
+	}
+	p.show(text, text, time.Duration(pr.RemainingS*float64(time.Second)))
+}
+
+// settle closes the books of a run that did not come to its end by itself.
+func settle(ctx context.Context, dir string, cause error) error {
+	store, err := metrics.Open(dir)
+	if err != nil { // it never began
+		return errors.Join(cause)
+	}
+	if e := store.Update(func(i *metrics.RunInfo) { i.Host.LoadEnd = loadAverage() }); e != nil && cause == nil {
+		return e
+	}
+	if store.Info().Verdict != metrics.VerdictRunning {
+		return cause
+	}
+	verdict := metrics.VerdictError
+	if ctx.Err() != nil {
+		verdict, cause = metrics.VerdictInterrupted, context.Cause(ctx)
+	}
+	if e := store.Finish(verdict, cause); e != nil {
+		return errors.Join(cause, e)
+	}
+	return cause
+}
+
+// drawRun draws the figures and the report from what is stored.
+func drawRun(dir string, names []string, skip bool) ([]plots.Figure, error) {
+	store, err := metrics.Open(dir)
+	if skip || err != nil {
+		return nil, nil
+	}
+	if trials, err := store.Trials(); err != nil || len(trials) == 0 {
+		return nil, err // nothing to draw
+	}
+	figures, err := plots.Draw(dir, names)
+	if err != nil {
+		return nil, err
+	}
+	return figures, plots.Report(dir)
+}
+
+// showVerdict prints how the run ended; a failed expectation is exit code 1.
+func showVerdict(cmd *cobra.Command, v scenarios.Verdict, dir string, figures []plots.Figure) error {
+	if jsonOutput() {
+		if err := printJSON(cmd, map[string]any{"verdict": v, "dir": dir, "figures": figures}); err != nil {
+			return err
+		}
+		return verdictCode(v)
+	}
+	w := cmd.OutOrStdout()
+	for _, line := range v.Lines {
+		fmt.Fprintln(w, line)
+	}
+	fmt.Fprintf(w, "%s: %d trials", v.Status, v.Trials)
+	if v.Failed > 0 {
+		fmt.Fprintf(w, ", %d failed", v.Failed)
+	}
+	fmt.Fprintln(w)
+	showFigures(w, dir, figures)
+	fmt.Fprintf(w, "results: %s\n", dir)
+	return verdictCode(v)
+}
+
+func verdictCode(v scenarios.Verdict) error {
+	if v.Pass {
+		return nil
+	}
+	return exitCode(exitFailed)
+}
