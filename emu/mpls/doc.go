@@ -15,11 +15,13 @@
 //
 // # TTL
 //
-// The lab keeps the kernel's default, the uniform model of RFC 3443:
-// net.mpls.ip_ttl_propagate=1 copies the IP TTL into the labels and back. A
-// capture then shows the hop count on every link, and a traceroute from site
-// to site shows the ingress PE, one star for each later router of the LSP
-// (P routers send no ICMP for labelled packets) and the host. The egress PE
-// is no hop of its own: popping the VPN label and forwarding in the VRF cost
-// one decrement together.
+// The lab keeps the kernel's default, net.mpls.ip_ttl_propagate=1: the ingress
+// PE copies the IP TTL into both labels (the uniform model of RFC 3443), so a
+// capture shows how far a packet has come. A P router decrements the LSP label
+// only; the kernel does not copy it into the VPN label when it pops, so the
+// core costs a packet no IP TTL, but one that runs out inside is dropped
+// without ICMP. A traceroute between sites therefore shows the CE, the ingress
+// PE, a star for each P router, and then whatever still has a TTL to run out:
+// with two or more P routers, the host at once. The egress PE is no hop of its
+// own: popping the VPN label and forwarding in the VRF cost one together.
 package mpls
