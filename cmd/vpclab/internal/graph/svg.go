@@ -21,7 +21,7 @@ const svgStyle = `
   .name { font-weight: bold; text-anchor: middle }
   .small { font-size: 10px; fill: #5a6673 }
   .mid { text-anchor: middle }
-  .label { font-size: 10px; fill: #33414f; text-anchor: middle; stroke: #fff; stroke-width: 4px; paint-order: stroke; stroke-linejoin: round }
+  .label { font-size: 10px; fill: #33414f; text-anchor: middle }
   .core { stroke: #55708c; stroke-width: 2.4 }
   .access { stroke: #9aa7b4; stroke-width: 1.4 }
   .pe { fill: #e3eefb; stroke: #2f6db3; stroke-width: 1.6 }
@@ -179,9 +179,14 @@ func (d *drawing) label(e Edge) {
 	x, y := (x1+x2)/2, (y1+y2)/2
 	lines := strings.SplitAfterN(strings.Replace(e.Label, " ←", "\n←", 1), "\n", 2)
 	for i, s := range lines {
+		half := labelChar * float64(len([]rune(strings.TrimSpace(s)))) / 2
+		fmt.Fprintf(&d.b, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"12\" fill=\"#fff\"/>\n", x-half-3, y-6+float64(i)*12-float64(len(lines)-1)*6, 2*half+6)
 		d.text(x, y+3+float64(i)*12-float64(len(lines)-1)*6, "label", strings.TrimSpace(s))
 	}
 }
+
+// labelChar is the mean width of a label's character, for the ground behind it.
+const labelChar = 5.7
 
 // border is where the line from the box's centre to (x, y) leaves the box.
 func (b box) border(x, y float64) (float64, float64) {
