@@ -105,11 +105,11 @@ func (c comparison) order(o comparison, op string) int {
 }
 
 func (e *Expectation) describe(c comparison, points int) string {
-	verdict, rel := "PASS", e.op
+	rel := e.op
 	if !c.holds(e.op) {
-		verdict, rel = "FAIL", "is not "+e.op
+		rel = "is not " + e.op
 	}
-	text := fmt.Sprintf("%s: %s %s %s %s", verdict, e.leftText(), withUnit(c.value, c.unit), rel, withUnit(c.bar, c.unit))
+	text := fmt.Sprintf("%s %s %s %s", e.leftText(), withUnit(c.value, c.unit), rel, withUnit(c.bar, c.unit))
 	if e.right != nil {
 		factor := ""
 		if e.scale != 1 {

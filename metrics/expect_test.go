@@ -45,7 +45,7 @@ func TestEval(t *testing.T) {
 		pass bool
 		want string // part of the outcome's text
 	}{
-		{"vpn.setup.first_packet.p50 < 1s", true, "PASS: vpn.setup.first_packet.p50 0.425 s < 1 s, n=6, worst of 2 points: sites=8 system=vpn"},
+		{"vpn.setup.first_packet.p50 < 1s", true, "vpn.setup.first_packet.p50 0.425 s < 1 s, n=6, worst of 2 points: sites=8 system=vpn"},
 		{"system=vpn.setup.first_packet.p50 < 1s", true, "0.425 s < 1 s"},
 		{"setup.first_packet.p50 < 1s", false, "2.425 s is not < 1 s, n=6, worst of 4 points: sites=8 system=firewall"},
 		{"system=vpn.sites=2.setup.first_packet.max <= 250ms", true, "0.25 s <= 0.25 s, n=6, at sites=2 system=vpn"},

@@ -43,7 +43,7 @@ func TestFinishGathers(t *testing.T) {
 	require.False(t, info.Finished.IsZero())
 	require.Len(t, info.Outcomes, 1)
 	require.False(t, info.Outcomes[0].Pass)
-	require.Equal(t, "FAIL: setup.first_packet.p50 2.04 s is not < 2 s, n=7, worst of 2 points: sites=10 system=vpn; 1 failed trial left out", info.Outcomes[0].Text)
+	require.Equal(t, "setup.first_packet.p50 2.04 s is not < 2 s, n=7, worst of 2 points: sites=10 system=vpn; 1 failed trial left out", info.Outcomes[0].Text)
 
 	require.Equal(t, 15, lines(t, s, "trials.jsonl"))
 	require.Equal(t, 15, lines(t, s, "events.jsonl"))

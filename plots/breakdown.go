@@ -45,9 +45,9 @@ func makeBreakdown(d *data) (*page, string, error) {
 	var used []metrics.PointSummary
 	for _, p := range shown {
 		g := breakdownGroup{label: describe(p, varied)}
-		for _, sys := range []struct{ id, label string }{{"vpn", "VPN"}, {"firewall", "firewall"}} {
+		for _, sys := range systems {
 			if bar, ok := d.breakdownBar(exp, sys.id, p); ok {
-				bar.label = sys.label
+				bar.label = sys.name
 				g.bars = append(g.bars, bar)
 				used = append(used, bar.ends...)
 			}
@@ -57,7 +57,7 @@ func makeBreakdown(d *data) (*page, string, error) {
 		}
 	}
 	if len(groups) == 0 {
-		return nil, "", missingf("the samples of setup.* have no label system=vpn or system=firewall")
+		return nil, "", missingf("the samples of setup.* have no label system=vpn, firewall or firewall-sets")
 	}
 	scale, unit := secondsOrMillis(used)
 	pg := &page{

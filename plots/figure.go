@@ -98,23 +98,14 @@ func Draw(dir string, names []string) ([]Figure, error) {
 
 // draw makes one figure and its two files.
 func (k figureKind) draw(d *data, dir string) (Figure, error) {
-	f := Figure{Name: k.name, Title: k.title}
 	base := filepath.Join("figures", k.name)
-	p, caption, err := k.make(d)
-	if none := (*missing)(nil); errors.As(err, &none) {
-		f.Reason = none.reason
-		for _, ext := range []string{".svg", ".png"} { // of an earlier drawing
-			if err := os.Remove(filepath.Join(dir, base+ext)); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return f, err
-			}
-		}
-		return f, nil
-	}
+	f, p, err := k.layOut(d)
 	if err != nil {
 		return f, err
 	}
-	p.title = k.title
-	f.Caption = strings.ReplaceAll(caption, bound, " ") + " Drawn from stored results; to draw it again: " + d.redrawText(k.name)
+	if p == nil {
+		return f, removeOld(dir, base)
+	}
 	f.SVG, f.PNG = base+".svg", base+".png"
 	svg, err := p.svg(f)
 	if err != nil {
@@ -128,6 +119,16 @@ func (k figureKind) draw(d *data, dir string) (Figure, error) {
 		return f, err
 	}
 	return f, os.WriteFile(filepath.Join(dir, f.PNG), png, 0o644)
+}
+
+// removeOld removes the files of an earlier drawing.
+func removeOld(dir, base string) error {
+	for _, ext := range []string{".svg", ".png"} {
+		if err := os.Remove(filepath.Join(dir, base+ext)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // svg draws the page as SVG, with a title and description for those who

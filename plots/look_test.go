@@ -21,9 +21,12 @@ func TestLook(t *testing.T) {
 		"large": {sites: []int{8}, tenants: []int{5, 10, 20}, machines: []int{1, 2}, trials: 7, largestMatrix: 1000, noFirewall: true},
 	} {
 		s := run.write(t)
-		require.NoError(t, s.Finish("pass", nil))
-		_, err := Draw(s.Dir(), nil)
+		_, err := s.Judge("vpc-setup", []string{"vpn.setup.first_packet.p50 < 1s", "setup.leaks == 0", "vpn.rules < 0.5 * firewall.rules"})
 		require.NoError(t, err)
+		require.NoError(t, s.Finish("fail", nil))
+		_, err = Draw(s.Dir(), nil)
+		require.NoError(t, err)
+		require.NoError(t, Report(s.Dir()))
 		out, err := exec.Command("cp", "-rT", s.Dir(), dir+"/"+name).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 	}

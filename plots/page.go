@@ -174,10 +174,10 @@ func newPlot(g grid) *plot.Plot {
 func paint(c draw.Canvas, p *plot.Plot, xName, yName string) draw.Canvas {
 	left, bottom := vg.Length(0), vg.Length(0)
 	if yName != "" {
-		left = labelSize + 3
+		left = labelSize + 6
 	}
 	if xName != "" {
-		bottom = labelSize + 4
+		bottom = labelSize + 2
 	}
 	inner := draw.Crop(c, left, 0, bottom, 0)
 	p.Draw(inner)

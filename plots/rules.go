@@ -23,6 +23,8 @@ var ruleLines = []struct {
 	{"vpn", "state", "VPN, forwarding state", vpnSecond},
 	{"firewall", "config", "firewall rules", firewallLook},
 	{"firewall", "state", "firewall, kernel state", firewallSecond},
+	{"firewall-sets", "config", "firewall rules with sets", setsLook},
+	{"firewall-sets", "state", "with sets, kernel state", setsSecond},
 }
 
 // makeRules draws how much must be configured, and kept in the kernels, to
@@ -52,15 +54,15 @@ func makeRules(d *data) (*page, string, error) {
 				used = append(used, r)
 			}
 		}
-		if len(s.pts) == 0 {
-			continue
+		if len(s.pts) == 0 || len(lines) > 0 && l.kind == "state" && samePoints(lines[len(lines)-1].pts, s.pts) {
+			continue // nothing to see, or the kernel keeps just what was configured
 		}
 		slices.SortFunc(s.pts, func(a, b seriesPoint) int { return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.x, b.x)) })
 		s.lines = distinctX(s.pts)
 		lines = append(lines, s)
 	}
 	if len(lines) == 0 {
-		return nil, "", missingf("the samples of rules have no labels system=vpn|firewall and kind=config|state, or are all zero")
+		return nil, "", missingf("the samples of rules have no labels system=vpn|firewall|firewall-sets and kind=config|state, or are all zero")
 	}
 	pg := rulesPage(lines, xs)
 	what := fmt.Sprintf("Median; %s; %s a point.", spreadText(used), nText(used))
@@ -69,8 +71,17 @@ func makeRules(d *data) (*page, string, error) {
 		guides = "A line joins labs with equally many tenants. " + guides
 	}
 	pg.subtitle = []string{what, guides, d.kernelText()}
-	caption := fmt.Sprintf("What must be configured, and what the kernels keep, so that VMs of one tenant reach each other and nobody else, against the VMs in the lab (all tenants), on logarithmic axes. %s %sGrey lines show growth in proportion to n and to n². %s", what, strings.TrimSuffix(guides, "Grey: growth as n and as n²."), d.kernelText())
+	caption := fmt.Sprintf("What must be configured, and what the kernels keep, so that VMs of one tenant reach each other and nobody else, against the VMs in the lab (all tenants), on logarithmic axes. %s %sA system whose kernel keeps just what was configured has one line. Grey lines show growth in proportion to n and to n². %s", what, strings.TrimSuffix(guides, "Grey: growth as n and as n²."), d.kernelText())
 	return pg, caption, nil
+}
+
+// samePoints reports whether two lines lie on each other.
+func samePoints(a, b []seriesPoint) bool {
+	order := func(p, q seriesPoint) int { return cmp.Or(cmp.Compare(p.line, q.line), cmp.Compare(p.x, q.x)) }
+	b = slices.SortedFunc(slices.Values(b), order)
+	return slices.EqualFunc(a, b, func(p, q seriesPoint) bool {
+		return p.x == q.x && p.line == q.line && p.sum.Median == q.sum.Median
+	})
 }
 
 // vmCounts are the distinct sizes of labs.

@@ -25,6 +25,7 @@ var scalingLines = []struct {
 	{"setup.programmed", "vpn", "VPN, programmed", vpnSecond},
 	{"setup.first_packet", "firewall", "firewall, first packet", firewallLook},
 	{"setup.programmed", "firewall", "firewall, programmed", firewallSecond},
+	{"setup.first_packet", "firewall-sets", "firewall with sets, first packet", setsLook},
 }
 
 // makeScaling draws set-up time against one parameter, the others held.
@@ -56,7 +57,7 @@ func makeScaling(d *data, key, axis string) (*page, string, error) {
 		}
 	}
 	if len(lines) == 0 {
-		return nil, "", missingf("the samples of setup.* have no label system=vpn or system=firewall")
+		return nil, "", missingf("the samples of setup.* have no label system=vpn, firewall or firewall-sets")
 	}
 	others := point(slice[0])
 	delete(others, key)
@@ -66,7 +67,7 @@ func makeScaling(d *data, key, axis string) (*page, string, error) {
 		fmt.Sprintf("Median; %s; %s a point.", spreadText(slice), nText(slice)),
 		sentence(held), d.kernelText(),
 	}
-	caption := fmt.Sprintf("Time from the request until the first packet came through, and until the last router was programmed, against %s, for the VPN and for per-VM firewall rules that give the same isolation. Median over trials; %s; %s a point. %s %s",
+	caption := fmt.Sprintf("Time from the request until the first packet came through, and until the last router was programmed, against %s, for the VPN and for per-VM firewall rules (and rules with sets) that give the same isolation. Median over trials; %s; %s a point. %s %s",
 		axis, spreadText(slice), nText(slice), sentence(held), d.kernelText())
 	return pg, caption, nil
 }

@@ -114,7 +114,22 @@ var (
 	vpnSecond      = look{color: skyBlue, marker: openCircle, dashes: dotted, hatch: risingBars}
 	firewallLook   = look{color: vermillion, marker: filledSquare, dashes: dashed, hatch: fallingBars}
 	firewallSecond = look{color: orange, marker: openSquare, dashes: dotted, hatch: crossedBars}
+	setsLook       = look{color: green, marker: filledTriangle, dashes: []vg.Length{7, 2, 1.5, 2}}
+	setsSecond     = look{color: grey, marker: openDiamond, dashes: dotted}
 )
+
+// system is one of the ways to isolate tenants that an experiment compares.
+type system struct {
+	id, name string
+	bar      look // of bars that stand for the system
+}
+
+// systems are in the order of bars.
+var systems = []system{
+	{"vpn", "VPN", look{color: blue}},
+	{"firewall", "firewall", look{color: orange, hatch: risingBars}},
+	{"firewall-sets", "firewall, sets", look{color: green, hatch: fallingBars}},
+}
 
 // stage is a step of setting up a VPC: the metric is the time since the
 // request at which it was complete.

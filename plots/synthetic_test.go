@@ -88,6 +88,17 @@ func (r syntheticRun) trial(t testing.TB, s *metrics.Store, rng *rand.Rand, site
 		tr.Add("rules", "count", vms*(S*M-1)+vms, with("firewall", "config"))
 		tr.Add("touched.add_vm", "count", 2*(S*M-1)+1, fw)
 		tr.Add("touched.move_vm", "count", 4*(S*M-1)+2, fw)
+		tr.Add("rules", "count", vms*(S*M-1)+vms, with("firewall", "state"))
+		sets := map[string]string{"system": "firewall-sets"}
+		at = 0
+		stage("configured", 0.01+0.002*vms, sets)
+		stage("programmed", 0.02+0.0004*vms*S*M, sets)
+		stage("first_packet", 0.009, sets)
+		stage("matrix", 0.03+0.00002*vms*vms, sets)
+		tr.Add("rules", "count", 2*vms, with("firewall-sets", "config"))
+		tr.Add("rules", "count", vms*(S*M-1)+2*vms, with("firewall-sets", "state"))
+		tr.Add("touched.add_vm", "count", S*M+1, sets)
+		tr.Add("touched.move_vm", "count", 2*S*M, sets)
 	}
 	for i, m := range joinMetrics {
 		tr.Add(m.metric, "s", noise(0.03*float64(i+1)), nil)

@@ -17,15 +17,6 @@ var touchedPanels = []struct{ metric, name string }{
 	{"touched.move_vm", "a VM moves to another site"},
 }
 
-// touchedBars are the bars of each row.
-var touchedBars = []struct {
-	system, name string
-	look         look
-}{
-	{"vpn", "VPN", look{color: blue}},
-	{"firewall", "per-VM firewall rules", look{color: orange, hatch: risingBars}},
-}
-
 // makeTouched draws, lab by lab, how many rules change hands when one VM
 // comes or moves.
 func makeTouched(d *data) (*page, string, error) {
@@ -45,15 +36,17 @@ func makeTouched(d *data) (*page, string, error) {
 		varied, fixed = fixed, nil
 	}
 	bars := touchedLayout{d: d, exp: exp, points: shown, keys: varied}
-	pg := &page{width: doubleWidth, bodyHeight: bars.height(), body: bars.draw}
-	for _, b := range touchedBars {
-		if len(d.of(exp, "touched.add_vm", "system", b.system))+len(d.of(exp, "touched.move_vm", "system", b.system)) > 0 {
-			pg.legend = append(pg.legend, entry{b.name, boxThumb(b.look)})
+	pg := &page{width: doubleWidth}
+	for _, s := range systems {
+		if len(d.of(exp, "touched.add_vm", "system", s.id))+len(d.of(exp, "touched.move_vm", "system", s.id)) > 0 {
+			bars.systems = append(bars.systems, s)
+			pg.legend = append(pg.legend, entry{s.name, boxThumb(s.bar)})
 		}
 	}
-	if len(pg.legend) == 0 {
-		return nil, "", missingf("the samples of touched.* have no label system=vpn or system=firewall")
+	if len(bars.systems) == 0 {
+		return nil, "", missingf("the samples of touched.* have no label system=vpn, firewall or firewall-sets")
 	}
+	pg.bodyHeight, pg.body = bars.height(), bars.draw
 	what := fmt.Sprintf("Median number of rules added, changed or removed; %s; %s a bar.", spreadText(rows), nText(rows))
 	pg.subtitle = []string{what, sentence(describe(all[0], fixed)), d.kernelText()}
 	caption := fmt.Sprintf("Rules that must be touched, in all devices together, when one VM is added to a tenant and when one moves to another site. %s %s %s", what, sentence(describe(all[0], fixed)), d.kernelText())
@@ -65,19 +58,18 @@ func makeTouched(d *data) (*page, string, error) {
 
 // touchedLayout is two panels that share their rows.
 type touchedLayout struct {
-	d      *data
-	exp    string
-	points []map[string]string
-	keys   []string
+	d       *data
+	exp     string
+	points  []map[string]string
+	keys    []string
+	systems []system
 }
 
-const (
-	touchedBar = vg.Length(9.5)
-	touchedRow = 2*touchedBar + 7
-)
+const touchedBar = vg.Length(9.5)
 
 func (l touchedLayout) height() vg.Length {
-	return vg.Length(len(l.points))*touchedRow + axisRoom + lineHeight() + 4
+	row := vg.Length(len(l.systems))*touchedBar + 7
+	return vg.Length(len(l.points))*row + axisRoom + lineHeight() + 4
 }
 
 func (l touchedLayout) draw(c draw.Canvas) {
@@ -106,19 +98,19 @@ func (l touchedLayout) draw(c draw.Canvas) {
 func (l touchedLayout) panel(metric string, names []string, c draw.Canvas) draw.Canvas {
 	p := newPlot(grid{x: true})
 	var ticks plot.ConstantTicks
-	bars := touchedPlot{}
+	bars := touchedPlot{systems: l.systems}
 	top := 1.0
 	for i, pt := range l.points {
 		y := -(float64(i) + 0.5)
 		ticks = append(ticks, plot.Tick{Value: y, Label: names[i]})
-		for j, b := range touchedBars {
-			r, ok := at(l.d.of(l.exp, metric, "system", b.system), pt)
+		for j, s := range l.systems {
+			r, ok := at(l.d.of(l.exp, metric, "system", s.id), pt)
 			if !ok {
 				continue
 			}
 			_, hi, _ := spread(r.Summary)
 			top = math.Max(top, hi)
-			bars = append(bars, touchedValue{y, j, r.Summary})
+			bars.values = append(bars.values, touchedValue{y, j, r.Summary})
 		}
 	}
 	p.Y.Min, p.Y.Max = -float64(len(l.points)), 0
@@ -143,18 +135,21 @@ func (wholeTicks) Ticks(lo, hi float64) []plot.Tick {
 
 type touchedValue struct {
 	y   float64
-	bar int // index in touchedBars
+	bar int // index of the system
 	sum metrics.Summary
 }
 
-type touchedPlot []touchedValue
+type touchedPlot struct {
+	systems []system
+	values  []touchedValue
+}
 
 func (t touchedPlot) Plot(c draw.Canvas, p *plot.Plot) {
 	tx, ty := p.Transforms(&c)
-	for _, v := range t {
-		y := ty(v.y) - vg.Length(v.bar)*touchedBar + touchedBar/2
+	for _, v := range t.values {
+		y := ty(v.y) + touchedBar*(vg.Length(len(t.systems)-1)/2-vg.Length(v.bar))
 		box := vg.Rectangle{Min: vg.Point{X: tx(0), Y: y - touchedBar/2}, Max: vg.Point{X: tx(v.sum.Median), Y: y + touchedBar/2}}
-		drawBox(c, box, touchedBars[v.bar].look)
+		drawBox(c, box, t.systems[v.bar].bar)
 		lo, hi, caps := spread(v.sum)
 		if hi > lo {
 			drawLevelWhisker(c, draw.LineStyle{Color: black, Width: thinLine}, y, tx(lo), tx(hi), caps)
