@@ -1,8 +1,6 @@
 package scenarios
 
 import (
-	"context"
-	"net/http"
 	"time"
 
 	"github.com/vpclab/vpclab/metrics"
@@ -47,11 +45,6 @@ type Verdict struct {
 	Lines  []string `json:"lines"`  // one an expectation: value, bar, n
 }
 
-// Run runs the experiments of a scenario and judges their expectations. The
-// error is for what stopped the run; an expectation that failed is in the
-// Verdict.
-func Run(ctx context.Context, cfg RunConfig) (Verdict, error) { return run(ctx, cfg) }
-
 // Request asks the lab daemon to run the experiments of a scenario.
 type Request struct {
 	File    string   `json:"file"`             // path or library name, for messages and run.json
@@ -72,34 +65,4 @@ type Reply struct {
 	Progress *Progress `json:"progress,omitempty"`
 	Verdict  *Verdict  `json:"verdict,omitempty"`
 	Error    string    `json:"error,omitempty"`
-}
-
-// Handler answers POST with a Request as JSON body by running it on l, and
-// writes Reply lines as it goes. Closing the request interrupts the run.
-// The lab daemon mounts it.
-func Handler(l Lab) http.Handler { return &handler{lab: l} }
-
-// Post sends req to a Handler at url and reports progress until the verdict.
-func Post(ctx context.Context, client *http.Client, url string, req Request, progress func(Progress)) (Verdict, error) {
-	return post(ctx, client, url, req, progress)
-}
-
-// List names the scenarios of the library.
-func List() []Entry { return list() }
-
-// Entry is one scenario of the library.
-type Entry struct {
-	Name        string
-	Description string
-	Source      []byte
-}
-
-// Load reads a scenario file, or a scenario of the library when nameOrPath is
-// its name ("-": standard input), expands it and checks it whole, experiments
-// and expectations included. Faults come back as topo.Diagnostics.
-func Load(nameOrPath string) (*topo.Scenario, *topo.Plan, error) { return load(nameOrPath) }
-
-// Parse is Load for text that is already in memory; filename is for messages.
-func Parse(filename string, src []byte) (*topo.Scenario, *topo.Plan, error) {
-	return parse(filename, src)
 }

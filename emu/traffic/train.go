@@ -40,6 +40,8 @@ type Train struct {
 	started event.Mono
 
 	stop     chan struct{} // closed by halt
+	ending   sync.Mutex    // held by Stop
+	result   *TrainResult  // of the first Stop, guarded by ending
 	stopOnce sync.Once
 	done     chan struct{} // closed when the sending goroutine has ended
 	wake     chan struct{} // told of arrivals while someone waits
@@ -355,8 +357,13 @@ func (g Gap) Length() time.Duration { return g.To.Sub(g.From) }
 
 // Stop ends the sending, waits until what is under way has arrived or had
 // time enough (four times the longest transit seen, at least 60 ms), and
-// returns what was seen.
+// returns what was seen. Stopping again returns the same.
 func (t *Train) Stop(ctx context.Context) (*TrainResult, error) {
+	t.ending.Lock()
+	defer t.ending.Unlock()
+	if t.result != nil {
+		return t.result, nil
+	}
 	t.halt()
 	end := event.Now()
 	err := t.drain(ctx)
@@ -378,6 +385,7 @@ func (t *Train) Stop(ctx context.Context) (*TrainResult, error) {
 		r.Flows = append(r.Flows, fr)
 		r.got = append(r.got, f.got)
 	}
+	t.result = r
 	return r, nil
 }
 

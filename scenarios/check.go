@@ -1,0 +1,222 @@
+package scenarios
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vpclab/vpclab/metrics"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// kind is one kind of experiment.
+type kind struct {
+	params  []param
+	metrics []metric
+	// check reports what makes the experiment impossible on this plan.
+	check func(plan *topo.Plan) (msg, hint string)
+	// open prepares the lab for the trials of e.
+	open func(cfg opening) (session, error)
+}
+
+// param is a parameter that can be varied: a whole number.
+type param struct {
+	name string
+	what string
+	// bounds for a plan; the upper one is also the default.
+	bounds func(plan *topo.Plan) (lo, hi int)
+}
+
+// kinds by name.
+func kinds() map[string]kind {
+	return map[string]kind{"vpc-setup": vpcSetup()}
+}
+
+// point is one combination of parameters, by name.
+type point map[string]string
+
+// number is the value of a parameter; check has seen that it is one.
+func (p point) number(name string) int {
+	n, err := strconv.Atoi(p[name])
+	if err != nil {
+		panic(fmt.Sprintf("scenarios: parameter %s is %q, which check let through", name, p[name]))
+	}
+	return n
+}
+
+// check reports what is wrong with the experiments of a scenario.
+func check(sc *topo.Scenario, plan *topo.Plan) topo.Diagnostics {
+	var ds topo.Diagnostics
+	names := map[string]int{}
+	for i, e := range sc.Experiments {
+		if e.Name == labExperiment {
+			ds = append(ds, fault(sc, fmt.Sprintf("the name %q is taken for the times of building and removing the lab", e.Name), "choose another", "experiments", i, "name"))
+		}
+		if first, taken := names[e.Name]; taken {
+			ds = append(ds, fault(sc, fmt.Sprintf("experiment %d has the name %q too", first+1, e.Name), "give each its own name", "experiments", i, "name"))
+		}
+		names[e.Name] = i
+		ds = append(ds, checkExperiment(sc, plan, i, e)...)
+	}
+	slices.SortStableFunc(ds, func(a, b topo.Diagnostic) int { return (a.Line-b.Line)*1000 + a.Col - b.Col })
+	if len(ds) == 0 {
+		return nil
+	}
+	return ds
+}
+
+func checkExperiment(sc *topo.Scenario, plan *topo.Plan, i int, e topo.Experiment) (ds topo.Diagnostics) {
+	k, known := kinds()[e.Kind]
+	if !known {
+		var all []string
+		for name := range kinds() {
+			all = append(all, name)
+		}
+		slices.Sort(all)
+		return topo.Diagnostics{fault(sc, fmt.Sprintf("there is no experiment of the kind %q", e.Kind), "kinds are "+strings.Join(all, ", "), "experiments", i, "kind")}
+	}
+	if msg, hint := k.check(plan); msg != "" {
+		return topo.Diagnostics{fault(sc, msg, hint, "experiments", i, "kind")}
+	}
+	for _, v := range e.Vary {
+		ds = append(ds, checkVary(sc, plan, k, i, e, v)...)
+	}
+	if len(ds) > 0 {
+		return ds // the points are not known: expectations cannot be judged
+	}
+	return checkExpectations(sc, plan, k, i, e)
+}
+
+func checkVary(sc *topo.Scenario, plan *topo.Plan, k kind, i int, e topo.Experiment, v topo.Entry[[]topo.Value]) (ds topo.Diagnostics) {
+	var names []string
+	for _, p := range k.params {
+		names = append(names, p.name)
+	}
+	at := slices.Index(names, v.Name)
+	if at < 0 {
+		hint := "parameters are " + strings.Join(names, ", ")
+		if near := topo.Nearest(v.Name, names); near != "" {
+			hint = "did you mean " + near + "?"
+		}
+		return topo.Diagnostics{fault(sc, fmt.Sprintf("%s has no parameter %q", e.Kind, v.Name), hint, "experiments", i, "vary", v.Name)}
+	}
+	lo, hi := k.params[at].bounds(plan)
+	for j, value := range v.Value {
+		n, err := strconv.Atoi(string(value))
+		where := []any{"experiments", i, "vary", v.Name, j}
+		switch {
+		case err != nil:
+			ds = append(ds, fault(sc, fmt.Sprintf("%q is not a whole number; expected %s, %d to %d", value, k.params[at].what, lo, hi), "", where...))
+		case n < lo || n > hi:
+			ds = append(ds, fault(sc, fmt.Sprintf("%s %d is out of range; expected %s, %d to %d", v.Name, n, k.params[at].what, lo, hi), "", where...))
+		}
+	}
+	return ds
+}
+
+// checkExpectations parses the expectations and tries them on made-up samples
+// of every metric at every point, so that a misspelt metric, label or unit is
+// found before an hour of trials and not after.
+func checkExpectations(sc *topo.Scenario, plan *topo.Plan, k kind, i int, e topo.Experiment) (ds topo.Diagnostics) {
+	var samples []metrics.Sample
+	for j, text := range e.Expect {
+		x, err := metrics.ParseExpect(text)
+		if err != nil {
+			ds = append(ds, expectFault(sc, err, "experiments", i, "expect", j))
+			continue
+		}
+		if samples == nil {
+			samples = madeUp(plan, k, e)
+		}
+		if o := x.Eval(samples); o.Points == 0 {
+			ds = append(ds, fault(sc, strings.TrimPrefix(o.Text, text+": "), "", "experiments", i, "expect", j))
+		}
+	}
+	return ds
+}
+
+// fault reports the value at path, named as topo names it.
+func fault(sc *topo.Scenario, msg, hint string, path ...any) topo.Diagnostic {
+	var where strings.Builder
+	for i, element := range path {
+		switch e := element.(type) {
+		case int:
+			fmt.Fprintf(&where, "[%d]", e)
+		default:
+			if i > 0 {
+				where.WriteByte('.')
+			}
+			fmt.Fprint(&where, e)
+		}
+	}
+	return sc.Diagnose(where.String()+": "+msg, hint, path...)
+}
+
+// expectFault points into the expectation where the parser stopped.
+func expectFault(sc *topo.Scenario, err error, path ...any) topo.Diagnostic {
+	var x *metrics.ExpectError
+	if !errors.As(err, &x) {
+		return fault(sc, err.Error(), "", path...)
+	}
+	d := fault(sc, x.Msg, x.Hint, path...)
+	if d.Line == 0 {
+		return d
+	}
+	// The text stands on that line as it is, but for quotes around it.
+	if at := strings.Index(d.Source, x.Text); at >= 0 {
+		d.Col = len([]rune(d.Source[:at])) + len([]rune(x.Text[:x.Offset])) + 1
+		d.Len = 1
+	}
+	return d
+}
+
+func madeUp(plan *topo.Plan, k kind, e topo.Experiment) (samples []metrics.Sample) {
+	for _, pt := range points(plan, k, e) {
+		for _, m := range k.metrics {
+			sets := m.labels
+			if sets == nil {
+				sets = []labels{nil}
+			}
+			for _, set := range sets {
+				if e.Baseline == "none" && (set["system"] == systemFW || set["system"] == systemSets) {
+					continue
+				}
+				all := map[string]string{}
+				for _, l := range []map[string]string{pt, set} {
+					for name, v := range l {
+						all[name] = v
+					}
+				}
+				samples = append(samples, metrics.Sample{Experiment: e.Name, Trial: 1, Metric: m.name, Unit: m.unit, Labels: all})
+			}
+		}
+	}
+	return samples
+}
+
+// points is the cross product of what is varied; parameters that are not
+// varied have their default, the whole plan.
+func points(plan *topo.Plan, k kind, e topo.Experiment) []point {
+	grid := []point{{}}
+	for _, p := range k.params {
+		values, varied := e.Vary.Get(p.name)
+		if !varied {
+			_, hi := p.bounds(plan)
+			values = []topo.Value{topo.Value(strconv.Itoa(hi))}
+		}
+		var next []point
+		for _, pt := range grid {
+			for _, v := range values {
+				q := point{p.name: strings.TrimLeft(string(v), "+0")}
+				for name, had := range pt {
+					q[name] = had
+				}
+				next = append(next, q)
+			}
+		}
+		grid = next
+	}
+	return grid
+}

@@ -1,0 +1,244 @@
+package scenarios
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/vpclab/vpclab/emu/traffic"
+)
+
+// firewall writes the baseline's rules: in each machine's own namespace a
+// table with two chains, for what comes in and for what goes out, that drop
+// whatever no rule accepts, and rules that accept the peers of the tenant. Two
+// forms of it:
+//
+//   - rules: one rule a peer and direction, as with security groups that are
+//     compiled to a list;
+//   - sets: two rules that look the peer up in a set, and one element a peer:
+//     the best that a firewall on each machine can do.
+//
+// A machine's rules are sent as one netlink batch.
+type firewall struct {
+	enter traffic.Enter
+	sets  bool
+}
+
+const (
+	tableName   = "vpclab"
+	setName     = "peers"
+	rulesABatch = 128 // the kernel answers each rule; the answers must fit the socket's buffer
+)
+
+// The two directions: chain name, hook, and where the peer's address stands in
+// the IPv4 header (RFC 791).
+var directions = []struct {
+	name   string
+	hook   *nftables.ChainHook
+	offset uint32
+}{
+	{"in", nftables.ChainHookInput, 12},
+	{"out", nftables.ChainHookOutput, 16},
+}
+
+// objects are the table, its chains and the set, as the library wants them.
+type objects struct {
+	table  *nftables.Table
+	chains []*nftables.Chain // as directions
+	set    *nftables.Set
+}
+
+func newObjects() objects {
+	o := objects{table: &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName}}
+	drop := nftables.ChainPolicyDrop
+	for _, d := range directions {
+		o.chains = append(o.chains, &nftables.Chain{
+			Name: d.name, Table: o.table, Type: nftables.ChainTypeFilter, Hooknum: d.hook,
+			Priority: nftables.ChainPriorityFilter, Policy: &drop,
+		})
+	}
+	o.set = &nftables.Set{Table: o.table, Name: setName, KeyType: nftables.TypeIPAddr}
+	return o
+}
+
+// in runs fn with a netlink connection to the machine's namespace and sends
+// what fn has left in it.
+func (f firewall) in(machine, doing string, fn func(c *nftables.Conn, o objects) error) error {
+	err := f.enter(machine, func() error {
+		c, err := nftables.New(nftables.AsLasting())
+		if err != nil {
+			return err
+		}
+		if err = fn(c, newObjects()); err == nil {
+			err = c.Flush()
+		}
+		if cerr := c.CloseLasting(); err == nil {
+			err = cerr
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("firewall of %s: %s: %w", machine, doing, err)
+	}
+	return nil
+}
+
+// shut drops everything at a machine: where each machine begins.
+func (f firewall) shut(machine string) error {
+	return f.in(machine, "drop everything", func(c *nftables.Conn, o objects) error {
+		c.AddTable(o.table) // so that there is one to delete
+		c.DelTable(o.table)
+		c.AddTable(o.table)
+		for _, ch := range o.chains {
+			c.AddChain(ch)
+		}
+		return nil
+	})
+}
+
+// remove takes the table away.
+func (f firewall) remove(machine string) error {
+	return f.in(machine, "remove the table", func(c *nftables.Conn, o objects) error {
+		c.AddTable(o.table)
+		c.DelTable(o.table)
+		return nil
+	})
+}
+
+// admit writes the first rules of a machine that is shut: peers may talk to
+// it. It returns how many rules and elements were written.
+func (f firewall) admit(machine string, peers []netip.Addr) (written int, err error) {
+	err = f.in(machine, fmt.Sprintf("admit %d peers", len(peers)), func(c *nftables.Conn, o objects) error {
+		if f.sets {
+			if err := c.AddSet(o.set, elements(peers...)); err != nil {
+				return err
+			}
+			for i, d := range directions {
+				c.AddRule(&nftables.Rule{Table: o.table, Chain: o.chains[i], Exprs: acceptSet(d.offset, o.set)})
+			}
+			written = len(peers) + len(directions)
+			return nil
+		}
+		for i, d := range directions {
+			for _, peer := range peers {
+				c.AddRule(&nftables.Rule{Table: o.table, Chain: o.chains[i], Exprs: acceptPeer(d.offset, peer)})
+				if written++; written%rulesABatch == 0 {
+					if err := c.Flush(); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	})
+	return written, err
+}
+
+// add admits one peer more.
+func (f firewall) add(machine string, peer netip.Addr) error {
+	return f.in(machine, "admit "+peer.String(), func(c *nftables.Conn, o objects) error {
+		if f.sets {
+			return c.SetAddElements(o.set, elements(peer))
+		}
+		for i, d := range directions {
+			c.AddRule(&nftables.Rule{Table: o.table, Chain: o.chains[i], Exprs: acceptPeer(d.offset, peer)})
+		}
+		return nil
+	})
+}
+
+// change lets a peer keep its place under a new address: rules are replaced
+// where they stand, an element gives way to another.
+func (f firewall) change(machine string, was, is netip.Addr) error {
+	return f.in(machine, fmt.Sprintf("change %s to %s", was, is), func(c *nftables.Conn, o objects) error {
+		if f.sets {
+			if err := c.SetDeleteElements(o.set, elements(was)); err != nil {
+				return err
+			}
+			return c.SetAddElements(o.set, elements(is))
+		}
+		for i, d := range directions {
+			rules, err := c.GetRules(o.table, o.chains[i])
+			if err != nil {
+				return err
+			}
+			for _, r := range rules {
+				if peerOf(r) == was {
+					c.ReplaceRule(&nftables.Rule{Table: o.table, Chain: o.chains[i], Handle: r.Handle, Exprs: acceptPeer(d.offset, is)})
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// read lists what the machine's kernel holds: rules by chain and handle, set
+// elements by address, each with what it accepts.
+func (f firewall) read(machine string) (entries, error) {
+	found := entries{}
+	err := f.in(machine, "read the rules", func(c *nftables.Conn, o objects) error {
+		for i, d := range directions {
+			rules, err := c.GetRules(o.table, o.chains[i])
+			if err != nil {
+				return err
+			}
+			for _, r := range rules {
+				found[fmt.Sprintf("%s rule %s/%d", machine, d.name, r.Handle)] = peerOf(r).String()
+			}
+		}
+		if !f.sets {
+			return nil
+		}
+		els, err := c.GetSetElements(o.set)
+		if err != nil {
+			return err
+		}
+		for _, e := range els {
+			a, _ := netip.AddrFromSlice(e.Key)
+			found[fmt.Sprintf("%s element %s", machine, a)] = "accept"
+		}
+		return nil
+	})
+	return found, err
+}
+
+func elements(addrs ...netip.Addr) []nftables.SetElement {
+	els := make([]nftables.SetElement, len(addrs))
+	for i, a := range addrs {
+		els[i].Key = a.AsSlice()
+	}
+	return els
+}
+
+// acceptPeer is `ip saddr|daddr PEER accept`.
+func acceptPeer(offset uint32, peer netip.Addr) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: peer.AsSlice()},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	}
+}
+
+// acceptSet is `ip saddr|daddr @peers accept`.
+func acceptSet(offset uint32, set *nftables.Set) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	}
+}
+
+// peerOf is the address that a rule of acceptPeer accepts; the zero address
+// for other rules.
+func peerOf(r *nftables.Rule) netip.Addr {
+	for _, e := range r.Exprs {
+		if cmp, ok := e.(*expr.Cmp); ok && len(cmp.Data) == 4 {
+			a, _ := netip.AddrFromSlice(bytes.Clone(cmp.Data))
+			return a
+		}
+	}
+	return netip.Addr{}
+}

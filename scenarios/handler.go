@@ -1,0 +1,139 @@
+package scenarios
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/vpclab/vpclab/metrics"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// Pattern is where the lab daemon mounts Handler.
+const Pattern = "POST /v1/run"
+
+// maxRequest bounds the JSON of a Request in bytes.
+const maxRequest = 64 << 20
+
+// Handler answers POST with a Request as JSON body by running it on l, and
+// writes Reply lines as it goes. Closing the request interrupts the run, which
+// keeps its finished trials. One run at a time: a second one is refused with
+// status 409. What the run measured is in the results folder when the last
+// line has been written.
+func Handler(l Lab) http.Handler {
+	var running sync.Mutex
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var req Request
+		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&req); err != nil {
+			http.Error(w, "run: body: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		if !running.TryLock() {
+			http.Error(w, "run: another run is under way in this lab", http.StatusConflict)
+			return
+		}
+		defer running.Unlock()
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		out := json.NewEncoder(w)
+		flush := http.NewResponseController(w)
+		say := func(reply Reply) {
+			// A client that is gone ends the run by way of its context.
+			if out.Encode(reply) == nil {
+				_ = flush.Flush()
+			}
+		}
+		v, err := serve(r.Context(), l, req, func(p Progress) { say(Reply{Progress: &p}) })
+		reply := Reply{Verdict: &v}
+		if err != nil {
+			reply.Error = err.Error()
+		}
+		say(reply)
+	})
+}
+
+// serve runs one Request.
+func serve(ctx context.Context, l Lab, req Request, progress func(Progress)) (Verdict, error) {
+	bad := Verdict{Status: metrics.VerdictError}
+	sc, plan, err := Parse(req.File, req.Source)
+	if err != nil {
+		return bad, err
+	}
+	if req.Seed != nil && *req.Seed != sc.Seed {
+		sc.Seed = *req.Seed
+		if plan, err = topo.Expand(sc); err != nil {
+			return bad, err
+		}
+	}
+	store, err := openStore(sc, req)
+	if err != nil {
+		return bad, err
+	}
+	return Run(ctx, RunConfig{
+		Lab: l, Scenario: sc, Plan: plan, Store: store,
+		Only: req.Only, Trials: req.Trials, Progress: progress,
+	})
+}
+
+// openStore opens the folder of the run, a new one or the one to go on with.
+func openStore(sc *topo.Scenario, req Request) (*metrics.Store, error) {
+	if req.Resume != "" {
+		store, err := metrics.Open(req.Resume)
+		if err != nil {
+			return nil, err
+		}
+		if info := store.Info(); info.Source != string(req.Source) || info.Seed != sc.Seed {
+			return nil, fmt.Errorf("resume %s: it was run from another text of the scenario or with another seed (%d): its trials do not belong with new ones", req.Resume, info.Seed)
+		}
+		return store, nil
+	}
+	info := req.Info
+	info.Scenario, info.File, info.Source, info.Seed = sc.Name, req.File, string(req.Source), sc.Seed
+	return metrics.Create(req.Results, info)
+}
+
+// Post sends req to a Handler at url and reports progress until the verdict.
+// The error is for a run that did not come to its end.
+func Post(ctx context.Context, client *http.Client, url string, req Request, progress func(Progress)) (Verdict, error) {
+	bad := Verdict{Status: metrics.VerdictError}
+	body, err := json.Marshal(req)
+	if err != nil {
+		return bad, fmt.Errorf("run: %w", err)
+	}
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return bad, fmt.Errorf("run: %w", err)
+	}
+	hr.Header.Set("Content-Type", "application/json")
+	resp, err := client.Do(hr)
+	if err != nil {
+		return bad, fmt.Errorf("run: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // what came of it says enough
+		return bad, fmt.Errorf("run: the lab answered %s: %s", resp.Status, strings.TrimSpace(string(text)))
+	}
+	for in := json.NewDecoder(resp.Body); ; {
+		var reply Reply
+		if err := in.Decode(&reply); err != nil {
+			return bad, fmt.Errorf("run: the lab went away before the verdict: %w", err)
+		}
+		if reply.Progress != nil && progress != nil {
+			progress(*reply.Progress)
+		}
+		if reply.Verdict != nil {
+			if reply.Error != "" {
+				return *reply.Verdict, errors.New(reply.Error)
+			}
+			return *reply.Verdict, nil
+		}
+	}
+}

@@ -1,0 +1,22 @@
+package scenarios
+
+import (
+	"context"
+
+	"github.com/vpclab/vpclab/emu/bgp"
+	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/lab"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// Lab is what the experiments need of a running lab: a *lab.Lab.
+type Lab interface {
+	Apply(ctx context.Context, plan *topo.Plan) (*lab.Timeline, error)
+	Destroy(ctx context.Context) error
+	Plan() *topo.Plan
+	Fabric() *fabric.Fabric
+	Configs() map[string]bgp.Config
+	Subscribe() *lab.Subscription
+}
+
+var _ Lab = (*lab.Lab)(nil)

@@ -1,0 +1,106 @@
+package scenarios
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/vpclab/vpclab/topo"
+)
+
+func TestLibraryIsSound(t *testing.T) {
+	entries := List()
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name)
+	}
+	if got, want := strings.Join(names, " "), "enterprise-wan overlapping-tenants quickstart vpc-setup"; got != want {
+		t.Errorf("library: %s; want %s", got, want)
+	}
+	for _, e := range entries {
+		t.Run(e.Name, func(t *testing.T) {
+			sc, plan, err := Load(e.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sc.Name != e.Name || e.Description == "" {
+				t.Errorf("name %q, description %q", sc.Name, e.Description)
+			}
+			if !strings.HasPrefix(string(e.Source), "# ") || strings.Count(string(e.Source), "\n#") < 5 {
+				t.Error("the file does not explain itself: no comment of some lines at its head")
+			}
+			if len(sc.Experiments) == 0 || len(sc.Experiments[0].Expect) == 0 {
+				t.Error("no experiment, or nothing expected of it")
+			}
+			for _, x := range sc.Experiments {
+				for _, pt := range points(plan, kinds()[x.Kind], x) {
+					if s := newScope(plan, pt); len(s.attachments) == 0 || s.newcomer.Site == "" {
+						t.Errorf("point %v: nothing to do", pt)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestLoadNamesWhatItCannotFind(t *testing.T) {
+	_, _, err := Load("quikstart")
+	if err == nil || !strings.Contains(err.Error(), "did you mean quickstart?") {
+		t.Errorf("got %v", err)
+	}
+	if _, _, err := Load("./quickstart"); err == nil || strings.Contains(err.Error(), "library") {
+		t.Errorf("a path was looked up in the library: %v", err)
+	}
+}
+
+const demo = `name: demo
+generate: {backbone: star, pe: 3, sites: 3, tenants: 2, machines: 2}
+experiments:
+  - kind: vpc-setup
+`
+
+func TestCheckPointsAtTheFault(t *testing.T) {
+	for name, c := range map[string]struct {
+		add  string // lines of the experiment
+		want string // begin of the message, with line and column
+	}{
+		"parameter":     {"    vary: {site: [2]}\n", `5:12: experiments[0].vary.site: vpc-setup has no parameter "site"; did you mean sites?`},
+		"range":         {"    vary: {sites: [2, 9]}\n", `5:23: experiments[0].vary.sites[1]: sites 9 is out of range; expected a number of sites, 2 to 3`},
+		"below":         {"    vary: {sites: [1]}\n", `5:20: experiments[0].vary.sites[0]: sites 1 is out of range`},
+		"no number":     {"    vary: {machines: [two]}\n", `5:23: experiments[0].vary.machines[0]: "two" is not a whole number`},
+		"twice":         {"    vary: {tenants: [1, 1]}\n", `5:25: experiments[0].vary.tenants[1]: 1 is in the list twice`},
+		"syntax":        {"    expect:\n      - setup.leaks = 0\n", `6:21: experiments[0].expect[0]: expected an operator`},
+		"quoted syntax": {"    expect: [\"setup.leaks === 0\"]\n", `5:29: experiments[0].expect[0]: `},
+		"metric":        {"    expect: [setup.leak == 0]\n", `5:14: experiments[0].expect[0]: no sample of setup.leak (did you mean setup.leaks?)`},
+		"system":        {"    expect: [vpm.setup.leaks == 0]\n", `5:14: experiments[0].expect[0]: no sample of setup.leaks has a label with the value "vpm"`},
+		"unit":          {"    expect: [setup.matrix < 3MiB]\n", `5:14: experiments[0].expect[0]: `},
+		"no baseline":   {"    baseline: none\n    expect: [firewall.setup.leaks == 0]\n", `6:14: experiments[0].expect[0]: no sample of setup.leaks has a label with the value "firewall"`},
+		"taken name":    {"    name: lab\n", `5:11: experiments[0].name: the name "lab" is taken`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, err := Parse("demo.vpclab.yml", []byte(demo+c.add))
+			var ds topo.Diagnostics
+			if !errors.As(err, &ds) {
+				t.Fatalf("got %v; want Diagnostics", err)
+			}
+			if want := "demo.vpclab.yml:" + c.want; !strings.HasPrefix(err.Error(), want) {
+				t.Errorf("got\n%v\nwant\n%s", err, want)
+			}
+		})
+	}
+}
+
+func TestCheckReportsAllAtOnce(t *testing.T) {
+	_, _, err := Parse("demo.vpclab.yml", []byte(demo+"    expect: [setup.leak == 0, setup.leaks]\n  - kind: vpc-setup\n    vary: {sites: 99}\n"))
+	var ds topo.Diagnostics
+	if !errors.As(err, &ds) || len(ds) != 3 {
+		t.Errorf("got %d faults:\n%v\nwant 3", len(ds), err)
+	}
+}
+
+func TestCheckNeedsTwoSites(t *testing.T) {
+	_, _, err := Parse("demo.vpclab.yml", []byte("name: demo\ngenerate: {backbone: star, pe: 1, sites: 1, tenants: 1}\nexperiments: [{kind: vpc-setup}]\n"))
+	if err == nil || !strings.Contains(err.Error(), "needs a VPC with machines at two sites") {
+		t.Errorf("got %v", err)
+	}
+}
