@@ -20,7 +20,33 @@ func (c *checker) check(f fullScenario) {
 	c.plainLinks(f)
 	c.plainRoutes(f)
 	c.experiments(f)
-	c.names(f)
+	if c.size(f) {
+		c.names(f)
+	}
+}
+
+// maxNodes is how many nodes a lab may have: far beyond what one kernel
+// carries, and small enough to count before anything is built.
+const maxNodes = 20_000
+
+// size reports a lab that is too large, false then.
+func (c *checker) size(f fullScenario) bool {
+	n := len(f.Topology.Backbone.PE) + len(f.Topology.Backbone.P) + len(f.Topology.Nodes) + len(f.VMs) + len(f.hosts())
+	for _, e := range f.VPCs {
+		for _, site := range slices.Concat(e.Value.Sites, e.Value.Subnets.Names()) {
+			s, _ := f.Topology.Sites.Get(site)
+			n += 1 + s.Machines
+		}
+	}
+	if n <= maxNodes {
+		return true
+	}
+	at := path("vpcs")
+	if f.made[""] {
+		at = path("generate")
+	}
+	c.fault(at, fmt.Sprintf("the lab would have %d nodes; expected at most %d", n, maxNodes), "take fewer sites, VPCs or machines")
+	return false
 }
 
 // something makes sure that there is anything to build.
@@ -44,7 +70,7 @@ func path(elements ...any) []string {
 
 func (c *checker) backbone(f fullScenario) {
 	b := f.Topology.Backbone
-	seen := map[string]string{}
+	seen := map[string][]string{}
 	for _, list := range []struct {
 		key, what string
 		names     []string
@@ -58,10 +84,12 @@ func (c *checker) backbone(f fullScenario) {
 				c.fault(at, `"rr" is the name of the route reflector, which is always there`, "choose another name")
 			case slices.Contains(reservedIfnames, name):
 				c.fault(at, fmt.Sprintf("%q cannot be the name of a router: links to it are named after it, and the kernel keeps that name for itself", name), "choose another name")
-			case seen[name] != "":
-				c.fault(at, fmt.Sprintf("router %q is already in %s", name, seen[name]), c.madeHint(f, at))
+			case seen[name] != nil && f.made[join(at)]:
+				c.faultTwice(seen[name], "router "+name)
+			case seen[name] != nil:
+				c.fault(at, fmt.Sprintf("router %q is already in %s", name, seen[name][2]), "")
 			default:
-				seen[name] = list.key
+				seen[name] = at
 			}
 		}
 		if len(list.names) > list.most {
@@ -69,7 +97,7 @@ func (c *checker) backbone(f fullScenario) {
 		}
 	}
 	routers := slices.Concat(b.PE, b.P)
-	known := !c.touched("topology", "backbone", "pe") && !c.touched("topology", "backbone", "p")
+	known := !c.unsure("topology", "backbone", "pe") && !c.unsure("topology", "backbone", "p")
 	if len(b.P) > 0 && len(b.PE) == 0 && known {
 		c.fault(path("topology", "backbone", "p"), "there are P routers but no PE; expected pe: with at least one router", "")
 	}
@@ -81,14 +109,6 @@ func (c *checker) backbone(f fullScenario) {
 		c.connected(b, routers)
 	}
 	c.impairment(b.Defaults, path("topology", "backbone", "defaults"))
-}
-
-// madeHint says that one of two equal names comes from generate.
-func (c *checker) madeHint(f fullScenario, at []string) string {
-	if f.made[join(at)] {
-		return "generate makes it too: choose another name for the one that is written out"
-	}
-	return ""
 }
 
 func (c *checker) backboneLinks(f fullScenario, routers []string, known bool) {
@@ -175,10 +195,10 @@ func (c *checker) sites(f fullScenario) {
 	for _, e := range f.Topology.Sites {
 		at := path("topology", "sites", e.Name)
 		if seen[e.Name] {
-			c.fault(at, fmt.Sprintf("generate makes a site %q, and it is written out too", e.Name), "choose another name for the one that is written out")
+			c.faultTwice(at, "site "+e.Name)
 		}
 		seen[e.Name] = true
-		if pe := e.Value.PE; pe != "" && !slices.Contains(pes, pe) && !c.touched("topology", "backbone", "pe") && !c.lost("topology", "backbone") {
+		if pe := e.Value.PE; pe != "" && !slices.Contains(pes, pe) && !c.unsure("topology", "backbone", "pe") {
 			msg := fmt.Sprintf("there is no PE %q; expected %s", pe, oneOf(pes))
 			if slices.Contains(f.Topology.Backbone.P, pe) {
 				msg = fmt.Sprintf("%q is a P router, and sites are homed to PEs; expected %s", pe, oneOf(pes))
@@ -200,7 +220,7 @@ func (c *checker) vpcs(f fullScenario) {
 	for i, e := range f.VPCs {
 		at := path("vpcs", e.Name)
 		if seen[e.Name] {
-			c.fault(at, fmt.Sprintf("generate makes a VPC %q, and it is written out too", e.Name), "choose another name for the one that is written out")
+			c.faultTwice(at, "VPC "+e.Name)
 			continue
 		}
 		seen[e.Name] = true
@@ -230,7 +250,7 @@ var reserved = []struct {
 // lans checks the LANs of one VPC: sites, subnets, and room for the machines.
 func (c *checker) lans(f fullScenario, vpc string, lans []lan) {
 	sites := f.Topology.Sites.Names()
-	known := !c.lost("topology", "sites")
+	known := !c.lost("topology", "sites") && !c.unsure("generate")
 	for i, l := range lans {
 		if l.Site == "" || c.lost(l.path...) {
 			continue
@@ -272,7 +292,7 @@ func (c *checker) subnet(f fullScenario, vpc string, l lan, before []lan) {
 	site := f.Topology.Sites[l.Number-1].Value
 	placed := len(f.placed(vpc, l.Site))
 	if want := site.Machines + placed; want > l.room() && !c.touched("topology", "sites", l.Site, "machines") {
-		msg := fmt.Sprintf("%s has room for %d machines beside the gateway, and site %s has %d", l.Subnet, l.room(), l.Site, site.Machines)
+		msg := fmt.Sprintf("%s has room for %s beside the gateway, and site %s has %d", l.Subnet, plural(l.room(), "machine"), l.Site, site.Machines)
 		if placed > 0 {
 			msg += fmt.Sprintf(" and %d VMs placed by hand", placed)
 		}
@@ -288,11 +308,11 @@ func (c *checker) vms(f fullScenario) {
 	for _, e := range f.VMs {
 		at := path("vms", e.Name)
 		vpc, haveVPC := f.VPCs.Get(e.Value.VPC)
-		if names := f.VPCs.Names(); e.Value.VPC != "" && !haveVPC && !c.lost("vpcs") {
+		if names := f.VPCs.Names(); e.Value.VPC != "" && !haveVPC && !c.lost("vpcs") && !c.unsure("generate") {
 			c.fault(append(at, "vpc"), fmt.Sprintf("there is no VPC %q; expected %s", e.Value.VPC, oneOf(names)), suggest(e.Value.VPC, names))
 		}
 		siteName, number, err := splitHost(e.Value.Host)
-		if err != nil || c.lost("topology", "sites") {
+		if err != nil || c.lost("topology", "sites") || c.unsure("generate") {
 			continue
 		}
 		site, haveSite := f.Topology.Sites.Get(siteName)
@@ -449,9 +469,6 @@ func (c *checker) experiments(f fullScenario) {
 
 // names makes sure that no two nodes get one name.
 func (c *checker) names(f fullScenario) {
-	if len(c.ds) > 0 && len(f.VPCs)*len(f.Topology.Sites) > 10_000 {
-		return
-	}
 	taken := map[string]string{}
 	take := func(name, what string, at []string) {
 		if name == "" || c.lost(at...) {

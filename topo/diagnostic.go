@@ -134,9 +134,16 @@ func suggest(word string, candidates []string) string {
 // oneOf lists candidates for a message: "one of a, b, c".
 func oneOf(candidates []string) string {
 	const most = 12
+	var once []string
+	for _, c := range candidates {
+		if !slices.Contains(once, c) {
+			once = append(once, c)
+		}
+	}
+	candidates = once
 	switch n := len(candidates); {
 	case n == 0:
-		return "nothing, as there is none"
+		return "one that is in the file, and it has none"
 	case n == 1:
 		return candidates[0]
 	case n > most:
@@ -148,7 +155,7 @@ func oneOf(candidates []string) string {
 // Nearest is the candidate that word was probably meant to be: the one with
 // the fewest edits, if they are few for its length, or "".
 func Nearest(word string, candidates []string) string {
-	best, bestEdits := "", max(1, utf8.RuneCountInString(word)/3)+1
+	best, bestEdits := "", max(1, (utf8.RuneCountInString(word)+1)/3)+1
 	for _, c := range candidates {
 		if e := edits(strings.ToLower(word), strings.ToLower(c)); e < bestEdits && c != word {
 			best, bestEdits = c, e

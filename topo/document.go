@@ -23,8 +23,8 @@ type document struct {
 	root  *yaml.Node // a mapping, or nil
 }
 
-// maxNodes bounds a file with its aliases written out.
-const maxNodes = 1_000_000
+// maxValues bounds a file with its aliases written out.
+const maxValues = 1_000_000
 
 // readDocument parses src. Diagnostics are of the YAML alone: its syntax,
 // duplicate keys, tags. The document is usable where root is not nil.
@@ -48,7 +48,7 @@ func readDocument(file string, src []byte) (*document, Diagnostics) {
 	if err != nil {
 		return doc, Diagnostics{doc.syntax(err)}
 	}
-	r := &resolver{doc: doc, left: maxNodes}
+	r := &resolver{doc: doc, left: maxValues}
 	doc.root = r.resolve(top.Content[0], nil)
 	if err := loader.Load(&more); err == nil {
 		r.report(&more, "a second document begins here; expected one scenario a file", "")
@@ -104,7 +104,11 @@ func (doc *document) syntax(err error) Diagnostic {
 	if !ok {
 		return doc.at(1, 1, 1, "YAML: "+yamlWords.ReplaceAllString(err.Error(), ""), "")
 	}
-	line, col := max(le.Mark.Line, 1), max(le.Mark.Column, 1)
+	mark := le.Mark
+	if strings.Contains(le.Message, "could not find expected ':'") && le.ContextMark.Line > 0 {
+		mark = le.ContextMark // it is noticed a line too late
+	}
+	line, col := max(mark.Line, 1), max(mark.Column, 1)
 	msg, hint := le.Message, ""
 	for _, h := range syntaxHelp {
 		if strings.Contains(le.Message, h.has) {
@@ -163,7 +167,7 @@ func width(n *yaml.Node) int {
 func (r *resolver) resolve(n *yaml.Node, within []*yaml.Node) *yaml.Node {
 	if r.left--; r.left < 0 {
 		if r.left == -1 {
-			r.report(n, fmt.Sprintf("the file has more than %d values with its aliases written out", maxNodes), "")
+			r.report(n, fmt.Sprintf("the file has more than %d values with its aliases written out", maxValues), "")
 		}
 		return scalarNode("!!null", "")
 	}
@@ -196,7 +200,7 @@ func (r *resolver) resolve(n *yaml.Node, within []*yaml.Node) *yaml.Node {
 // tag complains of a tag that a scenario has no use for.
 func (r *resolver) tag(n *yaml.Node, allowed ...string) {
 	if t := n.ShortTag(); !slices.Contains(allowed, t) {
-		r.report(n, fmt.Sprintf("the tag %s is not allowed in a scenario", t), "")
+		r.ds = append(r.ds, r.doc.at(n.Line, n.Column, len(t), fmt.Sprintf("the tag %s is not allowed in a scenario", t), ""))
 	}
 }
 

@@ -21,6 +21,7 @@ type checker struct {
 	made map[string]bool // paths that generate: made, see Scenario.full
 	ds   Diagnostics
 	bad  []string // joined paths
+	form int      // how many of bad are of the form, not of the meaning
 }
 
 // join makes a path comparable; keys hold no line feeds.
@@ -30,6 +31,12 @@ func join(path []string) string { return strings.Join(path, "\n") + "\n" }
 func (c *checker) fault(path []string, msg, hint string) {
 	c.bad = append(c.bad, join(path))
 	c.ds = append(c.ds, c.doc.diagnose(path, c.made, dotted(path)+msg, hint))
+}
+
+// faultTwice reports the value at path, which generate makes too.
+func (c *checker) faultTwice(path []string, what string) {
+	c.bad = append(c.bad, join(path))
+	c.ds = append(c.ds, c.doc.diagnose(path, nil, fmt.Sprintf("%s%s is written out here, and generate makes it too", dotted(path), what), "choose another name here"))
 }
 
 // faultKey reports the key itself at the end of path.
@@ -46,6 +53,13 @@ func (c *checker) faultKey(path []string, msg, hint string) {
 func (c *checker) lost(path ...string) bool {
 	p := join(path)
 	return slices.ContainsFunc(c.bad, func(bad string) bool { return strings.HasPrefix(p, bad) })
+}
+
+// unsure reports whether it is not known what names path has, as its form, or
+// that of the generate block, which adds names, is bad.
+func (c *checker) unsure(path ...string) bool {
+	formOnly := checker{bad: c.bad[:c.form]}
+	return formOnly.touched(path...) || formOnly.touched("generate")
 }
 
 // touched reports whether the value at path, what holds it or anything in it
@@ -103,6 +117,7 @@ func (doc *document) diagnose(path []string, made map[string]bool, msg, hint str
 
 // validate reports all that the schema finds.
 func (c *checker) validate() {
+	c.keyNames(c.doc.root, nil)
 	err := compiled().Validate(plain(c.doc.root))
 	if err == nil {
 		return
@@ -126,7 +141,8 @@ func (c *checker) leaves(ve *validator.ValidationError) {
 			c.unknownKey(path, name, target)
 		}
 	case *kind.PropertyNames:
-		c.keyName(path, k.Property, target)
+		// The validator's location of these is not reliable (it shares a
+		// slice that changes): keyNames looks for itself.
 	case *kind.Required:
 		for _, name := range k.Missing {
 			c.missing(path, name, target)
@@ -171,7 +187,7 @@ func number(r *big.Rat) string { return strings.TrimSuffix(r.FloatString(0), "."
 
 // counted says how many items a list has and how many it should.
 func counted(got int, s *jsonschema.Schema) string {
-	want := "at least one"
+	want := "at least one value"
 	if s.MaxItems != nil {
 		want = strconv.FormatUint(*s.MaxItems, 10)
 	}
@@ -193,24 +209,52 @@ func (c *checker) unknownKey(path []string, name string, object *jsonschema.Sche
 			free = append(free, p.Key)
 		}
 	}
-	near := Nearest(name, free)
-	hint := ""
+	near, hint := Nearest(name, free), ""
 	if near != "" {
 		hint = didYouMean(near)
 		c.bad = append(c.bad, join(append(slices.Clone(path), near)))
+	} else if homes := homesOf(name); len(homes) > 0 {
+		hint = fmt.Sprintf("%s belongs in %s", name, strings.Join(homes, " or "))
+		for _, home := range homes {
+			c.bad = append(c.bad, join(append(strings.Split(home, "."), name)))
+		}
 	}
 	c.faultKey(append(slices.Clone(path), name), fmt.Sprintf("unknown key %q; expected %s", name, oneOf(known)), hint)
 }
 
-// keyName reports a key of a mapping that is no right name.
-func (c *checker) keyName(path []string, name string, mapping *jsonschema.Schema) {
-	ve := &valueError{Msg: fmt.Sprintf("%q is not a name", name)}
-	if f, ok := formats[mapping.PropertyNames.Format]; ok {
-		if e, ok := f.check(name).(*valueError); ok {
-			ve = e
+// homesOf lists the objects, two levels deep at most, that have a key name.
+func homesOf(name string) []string {
+	var homes []string
+	for _, s := range sections() {
+		for _, path := range s.paths {
+			if _, known := s.object.Properties.Get(name); known && path != "" && strings.Count(path, ".") < 2 {
+				homes = append(homes, path)
+			}
 		}
 	}
-	c.faultKey(append(slices.Clone(path), name), ve.Msg, ve.Hint)
+	return homes
+}
+
+// keyNames reports the keys of mappings under path that are no right names.
+func (c *checker) keyNames(n *yaml.Node, path []string) {
+	_, target := schemaAt(path)
+	if target == nil {
+		return
+	}
+	for i, item := range n.Content {
+		switch {
+		case n.Kind == yaml.SequenceNode:
+			c.keyNames(item, append(slices.Clone(path), strconv.Itoa(i)))
+		case i%2 == 0:
+			at := append(slices.Clone(path), item.Value)
+			if names := target.PropertyNames; names != nil {
+				if e, ok := formats[names.Format].check(item.Value).(*valueError); ok {
+					c.faultKey(at, e.Msg, e.Hint)
+				}
+			}
+			c.keyNames(n.Content[i+1], at)
+		}
+	}
 }
 
 func (c *checker) missing(path []string, name string, object *jsonschema.Schema) {
@@ -244,7 +288,7 @@ func (c *checker) enum(path []string, value *yaml.Node, property, target *jsonsc
 
 // typeWords names JSON types as a user sees them.
 var typeWords = map[string]string{
-	"null": "nothing", "boolean": "true or false", "number": "a number", "integer": "a number",
+	"null": "nothing", "boolean": "a truth value", "number": "a number", "integer": "a number",
 	"string": "text", "array": "a list", "object": "a mapping",
 }
 
@@ -323,6 +367,12 @@ func expected(property, s *jsonschema.Schema) string {
 		return "true or false"
 	case s.Type == "array":
 		return "a list" + example
+	case s.Type == "object" && example == "" && s.Properties != nil:
+		var keys []string
+		for p := s.Properties.Oldest(); p != nil; p = p.Next() {
+			keys = append(keys, p.Key)
+		}
+		return "a mapping with " + strings.Join(keys, ", ")
 	case s.Type == "object":
 		return "a mapping" + example
 	}

@@ -53,7 +53,7 @@ var (
 // formats by the name that the schema knows them by.
 var formats = map[string]format{
 	"vpclab-rate":     {noun: nounRate, unit: "rate", pattern: `^[0-9]+(\.[0-9]+)?(kbit|mbit|gbit)$`, check: checkBy(ParseRate)},
-	"vpclab-time":     {noun: nounTime, unit: "time", pattern: `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`, check: checkBy(ParseDuration)},
+	"vpclab-time":     {noun: nounTime, unit: "time", pattern: timePattern.String(), check: checkBy(ParseDuration)},
 	"vpclab-size":     {noun: nounSize, unit: "size", pattern: `^[0-9]+(\.[0-9]+)?(KiB|MiB|GiB)$`, check: checkBy(ParseSize)},
 	"vpclab-percent":  {noun: nounPercent, unit: "percent", pattern: `^[0-9]+(\.[0-9]+)?%$`, check: checkBy(ParsePercent)},
 	"vpclab-address":  {noun: nounAddr, unit: "IPv4 address", pattern: `^[0-9]{1,3}(\.[0-9]{1,3}){3}$`, check: checkAddr},
@@ -83,13 +83,13 @@ func checkBy[T any](parse func(string) (T, error)) func(string) error {
 // namespaces, interfaces and files.
 func nameFormat(what, unit string, most int) format {
 	pattern := regexp.MustCompile(`^` + namePattern + `$`)
-	form := fmt.Sprintf("%s: a lower-case letter, then lower-case letters, digits and dashes, at most %d in all", what, most)
-	return format{noun: form, unit: unit, pattern: `^` + namePattern + `$`, most: most, check: func(s string) error {
+	form := fmt.Sprintf("expected a lower-case letter, then lower-case letters, digits and dashes, at most %d in all", most)
+	return format{noun: what, unit: unit, pattern: pattern.String(), most: most, check: func(s string) error {
 		switch {
 		case !pattern.MatchString(s):
-			return &valueError{Msg: fmt.Sprintf("%q is not %s", s, form), Hint: mendName(s, most, pattern)}
+			return &valueError{Msg: fmt.Sprintf("%q cannot be %s; %s", s, what, form), Hint: mendName(s, most, pattern)}
 		case len(s) > most:
-			return &valueError{Msg: fmt.Sprintf("%q has %d characters; expected %s", s, len(s), form)}
+			return &valueError{Msg: fmt.Sprintf("%q has %d characters, too many for %s; %s", s, len(s), what, form)}
 		}
 		return nil
 	}}

@@ -10,7 +10,8 @@ import (
 // full returns sc with nothing left implicit but numbers: what the generate
 // block makes is written out, links have the backbone's defaults in them, and
 // the route reflector has its place. made holds the paths of what generate
-// made, so that messages about it can point at the block.
+// made, so that messages about it can point at the block; "" is in it when
+// there is one.
 type fullScenario struct {
 	*Scenario
 	made map[string]bool
@@ -24,6 +25,7 @@ func (sc *Scenario) full() fullScenario {
 	c.Topology.Sites, c.VPCs = slices.Clone(c.Topology.Sites), slices.Clone(c.VPCs)
 	c.Topology.Links = slices.Clone(c.Topology.Links)
 	if g := c.Generate; g != nil {
+		f.made[""] = true
 		f.generateBackbone(*g)
 		f.generateSites(*g)
 		c.Generate = nil

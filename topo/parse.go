@@ -45,16 +45,13 @@ func Parse(filename string, src []byte) (*Scenario, error) {
 	}
 	c := &checker{doc: doc, ds: ds}
 	c.validate()
+	c.form = len(c.bad)
 	sc := &Scenario{File: filename, Source: bytes.Clone(src), doc: doc}
 	if doc.root.Kind != yaml.MappingNode {
 		return nil, c.ds.err()
 	}
 	if err := c.sound(doc.root, nil).Decode(sc); err != nil {
-		d := doc.syntax(err)
-		if len(c.ds) == 0 {
-			return nil, Diagnostics{d}
-		}
-		return nil, c.ds.err()
+		return nil, append(c.ds, doc.syntax(err)).err()
 	}
 	sc.fillByKind()
 	full := sc.full()
@@ -85,10 +82,17 @@ func (c *checker) sound(n *yaml.Node, path []string) *yaml.Node {
 		copied := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Line: n.Line, Column: n.Column}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			at := append(slices.Clone(path), n.Content[i].Value)
-			if _, known := schemaAt(at); known == nil || c.lost(at...) {
+			_, known := schemaAt(at)
+			value := n.Content[i+1]
+			switch {
+			case known == nil:
 				continue
+			case c.lost(at...) && (s.Properties != nil || known.Type != "object"):
+				continue
+			case c.lost(at...): // a site or VPC: its name is known all the same
+				value = empty(known)
 			}
-			copied.Content = append(copied.Content, n.Content[i], c.sound(n.Content[i+1], at))
+			copied.Content = append(copied.Content, n.Content[i], c.sound(value, at))
 		}
 		if s.Properties != nil {
 			c.addDefaults(copied, s, path)

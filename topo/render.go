@@ -1,7 +1,6 @@
 package topo
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,66 +8,58 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Render writes the scenario with all that it implies: what generate makes,
-// defaults, and the subnets that were chosen for it. It is a scenario file
-// that gives the same lab.
+// Render writes the scenario with all that it implies: what generate makes
+// and all defaults as the file would have them, and the numbers that follow
+// from it in comments. What it writes is a scenario file of the same lab.
 func (sc *Scenario) Render() ([]byte, error) {
 	sc, err := sc.parsed()
 	if err != nil {
 		return nil, err
 	}
-	f := sc.full()
-	out := *f.Scenario
+	plan, err := Expand(sc)
+	if err != nil {
+		return nil, err
+	}
+	out := *sc.full().Scenario
 	out.Topology.Backbone.Defaults = Impairment{} // in the links by now
 	if len(out.Topology.Backbone.PE) == 0 {
 		out.Topology.Backbone = Backbone{}
-	}
-	for i := range out.VPCs {
-		vpc := &out.VPCs[i].Value
-		vpc.Sites, vpc.Subnets = f.written(i + 1)
 	}
 	var root yaml.Node
 	if err := root.Encode(&out); err != nil {
 		return nil, fmt.Errorf("render %s: %w", sc.Name, err)
 	}
-	compact(&root, 0)
-	var b bytes.Buffer
-	d, err := yaml.NewDumper(&b, yaml.WithLineWidth(-1), yaml.WithIndent(2))
+	compact(&root, "")
+	annotate(&root, plan)
+	b, err := yaml.Dump(&root, yaml.WithLineWidth(-1), yaml.WithIndent(2), yaml.WithCompactSeqIndent(false))
 	if err != nil {
 		return nil, fmt.Errorf("render %s: %w", sc.Name, err)
 	}
-	if err := d.Dump(&root); err != nil {
-		return nil, fmt.Errorf("render %s: %w", sc.Name, err)
-	}
-	if err := d.Close(); err != nil {
-		return nil, fmt.Errorf("render %s: %w", sc.Name, err)
-	}
-	return b.Bytes(), nil
+	return b, nil
 }
 
-// written is how Render writes the LANs of VPC number v. Chosen subnets are
-// not numbered as default ones are, so sites stay sites.
-func (f fullScenario) written(v int) ([]string, Map[Prefix]) {
-	e := f.VPCs[v-1].Value
-	return e.Sites, e.Subnets
-}
+// spread are the keys whose values are written one item a line.
+var spread = []string{"", "topology", "backbone", "sites", "nodes", "links", "vpcs", "vms", "experiments", "generate"}
 
-// compact puts short mappings and lists on one line, below the first level.
-func compact(n *yaml.Node, depth int) {
-	for _, c := range n.Content {
-		compact(c, depth+1)
-	}
-	if depth > 1 && slices.Contains([]yaml.Kind{yaml.MappingNode, yaml.SequenceNode}, n.Kind) && short(n) {
+// compact puts the short mappings and lists below the spread ones on one line.
+func compact(n *yaml.Node, key string) {
+	block := slices.Contains(spread, key) && !(key == "sites" && n.Kind == yaml.SequenceNode)
+	if width, depth := extent(n); !block && n.Kind != yaml.ScalarNode && width <= 110 && depth <= 3 {
 		n.Style |= yaml.FlowStyle
 	}
+	switch n.Kind {
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			compact(c, "-")
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			compact(n.Content[i+1], n.Content[i].Value)
+		}
+	}
 }
 
-// short reports whether n fits a line and is no deeper than a link.
-func short(n *yaml.Node) bool {
-	width, depth := extent(n)
-	return width <= 110 && depth <= 3
-}
-
+// extent is how wide n is on one line, about, and how deep.
 func extent(n *yaml.Node) (width, depth int) {
 	if n.Kind == yaml.ScalarNode {
 		if strings.Contains(n.Value, "\n") {
@@ -81,4 +72,61 @@ func extent(n *yaml.Node) (width, depth int) {
 		width, depth = width+w, max(depth, d)
 	}
 	return width + 2, depth + 1
+}
+
+// annotate adds the numbers of the plan as comments.
+func annotate(root *yaml.Node, p *Plan) {
+	_, topology := child(root, "topology")
+	if topology != nil && len(p.LSPs) > 0 {
+		_, backbone := child(topology, "backbone")
+		comment(backbone, "pe", loopbacks(p, KindPE))
+		comment(backbone, "p", loopbacks(p, KindP))
+		comment(backbone, "rr", loopbacks(p, KindRR))
+		if _, links := child(backbone, "links"); links != nil {
+			for i, n := range links.Content {
+				n.HeadComment = fmt.Sprintf("%s, %s", p.Links[i].A.Addr, p.Links[i].B.Addr.Addr())
+			}
+		}
+	}
+	if _, vpcs := child(root, "vpcs"); vpcs != nil {
+		for _, v := range p.VPCs {
+			comment(vpcs, v.Name, vpcNumbers(p, v))
+		}
+	}
+}
+
+func comment(n *yaml.Node, name, text string) {
+	if key, _ := child(n, name); key != nil {
+		key.HeadComment = text
+	}
+}
+
+func loopbacks(p *Plan, kind NodeKind) string {
+	var parts []string
+	for _, n := range p.OfKind(kind) {
+		parts = append(parts, fmt.Sprintf("%s %s", n.Name, n.Loopback))
+	}
+	return lines(parts, 6)
+}
+
+// vpcNumbers lists the tables, labels, subnets and targets of a VPC.
+func vpcNumbers(p *Plan, v VPCPlan) string {
+	var vrfs, lans []string
+	for _, f := range v.VRFs {
+		vrfs = append(vrfs, fmt.Sprintf("%s RD %s label %d", f.PE, f.RD, f.Label))
+	}
+	for _, a := range v.Attachments {
+		lans = append(lans, fmt.Sprintf("%s %s export %s import %s", a.Site, a.Subnet, a.ExportRT, a.ImportRT))
+	}
+	table := fmt.Sprintf("VPC %d, table %d\n", v.Index, tableBase+v.Index)
+	return table + lines(vrfs, 3) + "\n" + lines(lans, 1)
+}
+
+// lines joins parts, so many a line.
+func lines(parts []string, each int) string {
+	var all []string
+	for chunk := range slices.Chunk(parts, each) {
+		all = append(all, strings.Join(chunk, ", "))
+	}
+	return strings.Join(all, "\n")
 }

@@ -13,8 +13,8 @@ type Scenario struct {
 	Name string `yaml:"name" jsonschema:"required,format=vpclab-lab" example:"wan-migration"`
 	// What the scenario is for, in a line or two.
 	Description string `yaml:"description,omitempty" example:"Two tenants with the same addresses"`
-	// Seed of every random choice. The same file and seed give the same order of trials and the same losses.
-	Seed uint64 `yaml:"seed" jsonschema:"default=1" example:"42"`
+	// Seed of every random choice. The same file and seed give the same lab and the same order of trials.
+	Seed uint64 `yaml:"seed" jsonschema:"minimum=0,default=1" example:"42"`
 	// The kernel that carries the lab, where vpclab boots one.
 	Kernel KernelConfig `yaml:"kernel,omitempty" example:"{memory: 1GiB}"`
 	// The physical side: backbone, sites, and plain nodes and links.

@@ -5,6 +5,7 @@ import (
 	"math/big"
 	"net/netip"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,11 +45,13 @@ var (
 	rateUnits = []unit{{"kbit", 1e3}, {"mbit", 1e6}, {"gbit", 1e9}}
 	sizeUnits = []unit{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}}
 	timeUnits = []unit{{"us", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"m", 60e9}}
+
+	timePattern = regexp.MustCompile(`^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`)
 )
 
 // ParseRate reads a rate such as 465mbit.
 func ParseRate(s string) (Rate, error) {
-	v, err := parseQuantity(s, rateUnits, "a rate such as 465mbit, 1gbit or 128kbit")
+	v, err := parseQuantity(s, rateUnits, nounRate)
 	if err == nil && v == 0 {
 		err = &valueError{Msg: "a rate of 0 lets nothing through", Hint: "leave the rate out where there is no limit, or set loss: 100%"}
 	}
@@ -60,28 +63,30 @@ func ParseRate(s string) (Rate, error) {
 
 // ParseDuration reads a span of time such as 13.5ms; 1m30s is right too.
 func ParseDuration(s string) (Duration, error) {
-	if d, err := time.ParseDuration(s); err == nil && strings.TrimLeft(s, "+-0") != "" {
-		switch {
-		case d < 0:
-			return 0, &valueError{Msg: fmt.Sprintf("%q is negative; expected a time such as 13.5ms, 250us or 2s", s)}
-		case d > 24*time.Hour:
-			return 0, &valueError{Msg: fmt.Sprintf("%q is more than a day", s)}
-		}
+	d, err := time.ParseDuration(s)
+	switch {
+	case err == nil && d < 0:
+		return 0, &valueError{Msg: fmt.Sprintf("%q is negative; expected %s", s, nounTime)}
+	case err == nil && d > 24*time.Hour:
+		return 0, &valueError{Msg: fmt.Sprintf("%q is more than a day; expected %s", s, nounTime)}
+	case err == nil && timePattern.MatchString(s):
 		return Duration(d), nil
 	}
-	v, err := parseQuantity(s, timeUnits, "a time such as 13.5ms, 250us or 2s")
-	return Duration(v), err
+	if _, err := parseQuantity(s, timeUnits, nounTime); err != nil {
+		return 0, err
+	}
+	return 0, &valueError{Msg: fmt.Sprintf("%q is not %s", s, nounTime)}
 }
 
 // ParseSize reads a number of bytes such as 256MiB.
 func ParseSize(s string) (Size, error) {
-	v, err := parseQuantity(s, sizeUnits, "a size such as 256MiB, 1GiB or 4KiB")
+	v, err := parseQuantity(s, sizeUnits, nounSize)
 	return Size(v), err
 }
 
 // ParsePercent reads a share such as 0.1%.
 func ParsePercent(s string) (Percent, error) {
-	const form = "a share from 0% to 100%, such as 0.1%"
+	const form = nounPercent
 	number, ok := strings.CutSuffix(s, "%")
 	v, err := strconv.ParseFloat(number, 64)
 	switch {
@@ -220,6 +225,11 @@ func (v *Value) UnmarshalYAML(n *yaml.Node) error {
 	}
 	*v = Value(n.Value)
 	return nil
+}
+
+// MarshalYAML writes the text as it was read: a number without quotes.
+func (v Value) MarshalYAML() (any, error) {
+	return &yaml.Node{Kind: yaml.ScalarNode, Value: string(v)}, nil
 }
 
 // Map is a YAML mapping whose order counts: numbers are given by it.
