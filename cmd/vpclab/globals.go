@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -119,7 +120,7 @@ func scenario(args []string) (*topo.Scenario, *topo.Plan, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	sc, plan, err := scenarios.Load(path)
+	sc, plan, err := load(path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -131,6 +132,17 @@ func scenario(args []string) (*topo.Scenario, *topo.Plan, error) {
 	}
 	sc.Name = global.name
 	plan, err = topo.Expand(sc)
+	return sc, plan, err
+}
+
+// load reads a scenario; a file that is not there or cannot be read is the
+// user's slip as much as one that is wrong.
+func load(path string) (*topo.Scenario, *topo.Plan, error) {
+	sc, plan, err := scenarios.Load(path)
+	var faults topo.Diagnostics
+	if err != nil && !errors.As(err, &faults) {
+		err = usageError{err}
+	}
 	return sc, plan, err
 }
 
@@ -209,7 +221,7 @@ func theLab() (*lab.Home, string, error) {
 		return home, living[0], nil
 	}
 	if path, err := findScenario(""); err == nil && path != "" {
-		sc, _, err := scenarios.Load(path)
+		sc, _, err := load(path)
 		if err != nil {
 			return nil, "", err
 		}

@@ -31,11 +31,16 @@ const (
 	exitInterrupted = 130 // interrupted: lab cleaned, results kept
 )
 
-// verbs make the subcommands of the root.
-var verbs = []func() *cobra.Command{
-	newRun, newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents,
-	newGraph, newValidate, newRender, newSchema, newPlot, newReport, newDoctor, newGC, newVersion,
-	newKernel, newKeeper, newSpeaker, // hidden
+// groups order the help text.
+var groups = []struct {
+	title string
+	verbs []func() *cobra.Command
+}{
+	{"Experiments:", []func() *cobra.Command{newRun, newPlot, newReport}},
+	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents}},
+	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},
+	{"This machine:", []func() *cobra.Command{newDoctor, newGC, newVersion}},
+	{"", []func() *cobra.Command{newKernel, newKeeper, newSpeaker}}, // hidden
 }
 
 func main() {
@@ -68,13 +73,21 @@ Exit codes: 0 ok, 1 failed, 2 wrong file or usage, 3 this machine cannot run it 
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          noArgs,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	addGlobals(root)
-	for _, verb := range verbs {
-		root.AddCommand(verb())
+	for _, g := range groups {
+		if g.title != "" {
+			root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		}
+		for _, verb := range g.verbs {
+			cmd := verb()
+			cmd.GroupID = g.title
+			root.AddCommand(cmd)
+		}
 	}
+	root.SetHelpCommandGroupID("This machine:")
+	root.SetCompletionCommandGroupID("This machine:")
 	return root
 }
 
