@@ -14,8 +14,20 @@ import (
 	"github.com/vpclab/vpclab/metrics"
 )
 
-// maxGroups is how many points a breakdown shows; of more, an even choice.
-const maxGroups = 8
+// maxBars is how many rows of bars fit a page; of more points than fit, an
+// even choice is shown.
+const maxBars = 18
+
+// maxGroups is how many points fit where each has a bar a system.
+func maxGroups(rows []metrics.PointSummary) int {
+	n := 0
+	for _, s := range systems {
+		if slices.ContainsFunc(rows, func(r metrics.PointSummary) bool { return r.Labels["system"] == s.id }) {
+			n++
+		}
+	}
+	return maxBars / max(n, 2)
+}
 
 // breakdownBar is one stacked bar: a system at a point.
 type breakdownBar struct {
@@ -40,7 +52,7 @@ func makeBreakdown(d *data) (*page, string, error) {
 	exp := best(experiments, func(e string) int { return len(points(d.of(e, "setup.first_packet"))) })
 	all := points(d.of(exp, "setup.first_packet"))
 	varied, fixed := varying(all)
-	shown := thin(all, maxGroups)
+	shown := thin(all, maxGroups(d.of(exp, "setup.first_packet")))
 	var groups []breakdownGroup
 	var used []metrics.PointSummary
 	for _, p := range shown {

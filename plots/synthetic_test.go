@@ -26,7 +26,12 @@ type syntheticRun struct {
 
 func (r syntheticRun) write(t testing.TB) *metrics.Store {
 	t.Helper()
-	s, err := metrics.Create(t.TempDir(), metrics.RunInfo{
+	return r.writeTo(t, t.TempDir())
+}
+
+func (r syntheticRun) writeTo(t testing.TB, root string) *metrics.Store {
+	t.Helper()
+	s, err := metrics.Create(root, metrics.RunInfo{
 		Scenario: "synthetic", File: "synthetic.vpclab.yml", ID: "20260502T101112.345Z-3f9c",
 		Source:  "name: synthetic   # made-up <numbers> & no measurement\nexperiments:\n  - kind: vpc-setup\n",
 		Seed:    7,

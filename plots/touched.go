@@ -30,7 +30,7 @@ func makeTouched(d *data) (*page, string, error) {
 	exp := best(experiments, func(e string) int { return len(points(rowsOf(e))) })
 	rows := rowsOf(exp)
 	all := points(rows)
-	shown := thin(all, maxGroups)
+	shown := thin(all, maxGroups(rows))
 	varied, fixed := varying(all)
 	if len(all) == 1 { // nothing varies: name the lab
 		varied, fixed = fixed, nil
