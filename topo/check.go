@@ -55,6 +55,9 @@ func (c *checker) something(f fullScenario) {
 	if len(t.Backbone.PE)+len(t.Backbone.P)+len(t.Sites)+len(t.Nodes) == 0 && !c.touched("topology") && !c.touched("generate") {
 		c.fault(nil, "there is nothing to build; expected topology (backbone and sites, or nodes and links) or generate", "see `vpclab render quickstart` for a small scenario")
 	}
+	if e, ok := formats["vpclab-lab"].check(f.Name).(*valueError); ok && !c.lost("name") {
+		c.fault([]string{"name"}, e.Msg, e.Hint) // it may have been changed since it was read
+	}
 	if m := f.Kernel.Memory; m != 0 && m < 64<<20 {
 		c.fault([]string{"kernel", "memory"}, fmt.Sprintf("%s is too little for a kernel; expected at least 64MiB", m), "")
 	}

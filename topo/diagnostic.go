@@ -37,7 +37,10 @@ type Diagnostic struct {
 // the place.
 func (d Diagnostic) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s", Position{d.File, d.Line, d.Col}, d.Msg)
+	if d.File != "" || d.Line != 0 {
+		b.WriteString(Position{d.File, d.Line, d.Col}.String() + ": ")
+	}
+	b.WriteString(d.Msg)
 	if d.Hint != "" {
 		b.WriteString("; " + d.Hint)
 	}

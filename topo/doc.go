@@ -3,12 +3,21 @@
 // Division of labour:
 //
 //   - scenario.go: the file as the user writes it ([Scenario] and its parts);
-//   - parse.go, schema.go, diagnostic.go: strict reading with file:line:col;
+//     units.go: its quantities and ordered mappings; format.go: its names and
+//     addresses;
+//   - schema.go: the JSON Schema, made from the types; reference.go: the
+//     user's reference, made from the schema;
+//   - parse.go: [Load] and [Parse]; document.go: the YAML tree with its places;
+//     faults.go: what the schema finds, in a user's words; check.go: what is
+//     wrong with the meaning; diagnostic.go: how it is shown;
+//   - generate.go: regular labs and defaults written out; render.go: the same
+//     as a file;
 //   - expand.go: [Expand] turns a Scenario into a [Plan];
 //   - plan.go: the [Plan]: every node, link, address, MAC, label, RD and RT;
+//     select.go: looking things up in it and taking parts of it;
 //   - number.go: the one visible rule by which numbers are given, so that a
-//     packet dump can be read by eye;
-//   - path.go: shortest paths.
+//     packet dump can be read by eye; name.go: the same for names;
+//   - path.go: shortest paths, LSPs and the backbone's own routes.
 //
 // The package is pure: it runs on any OS, needs no privilege and imports
 // nothing of emu, metrics, plots or scenarios.

@@ -164,7 +164,7 @@ func (f fullScenario) generateSites(g Generate) {
 
 // numbered is prefix1 … prefixN.
 func numbered(prefix string, n int) []string {
-	names := make([]string, n)
+	names := make([]string, max(n, 0))
 	for i := range names {
 		names[i] = fmt.Sprint(prefix, i+1)
 	}

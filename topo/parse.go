@@ -180,6 +180,5 @@ func (sc *Scenario) Diagnose(msg, hint string, path ...any) Diagnostic {
 	if sc.doc == nil {
 		return Diagnostic{File: sc.File, Msg: dotted(texts) + msg, Hint: hint}
 	}
-	d := sc.doc.diagnose(texts, nil, msg, hint)
-	return d
+	return sc.doc.diagnose(texts, nil, dotted(texts)+msg, hint)
 }
