@@ -1,0 +1,46 @@
+package fabric
+
+import (
+	"net/netip"
+
+	"github.com/vpclab/vpclab/topo"
+)
+
+// Compile makes the plain part of a lab's State: nodes, links, bridges,
+// static routes and loopbacks. Labels, VRFs and core routes are added by
+// package mpls.
+func Compile(plan *topo.Plan) State {
+	s := State{Nodes: make(map[string]Node, len(plan.Nodes)), Links: make(map[string]Link, len(plan.Links))}
+	for _, n := range plan.Nodes {
+		s.Nodes[n.Name] = compileNode(n)
+	}
+	for _, l := range plan.Links {
+		s.Links[l.Name()] = Link{A: compileEnd(l.A, l.AtoB), B: compileEnd(l.B, l.BtoA), MTU: l.MTU}
+	}
+	return s
+}
+
+func compileNode(n topo.Node) Node {
+	out := Node{Name: n.Name, Kind: n.Kind, Sysctls: map[string]string{}}
+	if n.Forward {
+		out.Sysctls["net.ipv4.ip_forward"] = "1"
+	}
+	if n.Loopback.IsValid() {
+		out.Lo = []netip.Prefix{netip.PrefixFrom(n.Loopback, n.Loopback.BitLen())}
+	}
+	for _, b := range n.Bridges {
+		out.Bridges = append(out.Bridges, Bridge{Name: b.Name, MAC: b.MAC, Addr: b.Addr})
+	}
+	for _, r := range n.Routes {
+		out.Routes = append(out.Routes, Route{Dst: r.Dst, Via: r.Via, Dev: r.Dev})
+	}
+	return out
+}
+
+func compileEnd(e topo.Endpoint, egress topo.Impairment) End {
+	master := e.Bridge
+	if master == "" {
+		master = e.VRF
+	}
+	return End{Node: e.Node, Ifname: e.Ifname, MAC: e.MAC, Addr: e.Addr, Master: master, Egress: egress}
+}

@@ -1,0 +1,214 @@
+package rtnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Limits of one sendmsg. A socket takes wmem_default (212992) bytes, and
+// answers wait in a receive buffer of about the same size, where each refusal
+// may take 1.3 kB: so many messages that all of them may be refused.
+const (
+	maxChunkBytes = 128 << 10
+	maxChunkMsgs  = 128
+)
+
+// Conn is a route netlink socket. It stays in the namespace in which it was
+// opened, whichever thread uses it. It is safe for concurrent use.
+type Conn struct {
+	mu  sync.Mutex
+	fd  int
+	seq uint32
+	rcv []byte
+}
+
+// Dial opens a Conn in the current namespace of this thread. A caller that
+// cares which one that is has locked its thread.
+func Dial() (*Conn, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open a route netlink socket: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("netlink socket: ask for extended acknowledgements: %w", err)
+	}
+	return &Conn{fd: fd}, nil
+}
+
+// DialNS opens a Conn in the namespace that nsfd refers to.
+func DialNS(nsfd int) (conn *Conn, err error) {
+	done := make(chan struct{})
+	go func() { // on a thread of its own: it dies with the goroutine if it cannot come back
+		defer close(done)
+		runtime.LockOSThread()
+		var here netns.NsHandle
+		if here, err = netns.Get(); err != nil {
+			err = fmt.Errorf("open the current network namespace: %w", err)
+			runtime.UnlockOSThread()
+			return
+		}
+		defer here.Close()
+		if err = netns.Set(netns.NsHandle(nsfd)); err != nil {
+			err = fmt.Errorf("enter network namespace: %w", err)
+			runtime.UnlockOSThread()
+			return
+		}
+		conn, err = Dial()
+		if netns.Set(here) == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	<-done
+	return conn, err
+}
+
+// Close closes the socket.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd < 0 {
+		return nil
+	}
+	err := unix.Close(c.fd)
+	c.fd = -1
+	return err
+}
+
+// Do sends b and returns the refusals as one error. A refusal does not keep
+// the messages after it from being carried out.
+func (c *Conn) Do(b *Batch) error {
+	refused, err := c.Run(b)
+	if err != nil {
+		return err
+	}
+	return join(refused)
+}
+
+// Run sends b and returns what the kernel refused (and the messages did not
+// forgive), in order. err says that the conversation itself failed; nothing is
+// known then about the messages.
+func (c *Conn) Run(b *Batch) (refused []*Error, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd < 0 {
+		return nil, errors.New("netlink socket is closed")
+	}
+	for from := 0; from < len(b.msgs); {
+		to := b.chunk(from)
+		r, err := c.exchange(b, from, to)
+		refused = append(refused, r...)
+		if err != nil {
+			return refused, err
+		}
+		from = to
+	}
+	return refused, nil
+}
+
+// offset is where message i starts; one past the last: the end.
+func (b *Batch) offset(i int) int {
+	if i == len(b.msgs) {
+		return len(b.buf)
+	}
+	return b.msgs[i].start
+}
+
+// chunk returns the end of the part that begins with message from and fits
+// into one sendmsg.
+func (b *Batch) chunk(from int) int {
+	to := from + 1
+	for to < len(b.msgs) && to-from < maxChunkMsgs && b.offset(to+1)-b.offset(from) <= maxChunkBytes {
+		to++
+	}
+	return to
+}
+
+// exchange sends the messages [from, to) with one system call and collects
+// the answers. The kernel carries them out in order within the call and always
+// reports a failure; success is asked for of the last one only, so that as a
+// rule one answer has to be read.
+func (c *Conn) exchange(b *Batch, from, to int) (refused []*Error, err error) {
+	first := c.seq + 1
+	for i := from; i < to; i++ {
+		c.seq++
+		h := b.buf[b.msgs[i].start:]
+		flags := binary.NativeEndian.Uint16(h[6:]) &^ unix.NLM_F_ACK
+		if i == to-1 {
+			flags |= unix.NLM_F_ACK
+		}
+		binary.NativeEndian.PutUint16(h[6:], flags)
+		binary.NativeEndian.PutUint32(h[8:], c.seq)
+		binary.NativeEndian.PutUint32(h[12:], 0)
+	}
+	if err := c.send(b.buf[b.offset(from):b.offset(to)]); err != nil {
+		return nil, fmt.Errorf("send %d netlink messages (first: %s): %w", to-from, b.msgs[from].describe(), err)
+	}
+	for {
+		last := false
+		err := c.receive(func(seq uint32, typ, flags uint16, payload []byte) {
+			i := from + int(seq-first)
+			if typ != unix.NLMSG_ERROR || i < from || i >= to {
+				return // a late answer to an earlier exchange, or a notification
+			}
+			last = last || i == to-1
+			errno, text := parseAck(flags, payload)
+			if errno == 0 || b.msgs[i].opts.forgives(errno) {
+				return
+			}
+			refused = append(refused, &Error{Index: i, Object: b.msgs[i].describe(), Errno: errno, Text: text})
+		})
+		if err != nil {
+			return refused, fmt.Errorf("read netlink answers: %w", err)
+		}
+		if last {
+			return refused, nil
+		}
+	}
+}
+
+func (c *Conn) send(p []byte) error {
+	for {
+		err := unix.Sendto(c.fd, p, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// receive reads one datagram and hands out its messages.
+func (c *Conn) receive(each func(seq uint32, typ, flags uint16, payload []byte)) error {
+	if c.rcv == nil {
+		c.rcv = make([]byte, 32<<10) // what the kernel makes of a dump at most
+	}
+	n, err := c.recv()
+	if err != nil {
+		return err
+	}
+	p := c.rcv[:n]
+	for len(p) >= unix.SizeofNlMsghdr {
+		size := int(binary.NativeEndian.Uint32(p))
+		if size < unix.SizeofNlMsghdr || size > len(p) {
+			return fmt.Errorf("netlink message of %d bytes in %d: %w", size, len(p), unix.EPROTO)
+		}
+		each(binary.NativeEndian.Uint32(p[8:]), binary.NativeEndian.Uint16(p[4:]), binary.NativeEndian.Uint16(p[6:]), p[unix.SizeofNlMsghdr:size])
+		size = (size + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1)
+		p = p[min(size, len(p)):]
+	}
+	return nil
+}
+
+func (c *Conn) recv() (int, error) {
+	for {
+		n, _, err := unix.Recvfrom(c.fd, c.rcv, 0)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}

@@ -1,0 +1,405 @@
+package rtnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// LinkInfo is an interface as the kernel has it.
+type LinkInfo struct {
+	Index  int
+	Name   string
+	Kind   string // veth, bridge, vrf …; "" for lo
+	MAC    [6]byte
+	MTU    int
+	Master int
+	Peer   int // veth: index of the other end, in its namespace
+	Up     bool
+	Alias  string
+	Table  int // vrf
+}
+
+// AddrInfo is an IPv4 address of an interface.
+type AddrInfo struct {
+	Index  int
+	Prefix netip.Prefix
+}
+
+// QdiscInfo is a queueing discipline; the options of those that this package
+// makes are decoded.
+type QdiscInfo struct {
+	Index  int
+	Kind   string
+	Handle Handle
+	Parent Handle
+	Netem  Netem
+	Limit  int // bfifo: bytes
+}
+
+// ClassInfo is an HTB class.
+type ClassInfo struct {
+	Index  int
+	Handle Handle
+	Rate   uint64 // bits a second
+}
+
+// RuleInfo is an IPv4 policy rule.
+type RuleInfo struct {
+	Rule
+	Protocol uint8
+}
+
+// dumpAttempts bounds how often a table is read again because it changed
+// while it was read.
+const dumpAttempts = 10
+
+var errInterrupted = errors.New("the table changed while it was read")
+
+// dump asks for a whole table and hands out each entry. Entries that were
+// handed out before an interruption are handed out again after restart.
+func (c *Conn) dump(what string, typ int, body []byte, restart func(), each func(payload []byte)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for range dumpAttempts {
+		restart()
+		err := c.dumpOnce(typ, body, each)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errInterrupted) {
+			return fmt.Errorf("read %s: %w", what, err)
+		}
+	}
+	return fmt.Errorf("read %s: %w each of %d times", what, errInterrupted, dumpAttempts)
+}
+
+func (c *Conn) dumpOnce(typ int, body []byte, each func(payload []byte)) error {
+	if c.fd < 0 {
+		return errors.New("netlink socket is closed")
+	}
+	c.seq++
+	var b Batch
+	b.begin("read", nil, typ, unix.NLM_F_DUMP, nil)
+	b.body(body)
+	b.end()
+	binary.NativeEndian.PutUint32(b.buf[8:], c.seq)
+	if err := c.send(b.buf); err != nil {
+		return err
+	}
+	want, done, interrupted := c.seq, false, false
+	var refused unix.Errno
+	for !done {
+		err := c.receive(func(seq uint32, typ, flags uint16, payload []byte) {
+			if seq != want {
+				return
+			}
+			interrupted = interrupted || flags&unix.NLM_F_DUMP_INTR != 0
+			switch typ {
+			case unix.NLMSG_DONE:
+				done = true
+			case unix.NLMSG_ERROR:
+				refused, _ = parseAck(flags, payload)
+				done = true
+			default:
+				each(payload)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if refused != 0 {
+		return refused
+	}
+	if interrupted {
+		return errInterrupted
+	}
+	return nil
+}
+
+// attrs calls each for every attribute behind the fixed header of size skip.
+func attrs(payload []byte, skip int, each func(typ uint16, v []byte)) {
+	if len(payload) < skip {
+		return
+	}
+	p := payload[skip:]
+	for len(p) >= unix.SizeofRtAttr {
+		n := int(binary.NativeEndian.Uint16(p))
+		if n < unix.SizeofRtAttr || n > len(p) {
+			return
+		}
+		each(binary.NativeEndian.Uint16(p[2:])&^unix.NLA_F_NESTED, p[unix.SizeofRtAttr:n])
+		p = p[min((n+3)&^3, len(p)):]
+	}
+}
+
+func text(v []byte) string { return strings.TrimRight(string(v), "\x00") }
+
+func number(v []byte) int {
+	switch len(v) {
+	case 1:
+		return int(v[0])
+	case 2:
+		return int(binary.NativeEndian.Uint16(v))
+	case 4:
+		return int(binary.NativeEndian.Uint32(v))
+	case 8:
+		return int(binary.NativeEndian.Uint64(v))
+	}
+	return 0
+}
+
+// Links reads all interfaces of the namespace.
+func (c *Conn) Links() (out []LinkInfo, err error) {
+	body := nl.NewIfInfomsg(unix.AF_UNSPEC).Serialize()
+	err = c.dump("interfaces", unix.RTM_GETLINK, body, func() { out = out[:0] }, func(p []byte) {
+		if len(p) < unix.SizeofIfInfomsg {
+			return
+		}
+		l := LinkInfo{Index: int(int32(binary.NativeEndian.Uint32(p[4:])))}
+		l.Up = binary.NativeEndian.Uint32(p[8:])&unix.IFF_UP != 0
+		attrs(p, unix.SizeofIfInfomsg, func(typ uint16, v []byte) { l.set(typ, v) })
+		out = append(out, l)
+	})
+	return out, err
+}
+
+func (l *LinkInfo) set(typ uint16, v []byte) {
+	switch typ {
+	case unix.IFLA_IFNAME:
+		l.Name = text(v)
+	case unix.IFLA_IFALIAS:
+		l.Alias = text(v)
+	case unix.IFLA_MTU:
+		l.MTU = number(v)
+	case unix.IFLA_MASTER:
+		l.Master = number(v)
+	case unix.IFLA_LINK:
+		l.Peer = number(v)
+	case unix.IFLA_ADDRESS:
+		copy(l.MAC[:], v)
+	case unix.IFLA_LINKINFO:
+		attrs(v, 0, func(typ uint16, v []byte) {
+			switch typ {
+			case nl.IFLA_INFO_KIND:
+				l.Kind = text(v)
+			case nl.IFLA_INFO_DATA:
+				if l.Kind == "vrf" {
+					attrs(v, 0, func(typ uint16, v []byte) {
+						if typ == nl.IFLA_VRF_TABLE {
+							l.Table = number(v)
+						}
+					})
+				}
+			}
+		})
+	}
+}
+
+// Addrs reads the IPv4 addresses of the namespace.
+func (c *Conn) Addrs() (out []AddrInfo, err error) {
+	body := nl.NewIfAddrmsg(unix.AF_INET).Serialize()
+	err = c.dump("addresses", unix.RTM_GETADDR, body, func() { out = out[:0] }, func(p []byte) {
+		if len(p) < unix.SizeofIfAddrmsg {
+			return
+		}
+		a := AddrInfo{Index: int(binary.NativeEndian.Uint32(p[4:]))}
+		attrs(p, unix.SizeofIfAddrmsg, func(typ uint16, v []byte) {
+			if ip, ok := netip.AddrFromSlice(v); ok && typ == unix.IFA_LOCAL {
+				a.Prefix = netip.PrefixFrom(ip, int(p[1]))
+			}
+		})
+		out = append(out, a)
+	})
+	return out, err
+}
+
+// Routes reads the IPv4 routes of all tables that carry protocol.
+func (c *Conn) Routes(protocol uint8) (out []Route, err error) {
+	body := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET}}).Serialize()
+	err = c.dump("routes", unix.RTM_GETROUTE, body, func() { out = out[:0] }, func(p []byte) {
+		if len(p) < unix.SizeofRtMsg || p[5] != protocol {
+			return
+		}
+		r := Route{Protocol: protocol, Table: int(p[4]), Unreachable: p[7] == unix.RTN_UNREACHABLE}
+		r.Dst = netip.PrefixFrom(netip.IPv4Unspecified(), int(p[1]))
+		attrs(p, unix.SizeofRtMsg, func(typ uint16, v []byte) { r.set(typ, v) })
+		out = append(out, r)
+	})
+	return out, err
+}
+
+func (r *Route) set(typ uint16, v []byte) {
+	ip, _ := netip.AddrFromSlice(v)
+	switch typ {
+	case unix.RTA_TABLE:
+		r.Table = number(v)
+	case unix.RTA_DST:
+		r.Dst = netip.PrefixFrom(ip, r.Dst.Bits())
+	case unix.RTA_GATEWAY:
+		r.Via = ip
+	case unix.RTA_OIF:
+		r.DevIndex = number(v)
+	case unix.RTA_PREFSRC:
+		r.Src = ip
+	case unix.RTA_PRIORITY:
+		r.Metric = number(v)
+	case unix.RTA_ENCAP:
+		attrs(v, 0, func(typ uint16, v []byte) {
+			if typ == nl.MPLS_IPTUNNEL_DST {
+				r.Labels = labels(v)
+			}
+		})
+	}
+}
+
+func labels(v []byte) (out []uint32) {
+	for _, l := range nl.DecodeMPLSStack(v) {
+		out = append(out, uint32(l))
+	}
+	return out
+}
+
+// MPLSRoutes reads the incoming label map: the entries that carry protocol.
+// Without the kernel's mpls_router there are none.
+func (c *Conn) MPLSRoutes(protocol uint8) (out []MPLSRoute, err error) {
+	body := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_MPLS}}).Serialize()
+	err = c.dump("labels", unix.RTM_GETROUTE, body, func() { out = out[:0] }, func(p []byte) {
+		// A kernel without MPLS answers for all families it has.
+		if len(p) < unix.SizeofRtMsg || p[0] != unix.AF_MPLS || p[5] != protocol {
+			return
+		}
+		r := MPLSRoute{Protocol: protocol}
+		attrs(p, unix.SizeofRtMsg, func(typ uint16, v []byte) { r.set(typ, v) })
+		out = append(out, r)
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil
+	}
+	return out, err
+}
+
+func (r *MPLSRoute) set(typ uint16, v []byte) {
+	switch typ {
+	case unix.RTA_DST:
+		if l := labels(v); len(l) == 1 {
+			r.In = l[0]
+		}
+	case unix.RTA_NEWDST:
+		r.Out = labels(v)
+	case unix.RTA_VIA:
+		if len(v) > 2 {
+			r.Via, _ = netip.AddrFromSlice(v[2:])
+		}
+	case unix.RTA_OIF:
+		r.DevIndex = number(v)
+	case rtaTTLPropagate:
+		r.NoTTLPropagate = number(v) == 0
+	}
+}
+
+// Rules reads the IPv4 policy rules.
+func (c *Conn) Rules() (out []RuleInfo, err error) {
+	body := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET}}).Serialize()
+	err = c.dump("rules", unix.RTM_GETRULE, body, func() { out = out[:0] }, func(p []byte) {
+		if len(p) < unix.SizeofRtMsg {
+			return
+		}
+		r := RuleInfo{Rule: Rule{Table: int(p[4])}}
+		attrs(p, unix.SizeofRtMsg, func(typ uint16, v []byte) {
+			switch typ {
+			case nl.FRA_PRIORITY:
+				r.Pref = number(v)
+			case nl.FRA_TABLE:
+				r.Table = number(v)
+			case nl.FRA_PROTOCOL:
+				r.Protocol = uint8(number(v))
+			}
+		})
+		out = append(out, r)
+	})
+	return out, err
+}
+
+// Qdiscs reads the queueing disciplines of all interfaces.
+func (c *Conn) Qdiscs() (out []QdiscInfo, err error) {
+	err = c.dump("qdiscs", unix.RTM_GETQDISC, new(nl.TcMsg).Serialize(), func() { out = out[:0] }, func(p []byte) {
+		if len(p) < nl.SizeofTcMsg {
+			return
+		}
+		msg := nl.DeserializeTcMsg(p)
+		q := QdiscInfo{Index: int(msg.Ifindex), Handle: Handle(msg.Handle), Parent: Handle(msg.Parent)}
+		attrs(p, nl.SizeofTcMsg, func(typ uint16, v []byte) {
+			switch {
+			case typ == nl.TCA_KIND:
+				q.Kind = text(v)
+			case typ == nl.TCA_OPTIONS && q.Kind == "netem":
+				q.Netem.decode(v)
+			case typ == nl.TCA_OPTIONS && q.Kind == "bfifo":
+				q.Limit = number(v)
+			}
+		})
+		out = append(out, q)
+	})
+	return out, err
+}
+
+func (n *Netem) decode(v []byte) {
+	if len(v) < nl.SizeofTcNetemQopt {
+		return
+	}
+	qopt := nl.DeserializeTcNetemQopt(v)
+	n.Limit = qopt.Limit
+	n.Loss = float64(qopt.Loss) / (1<<32 - 1) * 100
+	attrs(v, nl.SizeofTcNetemQopt, func(typ uint16, v []byte) {
+		switch {
+		case typ == netemLatency64:
+			n.Delay = time.Duration(number(v))
+		case typ == netemJitter64:
+			n.Jitter = time.Duration(number(v))
+		case typ == nl.TCA_NETEM_RATE && len(v) >= 4 && n.Rate == 0:
+			n.Rate = uint64(binary.NativeEndian.Uint32(v)) * 8
+		case typ == nl.TCA_NETEM_RATE64:
+			n.Rate = uint64(number(v)) * 8
+		}
+	})
+}
+
+// HTBClasses reads the HTB classes of one interface.
+func (c *Conn) HTBClasses(devIndex int) (out []ClassInfo, err error) {
+	body := (&nl.TcMsg{Ifindex: int32(devIndex)}).Serialize()
+	err = c.dump("classes", unix.RTM_GETTCLASS, body, func() { out = out[:0] }, func(p []byte) {
+		if len(p) < nl.SizeofTcMsg {
+			return
+		}
+		msg := nl.DeserializeTcMsg(p)
+		k := ClassInfo{Index: int(msg.Ifindex), Handle: Handle(msg.Handle)}
+		attrs(p, nl.SizeofTcMsg, func(typ uint16, v []byte) {
+			if typ == nl.TCA_OPTIONS {
+				k.decode(v)
+			}
+		})
+		if k.Rate != 0 {
+			out = append(out, k)
+		}
+	})
+	return out, err
+}
+
+func (k *ClassInfo) decode(v []byte) {
+	attrs(v, 0, func(typ uint16, v []byte) {
+		switch {
+		case typ == nl.TCA_HTB_PARMS && len(v) >= nl.SizeofTcHtbCopt && k.Rate == 0:
+			k.Rate = uint64(nl.DeserializeTcHtbCopt(v).Rate.Rate) * 8
+		case typ == nl.TCA_HTB_RATE64:
+			k.Rate = uint64(number(v)) * 8
+		}
+	})
+}

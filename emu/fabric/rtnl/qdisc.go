@@ -1,0 +1,191 @@
+package rtnl
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Handle is a qdisc or class id, major:minor.
+type Handle uint32
+
+// Root is the parent of an interface's outermost qdisc.
+const Root Handle = 0xFFFFFFFF // TC_H_ROOT
+
+// MakeHandle is major:minor.
+func MakeHandle(major, minor uint16) Handle { return Handle(major)<<16 | Handle(minor) }
+
+func (h Handle) String() string {
+	if h == Root {
+		return "root"
+	}
+	return fmt.Sprintf("%x:%x", uint32(h)>>16, uint32(h)&0xFFFF)
+}
+
+// Qdisc is where a queueing discipline sits.
+type Qdisc struct {
+	DevIndex int
+	Dev      string // the interface's name, for messages
+	Parent   Handle
+	Handle   Handle
+}
+
+// described is a Qdisc in an error.
+type described struct {
+	kind string
+	q    Qdisc
+}
+
+func (d described) String() string {
+	return fmt.Sprintf("%s %v of %s (parent %v)", d.kind, d.q.Handle, d.q.Dev, d.q.Parent)
+}
+
+// Netem is what a stretch of wire does to packets: it takes time, and loses
+// some. Rate makes it a line as well, with Limit packets of room in all.
+type Netem struct {
+	Delay  time.Duration
+	Jitter time.Duration // standard deviation, normally distributed
+	Loss   float64       // percent, each packet by itself
+	Limit  uint32        // packets that may be under way
+	Rate   uint64        // bits a second; 0: no line
+}
+
+func (b *Batch) tc(verb, kind string, typ, flags int, q Qdisc, opts []Option) {
+	b.begin(verb, described{kind, q}, typ, flags, opts)
+	msg := nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(q.DevIndex), Handle: uint32(q.Handle), Parent: uint32(q.Parent)}
+	b.body(msg.Serialize())
+	if kind != "" {
+		b.str(nl.TCA_KIND, kind)
+	}
+}
+
+// Netem adds a netem qdisc, or changes the one that is there and leaves its
+// child alone.
+func (b *Batch) Netem(q Qdisc, n Netem, opts ...Option) {
+	b.tc("set", "netem", unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, q, opts)
+	at := b.nest(nl.TCA_OPTIONS)
+	qopt := nl.TcNetemQopt{Limit: n.Limit, Loss: probability(n.Loss)}
+	b.body(qopt.Serialize())
+	b.u64(netemLatency64, uint64(n.Delay))
+	b.u64(netemJitter64, uint64(n.Jitter))
+	if n.Jitter != 0 {
+		b.attr(nl.TCA_NETEM_DELAY_DIST, normalTable())
+	}
+	rate := nl.TcNetemRate{}
+	bytes := n.Rate / 8
+	if bytes > math.MaxUint32 {
+		b.u64(nl.TCA_NETEM_RATE64, bytes)
+		bytes = math.MaxUint32
+	}
+	rate.Rate = uint32(bytes)
+	b.attr(nl.TCA_NETEM_RATE, rate.Serialize())
+	b.endNest(at)
+	b.end()
+}
+
+// Attributes in nanoseconds, newer than package nl.
+const (
+	netemLatency64 = 10 // TCA_NETEM_LATENCY64
+	netemJitter64  = 11 // TCA_NETEM_JITTER64
+)
+
+// probability is percent as a share of 2^32-1.
+func probability(percent float64) uint32 {
+	return uint32(math.Round(min(max(percent, 0), 100) / 100 * math.MaxUint32))
+}
+
+// normalTable is the inverse of the normal distribution in netem's form:
+// values in units of 1/8192 of a standard deviation at equal steps of
+// probability. Without a table netem's jitter is uniform.
+var normalTable = sync.OnceValue(func() []byte {
+	const n = 4096
+	table := make([]byte, 0, 2*n)
+	for i := range n {
+		x := math.Sqrt2 * math.Erfinv(2*(float64(i)+0.5)/n-1)
+		v := int16(math.Round(min(max(x*8192, math.MinInt16), math.MaxInt16)))
+		table = binary.NativeEndian.AppendUint16(table, uint16(v))
+	}
+	return table
+})
+
+// HTB adds a hierarchical token bucket qdisc whose unclassified packets go to
+// class defaultClass (minor number).
+func (b *Batch) HTB(q Qdisc, defaultClass uint16, opts ...Option) {
+	b.tc("set", "htb", unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, q, opts)
+	at := b.nest(nl.TCA_OPTIONS)
+	glob := nl.TcHtbGlob{Version: 3, Rate2Quantum: 10, Defcls: uint32(defaultClass)}
+	b.attr(nl.TCA_HTB_INIT, glob.Serialize())
+	b.endNest(at)
+	b.end()
+}
+
+// HTBClass is a class of an HTB qdisc; rates in bits a second.
+type HTBClass struct {
+	Rate, Ceil uint64 // Ceil 0: Rate
+	Burst      int    // bytes that may leave at once
+	Prio       int
+}
+
+// HTBClass adds or changes a class: q.Handle is its id, q.Parent the qdisc or
+// class it is under.
+func (b *Batch) HTBClass(q Qdisc, c HTBClass, opts ...Option) {
+	b.tc("set", "htb", unix.RTM_NEWTCLASS, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, q, opts)
+	at := b.nest(nl.TCA_OPTIONS)
+	if c.Ceil == 0 {
+		c.Ceil = c.Rate
+	}
+	opt := nl.TcHtbCopt{
+		Buffer: ticks(c.Burst, c.Rate), Cbuffer: ticks(c.Burst, c.Ceil),
+		Quantum: 64 << 10, // a whole segmentation-offload frame; no bearing on a single class
+		Prio:    uint32(c.Prio),
+	}
+	opt.Rate = rateSpec(c.Rate)
+	opt.Ceil = rateSpec(c.Ceil)
+	b.attr(nl.TCA_HTB_PARMS, opt.Serialize())
+	if c.Rate/8 > math.MaxUint32 {
+		b.u64(nl.TCA_HTB_RATE64, c.Rate/8)
+	}
+	if c.Ceil/8 > math.MaxUint32 {
+		b.u64(nl.TCA_HTB_CEIL64, c.Ceil/8)
+	}
+	b.endNest(at)
+	b.end()
+}
+
+func rateSpec(bits uint64) nl.TcRateSpec {
+	// The link layer is named so that the kernel wants no rate table for it.
+	return nl.TcRateSpec{Linklayer: 1, Rate: uint32(min(bits/8, math.MaxUint32))}
+}
+
+// ticks is the time that n bytes take at a rate, in the kernel's scheduler
+// ticks of 64 ns.
+func ticks(n int, bits uint64) uint32 {
+	if bits == 0 {
+		return 0
+	}
+	ns := float64(n) * 8 * 1e9 / float64(bits)
+	return uint32(min(ns/64, math.MaxUint32))
+}
+
+// ByteFIFO adds a queue of at most limit bytes.
+func (b *Batch) ByteFIFO(q Qdisc, limit int, opts ...Option) { b.fifo("bfifo", q, limit, opts) }
+
+// PacketFIFO adds a queue of at most limit packets.
+func (b *Batch) PacketFIFO(q Qdisc, limit int, opts ...Option) { b.fifo("pfifo", q, limit, opts) }
+
+func (b *Batch) fifo(kind string, q Qdisc, limit int, opts []Option) {
+	b.tc("set", kind, unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, q, opts)
+	b.attr(nl.TCA_OPTIONS, binary.NativeEndian.AppendUint32(nil, uint32(limit)))
+	b.end()
+}
+
+// QdiscDel removes a qdisc and all below it.
+func (b *Batch) QdiscDel(q Qdisc, opts ...Option) {
+	b.tc("delete", "", unix.RTM_DELQDISC, 0, q, opts)
+	b.end()
+}

@@ -1,0 +1,23 @@
+// Package rtnl speaks route netlink in batches: many messages in one sendmsg,
+// one acknowledgement for all of them, and errors that name the object.
+//
+// Division of labour: batch.go encodes messages one behind the other, link.go,
+// route.go, mpls.go, rule.go and qdisc.go say what each kind of message holds,
+// conn.go sends a Batch and matches the answers, errors.go is what a refusal
+// looks like, dump.go reads tables back as they are in the kernel.
+//
+// It is for those who set many things at once: emu/fabric and the BGP
+// speakers. For reading at leisure vishvananda/netlink, on whose message types
+// this package rests, is the better tool.
+package rtnl
+
+// Protocol numbers (rtnetlink(7), rtm_protocol and FRA_PROTOCOL) say who made
+// a route or a rule. They are the owner tags of objects that have no name.
+const (
+	// ProtocolFabric marks what emu/fabric made. The number is in nobody's
+	// list (iproute2 rt_protos).
+	ProtocolFabric = 76
+	// ProtocolBGP marks VPN routes that a BGP speaker learned: the number that
+	// the field uses for BGP daemons (RTPROT_BGP), shown as `proto bgp`.
+	ProtocolBGP = 186
+)
