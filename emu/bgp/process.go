@@ -218,9 +218,10 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return fmt.Errorf("speaker %s: %w", cfg.Node, err)
 		}
-		for _, k := range left {
-			// Equal to no wanted route: replaced or removed by converge.
-			p.kernel[k] = vrfRoute{Table: k.Table, Prefix: k.Prefix}
+		for _, r := range left {
+			// Without a VRF name it equals no wanted route: converge replaces
+			// or removes it.
+			p.kernel[r.key()] = r
 		}
 	}
 	d, err := startDaemon(ctx, cfg, p.inbox.put)
@@ -320,7 +321,7 @@ func (p *process) onPaths(e pathEvent) {
 // them when it went down.
 func (p *process) onLinkUp(m linkUp) {
 	for k, r := range p.kernel {
-		if r.Dev == m.dev {
+		if r.Dev == m.dev || m.dev == "" {
 			delete(p.kernel, k)
 			p.dirty[k.Prefix] = true
 		}

@@ -66,7 +66,7 @@ func (*fakeFIB) apply(set, del []vrfRoute) (setErrs, delErrs []error) {
 	}
 	return setErrs, delErrs
 }
-func (*fakeFIB) leftovers() ([]routeKey, error) { return nil, nil }
+func (*fakeFIB) leftovers() ([]vrfRoute, error) { return nil, nil }
 func (*fakeFIB) close()                         {}
 
 // here starts every node's process in this namespace.

@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/fabric/rtnl"
 )
 
 // Tables are the labels and VPN routes of one namespace as the kernel has
@@ -45,8 +47,8 @@ type Route struct {
 	Labels []uint32 `json:"labels,omitempty"` // pushed, outermost first
 	Via    string   `json:"via,omitempty"`
 	Dev    string   `json:"dev,omitempty"`
-	Proto  string   `json:"proto"` // bgp | kernel | static | …
-	Metric int      `json:"metric,omitempty"`
+	Proto  string   `json:"proto"` // bgp: learned; fabric: from the plan; kernel; static …
+	Metric uint32   `json:"metric,omitempty"`
 }
 
 // Read reads the tables of the namespace at nspath (as /run/netns/…); the
@@ -58,7 +60,11 @@ func Read(nspath string) (*Tables, error) {
 	}
 	defer h.Close()
 	t := &Tables{}
-	links, err := h.LinkList()
+	var links []netlink.Link
+	err = settled(func() (err error) {
+		links, err = h.LinkList()
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read labels of %s: list links: %w", describe(nspath), err)
 	}
@@ -73,6 +79,19 @@ func Read(nspath string) (*Tables, error) {
 		return nil, fmt.Errorf("read VRFs of %s: %w", describe(nspath), err)
 	}
 	return t, nil
+}
+
+// readAttempts bounds how often a dump is read again because the kernel said
+// that it changed underneath.
+const readAttempts = 5
+
+func settled(read func() error) (err error) {
+	for range readAttempts {
+		if err = read(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return err
 }
 
 func describe(nspath string) string {
@@ -96,7 +115,11 @@ func handle(nspath string) (*netlink.Handle, error) {
 }
 
 func readLabels(h *netlink.Handle, names map[int]string) ([]Label, error) {
-	routes, err := h.RouteList(nil, netlink.FAMILY_MPLS)
+	var routes []netlink.Route
+	err := settled(func() (err error) {
+		routes, err = h.RouteList(nil, netlink.FAMILY_MPLS)
+		return err
+	})
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		return nil, nil // no mpls_router in this kernel: no labels
 	}
@@ -144,16 +167,19 @@ func readVRFs(h *netlink.Handle, links []netlink.Link, names map[int]string) ([]
 		}
 	}
 	// One dump of all tables costs less than one a VRF.
-	err := h.RouteListFilteredIter(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE,
-		func(r netlink.Route) bool {
-			i, ok := at[r.Table]
-			if ok && (r.Type == unix.RTN_UNICAST || r.Type == unix.RTN_UNREACHABLE) {
-				vrfs[i].Routes = append(vrfs[i].Routes, vrfRoute(r, names))
-			}
-			return true
-		})
+	var routes []netlink.Route
+	err := settled(func() (err error) {
+		routes, err = h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list VRF routes: %w", err)
+	}
+	for _, r := range routes {
+		i, ok := at[r.Table]
+		if ok && (r.Type == unix.RTN_UNICAST || r.Type == unix.RTN_UNREACHABLE) {
+			vrfs[i].Routes = append(vrfs[i].Routes, vrfRoute(r, names))
+		}
 	}
 	for i := range vrfs {
 		slices.SortFunc(vrfs[i].Routes, func(a, b Route) int { return comparePrefixes(a.Prefix, b.Prefix) })
@@ -163,7 +189,7 @@ func readVRFs(h *netlink.Handle, links []netlink.Link, names map[int]string) ([]
 }
 
 func vrfRoute(r netlink.Route, names map[int]string) Route {
-	out := Route{Prefix: "default", Type: "unicast", Dev: names[r.LinkIndex], Proto: protocol(int(r.Protocol)), Metric: r.Priority}
+	out := Route{Prefix: "default", Type: "unicast", Dev: names[r.LinkIndex], Proto: protocol(int(r.Protocol)), Metric: uint32(r.Priority)}
 	if r.Type == unix.RTN_UNREACHABLE {
 		// The kernel reports lo as the device of a reject route.
 		out.Type, out.Dev = "unreachable", ""
@@ -199,8 +225,10 @@ func protocol(p int) string {
 		return "boot"
 	case unix.RTPROT_STATIC:
 		return "static"
-	case unix.RTPROT_BGP:
+	case rtnl.ProtocolBGP:
 		return "bgp"
+	case rtnl.ProtocolFabric:
+		return "fabric"
 	}
 	return strconv.Itoa(p)
 }
