@@ -14,8 +14,11 @@ import (
 const (
 	columnWidth = 3.5 * vg.Inch
 	doubleWidth = 7 * vg.Inch
-	pngDPI      = 300
 )
+
+// pngDPI is for print. Tests under the race detector, which makes painting
+// dots slow, lower it.
+var pngDPI = 300
 
 // Sizes, in points.
 const (
