@@ -52,10 +52,10 @@ func check(sc *topo.Scenario, plan *topo.Plan) topo.Diagnostics {
 	names := map[string]int{}
 	for i, e := range sc.Experiments {
 		if e.Name == labExperiment {
-			ds = append(ds, fault(sc, fmt.Sprintf("the name %q is taken for the times of building and removing the lab", e.Name), "choose another", "experiments", i, "name"))
+			ds = append(ds, sc.Diagnose(fmt.Sprintf("the name %q is taken for the times of building and removing the lab", e.Name), "choose another", "experiments", i, "name"))
 		}
 		if first, taken := names[e.Name]; taken {
-			ds = append(ds, fault(sc, fmt.Sprintf("experiment %d has the name %q too", first+1, e.Name), "give each its own name", "experiments", i, "name"))
+			ds = append(ds, sc.Diagnose(fmt.Sprintf("experiment %d has the name %q too", first+1, e.Name), "give each its own name", "experiments", i, "name"))
 		}
 		names[e.Name] = i
 		ds = append(ds, checkExperiment(sc, plan, i, e)...)
@@ -75,10 +75,10 @@ func checkExperiment(sc *topo.Scenario, plan *topo.Plan, i int, e topo.Experimen
 			all = append(all, name)
 		}
 		slices.Sort(all)
-		return topo.Diagnostics{fault(sc, fmt.Sprintf("there is no experiment of the kind %q", e.Kind), "kinds are "+strings.Join(all, ", "), "experiments", i, "kind")}
+		return topo.Diagnostics{sc.Diagnose(fmt.Sprintf("there is no experiment of the kind %q", e.Kind), "kinds are "+strings.Join(all, ", "), "experiments", i, "kind")}
 	}
 	if msg, hint := k.check(plan); msg != "" {
-		return topo.Diagnostics{fault(sc, msg, hint, "experiments", i, "kind")}
+		return topo.Diagnostics{sc.Diagnose(msg, hint, "experiments", i, "kind")}
 	}
 	for _, v := range e.Vary {
 		ds = append(ds, checkVary(sc, plan, k, i, e, v)...)
@@ -100,7 +100,7 @@ func checkVary(sc *topo.Scenario, plan *topo.Plan, k kind, i int, e topo.Experim
 		if near := topo.Nearest(v.Name, names); near != "" {
 			hint = "did you mean " + near + "?"
 		}
-		return topo.Diagnostics{fault(sc, fmt.Sprintf("%s has no parameter %q", e.Kind, v.Name), hint, "experiments", i, "vary", v.Name)}
+		return topo.Diagnostics{sc.Diagnose(fmt.Sprintf("%s has no parameter %q", e.Kind, v.Name), hint, "experiments", i, "vary", v.Name)}
 	}
 	lo, hi := k.params[at].bounds(plan)
 	for j, value := range v.Value {
@@ -108,9 +108,9 @@ func checkVary(sc *topo.Scenario, plan *topo.Plan, k kind, i int, e topo.Experim
 		where := []any{"experiments", i, "vary", v.Name, j}
 		switch {
 		case err != nil:
-			ds = append(ds, fault(sc, fmt.Sprintf("%q is not a whole number; expected %s, %d to %d", value, k.params[at].what, lo, hi), "", where...))
+			ds = append(ds, sc.Diagnose(fmt.Sprintf("%q is not a whole number; expected %s, %d to %d", value, k.params[at].what, lo, hi), "", where...))
 		case n < lo || n > hi:
-			ds = append(ds, fault(sc, fmt.Sprintf("%s %d is out of range; expected %s, %d to %d", v.Name, n, k.params[at].what, lo, hi), "", where...))
+			ds = append(ds, sc.Diagnose(fmt.Sprintf("%s %d is out of range; expected %s, %d to %d", v.Name, n, k.params[at].what, lo, hi), "", where...))
 		}
 	}
 	return ds
@@ -131,36 +131,19 @@ func checkExpectations(sc *topo.Scenario, plan *topo.Plan, k kind, i int, e topo
 			samples = madeUp(plan, k, e)
 		}
 		if o := x.Eval(samples); o.Points == 0 {
-			ds = append(ds, fault(sc, strings.TrimPrefix(o.Text, text+": "), "", "experiments", i, "expect", j))
+			ds = append(ds, sc.Diagnose(strings.TrimPrefix(o.Text, text+": "), "", "experiments", i, "expect", j))
 		}
 	}
 	return ds
-}
-
-// fault reports the value at path, named as topo names it.
-func fault(sc *topo.Scenario, msg, hint string, path ...any) topo.Diagnostic {
-	var where strings.Builder
-	for i, element := range path {
-		switch e := element.(type) {
-		case int:
-			fmt.Fprintf(&where, "[%d]", e)
-		default:
-			if i > 0 {
-				where.WriteByte('.')
-			}
-			fmt.Fprint(&where, e)
-		}
-	}
-	return sc.Diagnose(where.String()+": "+msg, hint, path...)
 }
 
 // expectFault points into the expectation where the parser stopped.
 func expectFault(sc *topo.Scenario, err error, path ...any) topo.Diagnostic {
 	var x *metrics.ExpectError
 	if !errors.As(err, &x) {
-		return fault(sc, err.Error(), "", path...)
+		return sc.Diagnose(err.Error(), "", path...)
 	}
-	d := fault(sc, x.Msg, x.Hint, path...)
+	d := sc.Diagnose(x.Msg, x.Hint, path...)
 	if d.Line == 0 {
 		return d
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/traffic"
 )
@@ -20,6 +21,13 @@ import (
 //     compiled to a list;
 //   - sets: two rules that look the peer up in a set, and one element a peer:
 //     the best that a firewall on each machine can do.
+//
+// The rules stand where a cloud puts them, at the machine's port of a virtual
+// switch: the twin's address is on a bridge in its own namespace with the wire
+// as the only other port, and the table is of nftables' bridge family. (The
+// kernel that User Mode Linux brings has no other family.) That family sees
+// ARP too, so each chain has one rule more that lets it pass; those two are
+// not counted, since a table of the ip family would do without.
 //
 // A machine's rules are sent as one netlink batch.
 type firewall struct {
@@ -52,7 +60,7 @@ type objects struct {
 }
 
 func newObjects() objects {
-	o := objects{table: &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName}}
+	o := objects{table: &nftables.Table{Family: nftables.TableFamilyBridge, Name: tableName}}
 	drop := nftables.ChainPolicyDrop
 	for _, d := range directions {
 		o.chains = append(o.chains, &nftables.Chain{
@@ -94,6 +102,7 @@ func (f firewall) shut(machine string) error {
 		c.AddTable(o.table)
 		for _, ch := range o.chains {
 			c.AddChain(ch)
+			c.AddRule(&nftables.Rule{Table: o.table, Chain: ch, Exprs: append(etherType(unix.ETH_P_ARP), accept)})
 		}
 		return nil
 	})
@@ -186,6 +195,9 @@ func (f firewall) read(machine string) (entries, error) {
 				return err
 			}
 			for _, r := range rules {
+				if passesARP(r) {
+					continue
+				}
 				found[fmt.Sprintf("%s rule %s/%d", machine, d.name, r.Handle)] = peerOf(r).String()
 			}
 		}
@@ -213,22 +225,40 @@ func elements(addrs ...netip.Addr) []nftables.SetElement {
 	return els
 }
 
+var accept = &expr.Verdict{Kind: expr.VerdictAccept}
+
+// etherType is `meta protocol TYPE`.
+func etherType(t uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(t >> 8), byte(t)}},
+	}
+}
+
 // acceptPeer is `ip saddr|daddr PEER accept`.
 func acceptPeer(offset uint32, peer netip.Addr) []expr.Any {
-	return []expr.Any{
+	return append(etherType(unix.ETH_P_IP),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: peer.AsSlice()},
-		&expr.Verdict{Kind: expr.VerdictAccept},
-	}
+		accept)
 }
 
 // acceptSet is `ip saddr|daddr @peers accept`.
 func acceptSet(offset uint32, set *nftables.Set) []expr.Any {
-	return []expr.Any{
+	return append(etherType(unix.ETH_P_IP),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
 		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
-		&expr.Verdict{Kind: expr.VerdictAccept},
+		accept)
+}
+
+// passesARP tells the rule that shut puts into each chain.
+func passesARP(r *nftables.Rule) bool {
+	for _, e := range r.Exprs {
+		if cmp, ok := e.(*expr.Cmp); ok && bytes.Equal(cmp.Data, []byte{unix.ETH_P_ARP >> 8, unix.ETH_P_ARP & 0xff}) {
+			return true
+		}
 	}
+	return false
 }
 
 // peerOf is the address that a rule of acceptPeer accepts; the zero address

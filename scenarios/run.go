@@ -53,7 +53,11 @@ type step struct {
 // recorded and the run goes on. The error is for what stopped the run: an
 // expectation that does not hold is in the Verdict.
 func Run(ctx context.Context, cfg RunConfig) (Verdict, error) {
-	r := &runner{cfg: cfg, began: time.Now()}
+	r := &runner{cfg: cfg, kinds: kinds(), began: time.Now()}
+	return r.do(ctx)
+}
+
+func (r *runner) do(ctx context.Context) (Verdict, error) {
 	if r.cfg.Progress == nil {
 		r.cfg.Progress = func(Progress) {}
 	}
@@ -67,6 +71,7 @@ func Run(ctx context.Context, cfg RunConfig) (Verdict, error) {
 
 type runner struct {
 	cfg   RunConfig
+	kinds map[string]kind
 	began time.Time
 
 	experiments []topo.Experiment // those to run
@@ -159,7 +164,7 @@ func (r *runner) plan() error {
 		if r.cfg.Trials > 0 {
 			e.Trials = r.cfg.Trials
 		}
-		steps := schedule(points(r.cfg.Plan, kinds()[e.Kind], e), e.Warmup, e.Trials, rand.New(rand.NewPCG(r.cfg.Scenario.Seed, uint64(i))))
+		steps := schedule(points(r.cfg.Plan, r.kinds[e.Kind], e), e.Warmup, e.Trials, rand.New(rand.NewPCG(r.cfg.Scenario.Seed, uint64(i))))
 		r.experiments = append(r.experiments, e)
 		r.schedules = append(r.schedules, steps)
 		r.total += len(steps)
@@ -202,9 +207,9 @@ func (r *runner) experiment(ctx context.Context, e topo.Experiment, steps []step
 		return nil
 	}
 	r.say(Progress{Phase: "build", Experiment: e.Name, Message: "building the lab"})
-	s, err := kinds()[e.Kind].open(opening{
+	s, err := r.kinds[e.Kind].open(opening{
 		ctx: ctx, lab: r.cfg.Lab, plan: r.cfg.Plan, experiment: e,
-		points: points(r.cfg.Plan, kinds()[e.Kind], e), seed: r.cfg.Scenario.Seed,
+		points: points(r.cfg.Plan, r.kinds[e.Kind], e), seed: r.cfg.Scenario.Seed,
 		built: func(plan *topo.Plan, took time.Duration) { r.built(e.Name, plan, took) },
 	})
 	if err != nil {

@@ -18,7 +18,8 @@ import (
 // both systems (machine, CE or gateway, PE, P …, PE, CE or gateway, machine),
 // so a difference in time is one of the way of isolating and not of the
 // network; and nothing but the twins' own rules keeps tenants apart, as in the
-// clouds that the claim is about. The twins are namespaces of their own, so
+// clouds that the claim is about. A twin's address is on a bridge of its own,
+// the port of a virtual switch, where its rules stand. The twins are namespaces of their own, so
 // that neither system's routes or rules are in the other's way.
 type sharedNet struct {
 	twins map[string]traffic.Endpoint // by machine
@@ -144,10 +145,11 @@ func (b *sharedBuilder) twin(machine, vpc, site string) error {
 	}
 	b.plan.Nodes = append(b.plan.Nodes, topo.Node{
 		Name: name, Kind: topo.KindPlain, Addr: addr,
-		Routes: []topo.Route{{Dst: everywhere, Via: at(lan, 1), Dev: "eth0"}},
+		Bridges: []topo.Bridge{{Name: "vnic", Addr: netip.PrefixFrom(addr, sharedLAN), MAC: sharedMAC(s, n)}},
+		Routes:  []topo.Route{{Dst: everywhere, Via: at(lan, 1), Dev: "vnic"}},
 	})
 	b.plan.Links = append(b.plan.Links, topo.Link{
-		A:   topo.Endpoint{Node: name, Ifname: "eth0", MAC: sharedMAC(s, n), Addr: netip.PrefixFrom(addr, sharedLAN)},
+		A:   topo.Endpoint{Node: name, Ifname: "eth0", MAC: sharedMAC(s, 0x4000+n), Bridge: "vnic"},
 		B:   topo.Endpoint{Node: sharedPrefix + site, Ifname: fmt.Sprintf("m%d", n), MAC: sharedMAC(s, 0x8000+n), Bridge: "lan"},
 		MTU: 1500,
 	})
