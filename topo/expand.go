@@ -57,7 +57,6 @@ type builder struct {
 	nodes  []*Node
 	index  map[string]*Node
 	count  map[NodeKind]int
-	rank   map[string]int // order of nodes in the plan
 }
 
 func newBuilder(f fullScenario) *builder {

@@ -38,7 +38,7 @@ func (names ifnames) take(want string) string {
 }
 
 // shorten makes name+suffix fit an interface name. What gives way is the
-// middle: the number at the end tells neighbours apart.
+// middle: a short last part, mostly a number, tells neighbours apart.
 func shorten(name, suffix string) string {
 	if len(name)+len(suffix) <= maxIfname {
 		return name + suffix
