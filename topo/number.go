@@ -19,7 +19,8 @@ import (
 //	10.254.x.y/31    core link k: x·256+y is 2k at its first end, 2k+1 at its second
 //	169.254.s.0/31   circuit of site s in each VPC: .0 the PE, .1 the CE
 //	10.v.s.0/24      LAN of VPC v at site s: .1 the gateway, .(10+m) machine m
-//	  chosen subnets: the first address the gateway, then the machines
+//	  chosen subnets the same up to /24; in narrower ones the first address
+//	  is the gateway's, then come the machines
 //
 //	02:VV:VV:SS:MM:MM  in the LAN of VPC v at site s (all hexadecimal), MM:MM:
 //	                     0000 gateway           00mm machine m
@@ -96,11 +97,15 @@ func (l lan) gateway() netip.Prefix { return netip.PrefixFrom(offset(l.Subnet, 1
 
 // machine is the address of machine m of the LAN.
 func (l lan) machine(m int) netip.Prefix {
-	if !l.Chosen {
+	if l.wide() {
 		m += firstMachine - 1
 	}
 	return netip.PrefixFrom(offset(l.Subnet, 1+m), l.Subnet.Bits())
 }
+
+// wide says that the LAN is numbered like a default one: .(10+m), so that a
+// person knows a machine's address without looking it up.
+func (l lan) wide() bool { return l.Subnet.Bits() <= 24 }
 
 // room is how many machines the LAN has addresses for.
 func (l lan) room() int {
@@ -108,7 +113,7 @@ func (l lan) room() int {
 		return 0
 	}
 	n := 1<<(32-l.Subnet.Bits()) - 3 // without network, broadcast, gateway
-	if !l.Chosen {
+	if l.wide() {
 		n -= firstMachine - 1
 	}
 	return min(n, maxMachines)

@@ -420,7 +420,7 @@ func TestNumbersByEye(t *testing.T) {
 		{"targets", hq.ExportRT + " " + hq.ImportRT, "64512:2003 64512:1002003"},
 		{"circuit", hq.PEAddr.String() + " " + hq.CEAddr.String() + " " + hq.PEIf, "169.254.3.0/31 169.254.3.1 globex-3"},
 		{"first VM in a chosen subnet, after 3 machines", shop.Addr.String() + " on " + shop.Host, "10.1.1.5 on texas-h2"},
-		{"first VM where no machines are", db.Addr.String() + " on " + db.Host, "10.1.3.2 on illinois-h1"},
+		{"first VM where no machines are", db.Addr.String() + " on " + db.Host, "10.1.3.11 on illinois-h1"},
 		{"machine 2 in a default subnet", mustNode(t, p, "acme-acme-hq-2").Addr.String(), "10.1.3.12"},
 		{"MAC of machine 2 of VPC 1 at site 3", p.LinksOf("acme-acme-hq-2")[0].A.MAC.String(), "02:00:01:03:00:02"},
 		{"gateway", mustNode(t, p, "acme-texas-ce").Bridges[0].Addr.String(), "10.1.1.1/24"},
