@@ -115,7 +115,11 @@ func (e *Expectation) describe(c comparison, points int) string {
 		if e.scale != 1 {
 			factor = FormatValue(e.scale) + " * "
 		}
-		text += fmt.Sprintf(" (%s%s of n=%d)", factor, e.right.named("median"), c.barN)
+		right := e.right.named("median")
+		if e.byTrial() {
+			right = e.right.String()
+		}
+		text += fmt.Sprintf(" (%s%s of n=%d)", factor, right, c.barN)
 	} else if e.scale != 1 {
 		text += fmt.Sprintf(" (%s * %s)", FormatValue(e.scale), e.bar)
 	}
@@ -131,6 +135,9 @@ func (e *Expectation) describe(c comparison, points int) string {
 
 // leftText names the left side with what it is taken as.
 func (e *Expectation) leftText() string {
+	if e.byTrial() {
+		return e.left.String() + " (every trial)"
+	}
 	if e.right == nil && e.left.agg == "" {
 		if e.op == "==" || e.op == "!=" {
 			return e.left.String() + " (every sample)"
@@ -212,6 +219,14 @@ func (e *Expectation) compareMetrics(left, right found) ([]comparison, error) {
 				continue
 			}
 			matched = true
+			if e.byTrial() {
+				c, err := e.pairTrials(l, r, unit, factor)
+				if err != nil {
+					return nil, err
+				}
+				out = append(out, c)
+				continue
+			}
 			out = append(out, comparison{
 				value: aggregate(orMedian(e.left.agg), l.values), n: len(l.values),
 				bar: e.scale * factor * aggregate(orMedian(e.right.agg), r.values), barN: len(r.values),
@@ -223,6 +238,29 @@ func (e *Expectation) compareMetrics(left, right found) ([]comparison, error) {
 		}
 	}
 	return out, nil
+}
+
+// byTrial reports whether the two sides are compared trial by trial: equality
+// of two metrics is a claim about every trial, and two medians would hide the
+// one that breaks it.
+func (e *Expectation) byTrial() bool {
+	return e.right != nil && e.left.agg == "" && e.right.agg == "" && (e.op == "==" || e.op == "!=")
+}
+
+// pairTrials compares the values of the same trials and returns the worst.
+func (e *Expectation) pairTrials(l, r group, unit string, factor float64) (comparison, error) {
+	var each []comparison
+	for i, v := range l.values {
+		for j, w := range r.values {
+			if l.trials[i] == r.trials[j] {
+				each = append(each, comparison{value: v, bar: e.scale * factor * w, n: len(l.values), barN: len(r.values), unit: unit, labels: l.labels})
+			}
+		}
+	}
+	if len(each) == 0 {
+		return comparison{}, fmt.Errorf("no trial has both %s and %s at %s", e.left, e.right, PointText(l.labels))
+	}
+	return slices.MinFunc(each, func(a, b comparison) int { return a.order(b, e.op) }), nil
 }
 
 func orMedian(agg string) string {
@@ -273,6 +311,7 @@ type found struct {
 type group struct {
 	labels map[string]string
 	values []float64
+	trials []int // of each value
 }
 
 // find resolves a reference: the longest tail of its words that is a metric
@@ -370,6 +409,7 @@ func pick(samples []Sample, metric string, selectors []selector) (found, error) 
 			f.groups = append(f.groups, group{labels: s.Labels})
 		}
 		f.groups[i].values = append(f.groups[i].values, s.Value)
+		f.groups[i].trials = append(f.groups[i].trials, s.Trial)
 	}
 	slices.SortFunc(f.groups, func(a, b group) int { return ComparePoints(a.labels, b.labels) })
 	return f, nil

@@ -26,7 +26,8 @@ import (
 // Aggregates: p50 p95 p99 (any p1…p99: the nearest rank, so always a measured
 // value; p50 is the median), median, min, max, mean, sum, n (how many).
 // Without an aggregate, a comparison with a quantity is about every sample
-// (the worst decides), and one between two metrics is about their medians.
+// (the worst decides); one between two metrics is about their medians, but ==
+// and != compare them trial by trial.
 //
 // Operators: < <= > >= == !=. Units of quantities: see unitHint; a plain
 // number is in the metric's own unit.

@@ -32,6 +32,14 @@ func gridSamples() []Sample {
 	add("rules", "count", 90, "system", "vpn", "kind", "state", "sites", "8")
 	add("rules", "count", 24, "system", "firewall", "kind", "config", "sites", "2")
 	add("rules", "count", 992, "system", "firewall", "kind", "config", "sites", "8")
+	for n := range 3 {
+		reached := []float64{56, 55, 56}[n] // one pair fails in trial 2
+		all = append(all,
+			Sample{"vpc-setup", n + 1, "setup.pairs_allowed", "count", 56, map[string]string{"system": "vpn"}},
+			Sample{"vpc-setup", n + 1, "setup.pairs_reached", "count", reached, map[string]string{"system": "vpn"}},
+			Sample{"vpc-setup", n + 1, "setup.pairs_allowed", "count", 56, map[string]string{"system": "firewall"}},
+			Sample{"vpc-setup", n + 1, "setup.pairs_reached", "count", 56, map[string]string{"system": "firewall"}})
+	}
 	add("wire", "bytes", 5e6, "sites", "2")
 	add("goodput", "bit/s", 450e6, "sites", "2")
 	add("loss", "%", 2.5, "sites", "2")
@@ -62,6 +70,12 @@ func TestEval(t *testing.T) {
 		{"system=vpn.kind=config.rules < firewall.rules", true, "12 < 24"},
 		{"vpn.config.rules < firewall.rules", true, "12 < 24"},
 		{"vpn.rules < firewall.rules", false, "no sample of firewall.rules to compare with vpn.rules at kind=state"},
+		{"vpn.setup.pairs_reached == vpn.setup.pairs_allowed", false, "vpn.setup.pairs_reached (every trial) 55 is not == 56 (vpn.setup.pairs_allowed of n=3), n=3, at system=vpn"},
+		{"vpn.setup.pairs_reached.median == vpn.setup.pairs_allowed.median", true, "56 == 56"},
+		{"firewall.setup.pairs_reached == firewall.setup.pairs_allowed", true, "56 == 56"},
+		{"setup.pairs_reached == setup.pairs_allowed", false, "worst of 2 points: system=vpn"},
+		{"setup.leaks == wire", false, "the right side is in bytes"},
+		{"setup.leaks != rules", false, "no trial has both setup.leaks and rules at sites=2"},
 		{"wire < 10MB", true, "5000000 bytes < 10000000 bytes"},
 		{"wire <= 5 MB", true, ""},
 		{"wire < 4MiB", false, ""},
@@ -69,7 +83,7 @@ func TestEval(t *testing.T) {
 		{"goodput > 465 Mbit/s", false, ""},
 		{"loss < 3 %", true, "2.5 % < 3 %"},
 		{"loss < 2", false, ""},
-		{"setup.first_packt.p50 < 1s", false, "no sample of setup.first_packt (did you mean setup.first_packet?); known metrics: both, goodput, loss, rules, setup.first_packet, setup.leaks, wire"},
+		{"setup.first_packt.p50 < 1s", false, "no sample of setup.first_packt (did you mean setup.first_packet?); known metrics: both, goodput, loss, rules, setup.first_packet, setup.leaks, setup.pairs_allowed, setup.pairs_reached, wire"},
 		{"vpm.rules < 3", false, `has a label with the value "vpm"; its labels: kind=config, kind=state, sites=2, sites=8, system=firewall, system=vpn`},
 		{"sites=3.rules < 3", false, "no sample of rules has sites=3; its values there: 2, 8"},
 		{"x.both == 1", false, `"x" is the value of the labels a and b of both: write a=x.both`},

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -40,6 +41,7 @@ func (s *Store) Finish(verdict string, cause error) error {
 			return s.fault("finish: write "+f.name, err)
 		}
 	}
+	s.pruneAttempts()
 	return s.Update(func(info *RunInfo) {
 		info.Verdict = verdict
 		info.Finished = time.Now()
@@ -48,6 +50,22 @@ func (s *Store) Finish(verdict string, cause error) error {
 			info.Error = cause.Error()
 		}
 	})
+}
+
+// pruneAttempts removes the folders under .attempts that are empty, deepest
+// first; attempts that were killed or gave way stay as evidence.
+func (s *Store) pruneAttempts() {
+	root := filepath.Join(s.dir, ".attempts")
+	var dirs []string
+	_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	for _, dir := range slices.Backward(dirs) {
+		_ = os.Remove(dir) // fails where it is not empty, as it should
+	}
 }
 
 func (s *Store) gatherTrials(b *bytes.Buffer) error {

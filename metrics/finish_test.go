@@ -45,6 +45,7 @@ func TestFinishGathers(t *testing.T) {
 	require.False(t, info.Outcomes[0].Pass)
 	require.Equal(t, "setup.first_packet.p50 2.04 s is not < 2 s, n=7, worst of 2 points: sites=10 system=vpn; 1 failed trial left out", info.Outcomes[0].Text)
 
+	require.NoDirExists(t, filepath.Join(s.Dir(), ".attempts"), "nothing was left in it")
 	require.Equal(t, 15, lines(t, s, "trials.jsonl"))
 	require.Equal(t, 15, lines(t, s, "events.jsonl"))
 	require.Equal(t, 15, lines(t, s, "samples.csv"), "a header and 14 samples")

@@ -89,6 +89,7 @@ func makeBreakdown(d *data) (*page, string, error) {
 	pg.body = func(c draw.Canvas) { layout.draw(c, "time since the request ("+unit+")") }
 	caption := fmt.Sprintf("Time to set up a VPC, by stage, as in figure 9 of CloudNet. A stage ends at the median over trials of the time since the request; %s of that time, drawn where the first packet came through and at the end of the bar. Each bar is %s. On the right, the same bars as shares of their whole. %s %s",
 		spreadText(used), nText(used), sentence(describe(all[0], fixed)), d.kernelText())
+	caption += d.whichText(exp, experiments)
 	if len(shown) < len(all) {
 		note := fmt.Sprintf("%d of %d points shown.", len(shown), len(all))
 		pg.subtitle = append(pg.subtitle, note)

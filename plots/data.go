@@ -227,6 +227,15 @@ func spreadText(rows []metrics.PointSummary) string {
 	}
 }
 
+// whichText names the experiment that a figure is about, where the run has
+// several that could be meant.
+func (d *data) whichText(exp string, all []string) string {
+	if len(all) < 2 {
+		return ""
+	}
+	return " Experiment " + exp + "."
+}
+
 // kernelText is where and when the numbers were taken.
 func (d *data) kernelText() string {
 	k := d.info.Kernel

@@ -166,16 +166,16 @@ func (l trainLayout) height() vg.Length {
 
 func (l trainLayout) draw(c draw.Canvas) {
 	p := newPlot(grid{x: true})
-	end := 0.0
+	begin, end := 0.0, 0.0
 	var ticks plot.ConstantTicks
 	for i, f := range l.flows {
 		ticks = append(ticks, plot.Tick{Value: -(float64(i) + 0.5), Label: f.name})
 		end = math.Max(end, f.probes[len(f.probes)-1].T)
 	}
 	for _, m := range l.marks {
-		end = math.Max(end, m.T)
+		begin, end = math.Min(begin, m.T), math.Max(end, m.T)
 	}
-	p.X.Min, p.X.Max, p.X.Tick.Marker = 0, math.Max(end, 1e-3)*1.01, linearTicks{}
+	p.X.Min, p.X.Max, p.X.Tick.Marker = begin, math.Max(end, 1e-3)*1.01, linearTicks{}
 	p.Y.Min, p.Y.Max = -float64(len(l.flows)), 0
 	p.Y.Tick.Marker, p.Y.Tick.Length = ticks, 0
 	p.Add(l)
@@ -281,7 +281,7 @@ func (d *data) joinStages() (*page, string, error) {
 		subtitle: []string{what, where, d.kernelText()}, body: l.draw,
 	}
 	caption := fmt.Sprintf("Stages of a site's joining and leaving a VPC with traffic running, as time since each request. %s %s %s", what, where, d.kernelText())
-	return pg, caption, nil
+	return pg, caption + d.whichText(exp, experiments), nil
 }
 
 // stageDots is a dot and a whisker a row.

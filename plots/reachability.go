@@ -58,16 +58,31 @@ func makeReachability(d *data) (*page, string, error) {
 		{fmt.Sprintf("failure: %s", groupDigits(float64(m.counts[cellFailed]))), cellThumb(cellFailed)},
 		{"itself", cellThumb(cellSelf)},
 	}
-	trial := fmt.Sprintf("trial %d", m.record.Trial)
+	trial := fmt.Sprintf("%s, trial %d", m.system(), m.record.Trial)
 	if p := metrics.PointText(m.record.Point); p != "" {
 		trial += " of " + p
 	}
 	what := fmt.Sprintf("%s, %s, %s ordered pairs probed (n = 1 trial: %s).", count(fmt.Sprint(n), "machine"), count(fmt.Sprint(len(tenants)), "tenant"),
 		groupDigits(float64(n*(n-1))), trial)
 	pg.subtitle = []string{what, d.kernelText()}
-	caption := fmt.Sprintf("Who reaches whom: rows send, columns receive, machines grouped by tenant. A leak is a pair that must not reach and does; a failure is one that must and does not. %s It stands for %d matrices of this run, which together have %d leaks and %d failures. %s",
+	caption := fmt.Sprintf("Who reaches whom: rows send, columns receive, machines grouped by tenant. A leak is a pair that must not reach and does; a failure is one that must and does not. %s It is one of the %d matrices of this run, which together have %d leaks and %d failures. %s",
 		what, all.files, all.leaks, all.failures, d.kernelText())
 	return pg, caption, nil
+}
+
+// system is whose matrix it is, from the file's name: matrix.json is the
+// VPN's, matrix-<system>.json another's.
+func (m *matrixFile) system() string {
+	id := strings.TrimPrefix(strings.TrimSuffix(strings.TrimPrefix(m.name, "matrix"), ".json"), "-")
+	if id == "" {
+		id = "vpn"
+	}
+	for _, s := range systems {
+		if s.id == id {
+			return s.name
+		}
+	}
+	return id
 }
 
 // matrixTotals are over all matrices of a run.
@@ -83,6 +98,9 @@ func (d *data) worstMatrix() (*matrixFile, matrixTotals, error) {
 		if err != nil {
 			return nil, all, err
 		}
+		slices.SortFunc(names, func(a, b string) int { // the VPN's first: matrix.json
+			return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+		})
 		for _, name := range names {
 			m, err := readMatrix(name)
 			if err != nil {

@@ -72,7 +72,7 @@ func makeRules(d *data) (*page, string, error) {
 	}
 	pg.subtitle = []string{what, guides, d.kernelText()}
 	caption := fmt.Sprintf("What must be configured, and what the kernels keep, so that VMs of one tenant reach each other and nobody else, against the VMs in the lab (all tenants), on logarithmic axes. %s %sA system whose kernel keeps just what was configured has one line. Grey lines show growth in proportion to n and to n². %s", what, strings.TrimSuffix(guides, "Grey: growth as n and as n²."), d.kernelText())
-	return pg, caption, nil
+	return pg, caption + d.whichText(exp, experiments), nil
 }
 
 // samePoints reports whether two lines lie on each other.

@@ -69,7 +69,7 @@ func makeScaling(d *data, key, axis string) (*page, string, error) {
 	}
 	caption := fmt.Sprintf("Time from the request until the first packet came through, and until the last router was programmed, against %s, for the VPN and for per-VM firewall rules (and rules with sets) that give the same isolation. Median over trials; %s; %s a point. %s %s",
 		axis, spreadText(slice), nText(slice), sentence(held), d.kernelText())
-	return pg, caption, nil
+	return pg, caption + d.whichText(exp, experiments), nil
 }
 
 func oneOrNo(n int) string {

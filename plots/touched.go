@@ -50,6 +50,7 @@ func makeTouched(d *data) (*page, string, error) {
 	what := fmt.Sprintf("Median number of rules added, changed or removed; %s; %s a bar.", spreadText(rows), nText(rows))
 	pg.subtitle = []string{what, sentence(describe(all[0], fixed)), d.kernelText()}
 	caption := fmt.Sprintf("Rules that must be touched, in all devices together, when one VM is added to a tenant and when one moves to another site. %s %s %s", what, sentence(describe(all[0], fixed)), d.kernelText())
+	caption += d.whichText(exp, experiments)
 	if len(shown) < len(all) {
 		caption += fmt.Sprintf(" %d of %d points shown; all are in summary.json.", len(shown), len(all))
 	}
