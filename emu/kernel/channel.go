@@ -4,13 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -18,7 +16,7 @@ import (
 )
 
 // The control channel is the first serial line of the booted kernel, whose
-// other end is a socket here. Three lines of text are exchanged when it boots:
+// other end is a socket here. It begins with three lines of text:
 //
 //	inside:  hello    the line is in raw mode; nothing may be sent before
 //	outside: orders   what to mount, load and run
@@ -26,9 +24,10 @@ import (
 //
 // After that it carries a yamux session; each Dial is one stream of it. When
 // either end dies the other reads end of file: the line is the life line too.
-
-// helloMark begins the first line from inside.
-const helloMark = "vpclab-kernel-1"
+//
+// After hello, what goes in is bounded by a window, see innerLine, because the
+// serial driver of User Mode Linux loses its interrupt for good when its
+// reader falls behind and the terminal layer throttles it.
 
 // orders tell process 1 what this kernel is for.
 type orders struct {
@@ -42,7 +41,6 @@ type orders struct {
 	ModuleDir string   `json:"module_dir"`
 	Writable  []string `json:"writable,omitempty"` // host folders mounted read-write
 	Visible   []string `json:"visible,omitempty"`  // host folders to be seen even under /tmp and /run
-	Now       int64    `json:"now"`                // Unix time in nanoseconds
 }
 
 const (
@@ -58,58 +56,35 @@ type readiness struct {
 	Without []string `json:"without,omitempty"` // modules that did not load, with the reason
 }
 
-// lineConn is the raw channel: reads go through one buffer, so that no byte
-// is lost between the lines of the handshake and the session after it.
-type lineConn struct {
-	*os.File
-	r *bufio.Reader
+// line is an end of the channel that can also be used by whole lines of JSON.
+type line struct {
+	io.ReadWriteCloser
+	r *bufio.Reader // all reads go through it
 }
 
-func newLineConn(f *os.File) *lineConn {
-	return &lineConn{File: f, r: bufio.NewReaderSize(f, 64<<10)}
+func newLine(c io.ReadWriteCloser) *line {
+	return &line{ReadWriteCloser: c, r: bufio.NewReaderSize(c, 64<<10)}
 }
 
-func (c *lineConn) Read(p []byte) (int, error) { return c.r.Read(p) }
-
-// Write keeps whole what the operating system may split.
-func (c *lineConn) Write(p []byte) (int, error) {
-	n, err := c.File.Write(p)
-	if errors.Is(err, unix.EIO) { // a serial line whose other end is gone
-		err = io.ErrClosedPipe
-	}
-	return n, err
-}
+func (l *line) Read(p []byte) (int, error) { return l.r.Read(p) }
 
 // send writes v as one line.
-func (c *lineConn) send(v any) error {
-	line, err := json.Marshal(v)
+func (l *line) send(v any) error {
+	text, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	_, err = c.Write(append(line, '\n'))
+	_, err = l.Write(append(text, '\n'))
 	return err
 }
 
 // receive reads one line into v.
-func (c *lineConn) receive(v any) error {
-	line, err := c.r.ReadBytes('\n')
+func (l *line) receive(v any) error {
+	text, err := l.r.ReadBytes('\n')
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(line, v)
-}
-
-// awaitHello skips what the line may carry before process 1 owns it.
-func (c *lineConn) awaitHello() error {
-	for {
-		line, err := c.r.ReadString('\n')
-		if err != nil {
-			return err
-		}
-		if strings.HasPrefix(line, helloMark) {
-			return nil
-		}
-	}
+	return json.Unmarshal(text, v)
 }
 
 // sessionConfig tunes yamux for a line that never loses data, but whose other

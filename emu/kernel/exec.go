@@ -225,9 +225,12 @@ func execInside(ctx context.Context, m *Machine, req execRequest, stdin io.Reade
 	forwarding.Go(func() { forward(ctx, m, out, signals, ended) })
 	defer forwarding.Wait()
 	defer close(ended)
-	code, err := readOutput(conn, stdout, stderr)
-	if err == nil {
-		return code, nil
+	res, err := readOutput(conn, stdout, stderr)
+	switch {
+	case err == nil && res.Error != "":
+		return -1, errors.New(res.Error)
+	case err == nil:
+		return res.Code, nil
 	}
 	// The channel broke: say why the kernel ended rather than how we noticed.
 	select {
@@ -267,7 +270,7 @@ func forward(ctx context.Context, m *Machine, out *framer, signals <-chan os.Sig
 }
 
 // readOutput copies output frames until the exit frame.
-func readOutput(conn net.Conn, stdout, stderr io.Writer) (int, error) {
+func readOutput(conn net.Conn, stdout, stderr io.Writer) (res execResult, err error) {
 	r := bufio.NewReaderSize(conn, 64<<10)
 	for {
 		kind, body, err := readFrame(r)
@@ -275,7 +278,7 @@ func readOutput(conn net.Conn, stdout, stderr io.Writer) (int, error) {
 			if errors.Is(err, io.EOF) {
 				err = ErrGone
 			}
-			return -1, err
+			return res, err
 		}
 		switch kind {
 		case frameOut:
@@ -283,14 +286,7 @@ func readOutput(conn net.Conn, stdout, stderr io.Writer) (int, error) {
 		case frameErr:
 			_, _ = stderr.Write(body)
 		case frameExit:
-			var res execResult
-			if err := json.Unmarshal(body, &res); err != nil {
-				return -1, err
-			}
-			if res.Error != "" {
-				return -1, errors.New(res.Error)
-			}
-			return res.Code, nil
+			return res, json.Unmarshal(body, &res)
 		}
 	}
 }

@@ -98,9 +98,6 @@ func initMain(serve func(ctx context.Context, ln net.Listener, args []string) er
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(conn, "%s\n", helloMark); err != nil {
-		return fmt.Errorf("control channel: %w", err)
-	}
 	var o orders
 	if err := conn.receive(&o); err != nil {
 		return fmt.Errorf("control channel: orders: %w", err)
@@ -157,8 +154,9 @@ func runUntilGone(session *yamux.Session, o orders, serve func(ctx context.Conte
 	return nil
 }
 
-// openLine opens the first serial line as a channel for any bytes.
-func openLine() (*lineConn, error) {
+// openLine opens the first serial line as a channel for any bytes, and says
+// hello on it.
+func openLine() (*line, error) {
 	const dev = "/dev/ttyS0"
 	fd, err := unix.Open(dev, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -171,7 +169,11 @@ func openLine() (*lineConn, error) {
 	}
 	// The file stays in blocking mode: one system call a read instead of
 	// three, and a system call costs 70 microseconds in here.
-	return newLineConn(os.NewFile(uintptr(fd), dev)), nil
+	inner, err := newInnerLine(os.NewFile(uintptr(fd), dev))
+	if err != nil {
+		return nil, fmt.Errorf("control channel %s: %w", dev, err)
+	}
+	return newLine(inner), nil
 }
 
 // prepare makes a usable system of a bare kernel. It returns the modules that

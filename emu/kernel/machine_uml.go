@@ -21,7 +21,7 @@ type umlMachine struct {
 	cfg     Config
 	scratch *scratch
 	warden  *wardenProcess
-	conn    *lineConn
+	conn    *line
 	session *yamux.Session
 	console tail
 	group   int    // process group of the kernel; of use without a PID namespace
@@ -110,7 +110,7 @@ func (m *umlMachine) launch(uml *umlProgram, o *orders) error {
 		return err
 	}
 	defer theirs.Close()
-	m.conn = newLineConn(ours)
+	m.conn = newLine(newOuterLine(ours))
 	m.warden, err = startWarden(program, wardenOrders{
 		Argv:    append([]string{uml.Path}, uml.arguments(program, m.scratch.dir, m.cfg.Memory)...),
 		Env:     []string{"TMPDIR=" + memory, "HOME=/", "PATH=" + standardPath},
@@ -155,16 +155,15 @@ func (m *umlMachine) handshake(ctx context.Context, o *orders) error {
 }
 
 func (m *umlMachine) talk(o *orders) error {
-	if err := m.conn.awaitHello(); err != nil {
-		return fmt.Errorf("waiting for process 1: %w", err)
-	}
-	o.Now = time.Now().UnixNano()
-	if err := m.conn.send(o); err != nil {
-		return fmt.Errorf("orders: %w", err)
-	}
+	sent := make(chan error, 1)
+	go func() { sent <- m.conn.send(o) }() // reading is what lets it go on
 	var ready readiness
 	if err := m.conn.receive(&ready); err != nil {
-		return fmt.Errorf("waiting for process 1 to be ready: %w", err)
+		m.conn.Close()
+		return fmt.Errorf("waiting for process 1: %w", errors.Join(<-sent, err))
+	}
+	if err := <-sent; err != nil {
+		return fmt.Errorf("orders for process 1: %w", err)
 	}
 	if ready.Error != "" {
 		return errors.New("inside: " + ready.Error)

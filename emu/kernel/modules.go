@@ -106,6 +106,7 @@ func (t *moduleTree) readDep() error {
 		}
 		name := moduleName(file)
 		t.paths[name] = filepath.Join(t.dir, file)
+		t.deps[name] = []string{}
 		for _, d := range strings.Fields(deps) {
 			t.deps[name] = append(t.deps[name], moduleName(d))
 		}
