@@ -87,7 +87,7 @@ func makeBreakdown(d *data) (*page, string, error) {
 	layout := stackLayout{groups: oneSystem(groups), scale: scale}
 	pg.bodyHeight = layout.height()
 	pg.body = func(c draw.Canvas) { layout.draw(c, "time since the request ("+unit+")") }
-	caption := fmt.Sprintf("Time to set up a VPC, by stage, as in figure 9 of CloudNet. A stage ends at the median over trials of the time since the request; %s of that time, drawn where the first packet came through and at the end of the bar. Each bar is %s. On the right, the same bars as shares of their whole. %s %s",
+	caption := fmt.Sprintf("Time to set up a VPC, by stage, as in figure 9 of CloudNet. A stage ends at the median over trials of the time since the request; %s of that time, drawn where the first packet came through and at the end of the bar. Each bar is %s. Stages of different routers overlap: one that was complete before the stage to its left has no width. A whisker with an arrow goes on to the value in brackets. On the right, the same bars as shares of their whole. %s %s",
 		spreadText(used), nText(used), sentence(describe(all[0], fixed)), d.kernelText())
 	caption += d.whichText(exp, experiments)
 	if len(shown) < len(all) {
@@ -188,18 +188,21 @@ func (l stackLayout) groupHeight(g breakdownGroup) vg.Length {
 	return h
 }
 
-// top is the largest value that a bar or whisker reaches.
+// top is the largest value that is drawn: a bar's end or a whisker's, but of
+// whiskers no more than twice the longest bar. One slow trial must not press
+// all bars flat; a whisker that is cut says where it would end.
 func (l stackLayout) top() float64 {
-	top := 0.0
+	bar, whisker := 0.0, 0.0
 	for _, g := range l.groups {
 		for _, b := range g.bars {
+			bar = math.Max(bar, b.whole()*l.scale)
 			for _, r := range b.ends {
 				_, hi, _ := spread(r.Summary)
-				top = math.Max(top, math.Max(hi, r.Median)*l.scale)
+				whisker = math.Max(whisker, hi*l.scale)
 			}
 		}
 	}
-	return top
+	return math.Max(bar, math.Min(whisker, 2*bar))
 }
 
 // oneSystem moves the names of the points to the bars where every point has
@@ -219,6 +222,20 @@ func oneSystem(groups []breakdownGroup) []breakdownGroup {
 	return out
 }
 
+// cut reports whether a whisker goes beyond top.
+func (l stackLayout) cut(top float64) bool {
+	for _, g := range l.groups {
+		for _, b := range g.bars {
+			for _, r := range b.ends {
+				if _, hi, _ := spread(r.Summary); hi*l.scale > top {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // draw paints two panels with the same rows: times, and shares of the whole.
 func (l stackLayout) draw(c draw.Canvas, axis string) {
 	share := (c.Max.X - c.Min.X) * 0.29
@@ -228,7 +245,11 @@ func (l stackLayout) draw(c draw.Canvas, axis string) {
 
 func (l stackLayout) panel(c draw.Canvas, axis string, share bool) {
 	p := newPlot(grid{x: true})
-	p.X.Min, p.X.Max = 0, l.top()*1.12
+	top := l.top()
+	p.X.Min, p.X.Max = 0, top*1.12
+	if l.cut(top) {
+		p.X.Max = top * 1.25 // room for more text
+	}
 	if share {
 		p.X.Max = 100
 	}
@@ -237,7 +258,7 @@ func (l stackLayout) panel(c draw.Canvas, axis string, share bool) {
 	// are as thick as said and text has its place.
 	y := groupGap
 	var ticks plot.ConstantTicks
-	bars := stackBars{scale: l.scale, share: share}
+	bars := stackBars{scale: l.scale, share: share, top: top}
 	for _, g := range l.groups {
 		if g.label != "" {
 			if !share {
@@ -277,7 +298,8 @@ type stackBars struct {
 	rows  []placedBar
 	heads []placedText
 	scale float64
-	share bool // draw shares of the whole: no whiskers, no values
+	top   float64 // whiskers are cut here
+	share bool    // draw shares of the whole: no whiskers, no values
 }
 
 func (s stackBars) Plot(c draw.Canvas, p *plot.Plot) {
@@ -311,19 +333,28 @@ func (s stackBars) drawBar(c draw.Canvas, tx func(float64) vg.Length, y vg.Lengt
 	if s.share {
 		return
 	}
-	last := len(bar.ends) - 1
+	last, note := len(bar.ends)-1, ""
 	for i, r := range bar.ends {
 		if i != last && r.Metric != "setup.first_packet" {
 			continue
 		}
 		lo, hi, caps := spread(scaled(r.Summary, s.scale))
+		cut := hi > s.top
+		if cut {
+			note = " (to " + digits3(hi) + ")"
+			hi, caps = s.top, false
+		}
 		reach = math.Max(reach, math.Max(hi, from))
 		drawLevelWhisker(c, draw.LineStyle{Color: white, Width: 1.8}, y, tx(lo), tx(hi), false)
-		drawLevelWhisker(c, draw.LineStyle{Color: black, Width: thinLine + 0.3}, y, tx(lo), tx(hi), caps)
+		line := draw.LineStyle{Color: black, Width: thinLine + 0.3}
+		drawLevelWhisker(c, line, y, tx(lo), tx(hi), caps)
+		if cut {
+			c.StrokeLines(line, []vg.Point{{X: tx(hi) - capHalf, Y: y - capHalf}, {X: tx(hi), Y: y}, {X: tx(hi) - capHalf, Y: y + capHalf}})
+		}
 	}
 	sty := textStyle(textSize, ink)
 	sty.YAlign = -0.4
-	c.FillText(sty, vg.Point{X: tx(reach) + 4, Y: y}, digits3(from))
+	c.FillText(sty, vg.Point{X: tx(reach) + 4, Y: y}, digits3(from)+note)
 }
 
 // digits3 writes three significant digits, for values beside bars.

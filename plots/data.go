@@ -162,6 +162,15 @@ func describe(p map[string]string, keys []string) string {
 	return strings.Join(parts, ", ")
 }
 
+// trialText names a trial: "trial 2 of 4 sites, 2 tenants".
+func trialText(r metrics.TrialRecord) string {
+	text := fmt.Sprintf("trial %d", r.Trial)
+	if p := describe(r.Point, slices.SortedFunc(maps.Keys(r.Point), compareKeys)); p != "" {
+		text += " of " + p
+	}
+	return text
+}
+
 func count(v, noun string) string {
 	if v != "1" {
 		noun += "s"

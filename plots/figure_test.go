@@ -71,7 +71,7 @@ var mustSay = map[string][]string{
 	"rules-vs-vms":     {"VMs in the lab", "rules or entries", "n = 6 trials a point", "n²", "VPN, configuration lines", "VPN, forwarding state", "firewall rules", "512", "10 000"},
 	"touched":          {"rules touched", "n = 6 trials a bar", "a VM is added", "a VM moves to another site", "126", "16 sites, 16 tenants"},
 	"reachability":     {"sender", "receiver", "leak: 8", "failure: 31", "allowed, reached: 3937", "t4", "n = 1 trial"},
-	"join-timeline":    {"time since the probes began (s)", "n = 1 trial", "probe came through", "no answer", "a: join requested 0.500 s.", "acme-hq-1 → acme-new-1"},
+	"join-timeline":    {"time since the probes began (s)", "n = 1 trial", "n = 6 trials", "probe came through", "no answer", "stages, as time since each request", "a: join requested 0.500 s.", "acme-hq-1 → acme-new-1"},
 }
 
 func TestDrawWritesAllFigures(t *testing.T) {

@@ -34,23 +34,71 @@ var joinMetrics = []struct{ metric, name string }{
 // maxFlows is how many pairs of a train get a row of their own.
 const maxFlows = 12
 
-// makeJoin draws the probes of one train while a site joins and leaves; of a
-// run that keeps no trains, the medians of the stages.
+// makeJoin draws the stages of joining and leaving, over all trials, and the
+// probes of one trial meanwhile; either alone where a run has but one.
 func makeJoin(d *data) (*page, string, error) {
-	train, record, err := d.firstTrain()
+	train, record, err := d.lastTrain()
 	if err != nil {
 		return nil, "", err
 	}
-	if train != nil {
-		return d.trainPage(train, record)
+	stages, what := d.joinStages()
+	if stages == nil && train == nil {
+		return nil, "", missingf("no trial has a train.json, and there are no samples of join.* or leave.*")
 	}
-	return d.joinStages()
+	pg := &page{width: doubleWidth}
+	caption := "A site joins a VPC and leaves it."
+	var parts []part
+	if stages != nil {
+		parts = append(parts, part{"stages, as time since each request", stages.height(), stages.draw})
+		pg.subtitle = append(pg.subtitle, what...)
+		caption += " Stages: time since each request. " + strings.Join(what, " ")
+	}
+	if train != nil {
+		probes, text := d.trainPart(train, record, pg)
+		parts = append(parts, part{"probes of one trial meanwhile", probes.height(), probes.draw})
+		pg.subtitle = append(pg.subtitle, "Probes: "+text)
+		caption += " Probes: a steady stream meanwhile; a row is an ordered pair of machines, marks are what the control plane did. " + capital(text)
+	}
+	pg.subtitle = append(pg.subtitle, d.kernelText())
+	pg.bodyHeight, pg.body = stackParts(parts)
+	return pg, caption + " " + d.kernelText(), nil
 }
 
-// firstTrain reads train.json of the first good trial that has one.
-func (d *data) firstTrain() (*metrics.Train, metrics.TrialRecord, error) {
+// part is one of several plots on a page, under a heading.
+type part struct {
+	heading string
+	height  vg.Length
+	draw    func(draw.Canvas)
+}
+
+// stackParts puts parts below each other; a single one has no heading.
+func stackParts(parts []part) (vg.Length, func(draw.Canvas)) {
+	if len(parts) == 1 {
+		return parts[0].height, parts[0].draw
+	}
+	const gap = vg.Length(6)
+	height := vg.Length(0)
+	for _, p := range parts {
+		height += p.height + lineHeight() + gap
+	}
+	return height, func(c draw.Canvas) {
+		y := c.Max.Y
+		for _, p := range parts {
+			y -= lineHeight()
+			c.FillText(boldStyle(textSize, ink), vg.Point{X: c.Min.X, Y: y}, p.heading)
+			area := c
+			area.Min.Y, area.Max.Y = y-p.height, y-2
+			p.draw(area)
+			y -= p.height + gap
+		}
+	}
+}
+
+// lastTrain reads train.json of the last good trial that has one: trials are
+// in order of their points, so that is one of the largest lab.
+func (d *data) lastTrain() (*metrics.Train, metrics.TrialRecord, error) {
 	dirs, records := d.store.TrialDirs("")
-	for i, dir := range dirs {
+	for i, dir := range slices.Backward(dirs) {
 		name := filepath.Join(dir, "train.json")
 		raw, err := os.ReadFile(name)
 		if errors.Is(err, os.ErrNotExist) {
@@ -100,32 +148,28 @@ func flows(t *metrics.Train) []flow {
 	return all
 }
 
-func (d *data) trainPage(t *metrics.Train, record metrics.TrialRecord) (*page, string, error) {
+// trainPart lays out a train, adds what it needs to the page's legend and
+// footer, and says what it is.
+func (d *data) trainPart(t *metrics.Train, record metrics.TrialRecord, pg *page) (trainLayout, string) {
 	all := flows(t)
 	shown := all
 	if len(shown) > maxFlows {
 		shown = shown[:maxFlows]
 	}
 	marks := slices.SortedStableFunc(slices.Values(t.Marks), func(a, b metrics.TrainMark) int { return cmp.Compare(a.T, b.T) })
-	l := trainLayout{flows: shown, marks: marks}
-	pg := &page{width: doubleWidth, bodyHeight: l.height(), body: l.draw}
 	pg.legend = []entry{{"probe came through", boxThumb(throughLook)}, {"no answer", boxThumb(lostLook)}}
-	if len(marks) > 0 {
-		for i, m := range marks {
-			pg.footer = append(pg.footer, bind(fmt.Sprintf("%s: %s %.3f s.  ", letter(i), m.Name, m.T)))
-		}
+	for i, m := range marks {
+		pg.footer = append(pg.footer, bind(fmt.Sprintf("%s: %s %.3f s.", letter(i), m.Name, m.T)))
 	}
-	trial := fmt.Sprintf("trial %d", record.Trial)
-	if p := metrics.PointText(record.Point); p != "" {
-		trial += " of " + p
+	lost := 0
+	for _, f := range all {
+		lost += f.lost
 	}
-	what := fmt.Sprintf("%d probes over %s (n = 1 trial: %s).", len(t.Probes), count(fmt.Sprint(len(all)), "ordered pair"), trial)
+	text := fmt.Sprintf("%d over %s, %d without answer (n = 1 trial: %s).", len(t.Probes), count(fmt.Sprint(len(all)), "ordered pair"), lost, trialText(record))
 	if len(shown) < len(all) {
-		what += fmt.Sprintf(" %d pairs shown.", len(shown))
+		text += fmt.Sprintf(" %d pairs shown.", len(shown))
 	}
-	pg.subtitle = []string{what, d.kernelText()}
-	caption := fmt.Sprintf("A steady stream of probes while a site joins the VPC and leaves it again; a row is an ordered pair of machines, marks are what the control plane did. %s %s", what, d.kernelText())
-	return pg, caption, nil
+	return trainLayout{flows: shown, marks: marks}, text
 }
 
 // letter names the marks a, b, … z, aa …
@@ -157,7 +201,53 @@ func (l trainLayout) markRoom() vg.Length {
 	if len(l.marks) == 0 {
 		return 3
 	}
-	return markLevels*lineHeight() + 2
+	return vg.Length(l.levels())*lineHeight() + 2
+}
+
+// span is the time from the first to the last thing to draw.
+func (l trainLayout) span() (begin, end float64) {
+	for _, f := range l.flows {
+		end = math.Max(end, f.probes[len(f.probes)-1].T)
+	}
+	for _, m := range l.marks {
+		begin, end = math.Min(begin, m.T), math.Max(end, m.T)
+	}
+	return begin, math.Max(end, 1e-3)
+}
+
+// levels is how many lines of letters the marks need, reckoned with less
+// width than there will be.
+func (l trainLayout) levels() int {
+	begin, end := l.span()
+	unit := float64(doubleWidth) * 0.6 / (end - begin)
+	most := 0
+	place := newMarkPlacer()
+	for i, m := range l.marks {
+		most = max(most, place.level(vg.Length(m.T*unit), letter(i))+1)
+	}
+	return most
+}
+
+// markPlacer puts letters on levels so that they do not cover each other.
+type markPlacer struct{ reach [markLevels]vg.Length }
+
+func newMarkPlacer() *markPlacer {
+	p := &markPlacer{}
+	for i := range p.reach {
+		p.reach[i] = -1e6
+	}
+	return p
+}
+
+// level is where the name of a mark at x goes; marks come from left to right.
+func (p *markPlacer) level(x vg.Length, name string) int {
+	half := boldStyle(textSize, ink).Width(name)/2 + 1.5
+	level := 0
+	for level < markLevels-1 && x-half < p.reach[level] {
+		level++
+	}
+	p.reach[level] = x + half
+	return level
 }
 
 func (l trainLayout) height() vg.Length {
@@ -166,16 +256,12 @@ func (l trainLayout) height() vg.Length {
 
 func (l trainLayout) draw(c draw.Canvas) {
 	p := newPlot(grid{x: true})
-	begin, end := 0.0, 0.0
 	var ticks plot.ConstantTicks
 	for i, f := range l.flows {
 		ticks = append(ticks, plot.Tick{Value: -(float64(i) + 0.5), Label: f.name})
-		end = math.Max(end, f.probes[len(f.probes)-1].T)
 	}
-	for _, m := range l.marks {
-		begin, end = math.Min(begin, m.T), math.Max(end, m.T)
-	}
-	p.X.Min, p.X.Max, p.X.Tick.Marker = begin, math.Max(end, 1e-3)*1.01, linearTicks{}
+	begin, end := l.span()
+	p.X.Min, p.X.Max, p.X.Tick.Marker = begin, end+(end-begin)*0.01, linearTicks{}
 	p.Y.Min, p.Y.Max = -float64(len(l.flows)), 0
 	p.Y.Tick.Marker, p.Y.Tick.Length = ticks, 0
 	p.Add(l)
@@ -197,19 +283,14 @@ func (l trainLayout) Plot(c draw.Canvas, p *plot.Plot) {
 	}
 	sty := boldStyle(textSize, ink)
 	sty.XAlign = draw.XCenter
-	reach := [markLevels]vg.Length{-100, -100, -100} // right end of the last name on each level
+	place := newMarkPlacer()
 	for i, m := range l.marks {
-		x := tx(m.T)
-		name := letter(i)
-		half := sty.Width(name)/2 + 1.5
-		level := 0
-		for level < markLevels-1 && x-half < reach[level] {
-			level++
-		}
-		reach[level] = x + half
+		x, name := tx(m.T), letter(i)
+		half := sty.Width(name)/2 + 0.5
+		level := place.level(x, name)
 		y := c.Max.Y + vg.Length(level)*lineHeight()
 		c.StrokeLine2(draw.LineStyle{Color: ink, Width: thinLine, Dashes: dotted}, x, c.Min.Y, x, y+1)
-		c.FillPolygon(white, corners(vg.Rectangle{Min: vg.Point{X: x - half + 1, Y: y + 1.5}, Max: vg.Point{X: x + half - 1, Y: y + lineHeight() - 0.5}}))
+		c.FillPolygon(white, corners(vg.Rectangle{Min: vg.Point{X: x - half, Y: y + 1.5}, Max: vg.Point{X: x + half, Y: y + lineHeight() - 0.5}}))
 		c.FillText(sty, vg.Point{X: x, Y: y + 2}, name)
 	}
 }
@@ -244,15 +325,16 @@ func stretches(probes []metrics.TrainProbe) []stretch {
 	return all
 }
 
-// joinStages draws medians of the stages of join and leave.
-func (d *data) joinStages() (*page, string, error) {
+// joinStages lays out the medians of the stages of join and leave in the
+// largest lab, and says what they are; nil where there are none.
+func (d *data) joinStages() (*stageDots, []string) {
 	names := make([]string, len(joinMetrics))
 	for i, m := range joinMetrics {
 		names[i] = m.metric
 	}
 	experiments := d.experiments(names...)
 	if len(experiments) == 0 {
-		return nil, "", missingf("no trial has a train.json, and there are no samples of join.* or leave.*")
+		return nil, nil
 	}
 	exp := experiments[0]
 	var rows []metrics.PointSummary
@@ -261,7 +343,7 @@ func (d *data) joinStages() (*page, string, error) {
 	}
 	ps := points(rows)
 	shown := ps[len(ps)-1] // the largest lab
-	l := stageDots{}
+	l := &stageDots{}
 	var used []metrics.PointSummary
 	for _, m := range joinMetrics {
 		if r, ok := at(d.of(exp, m.metric), shown); ok {
@@ -274,14 +356,14 @@ func (d *data) joinStages() (*page, string, error) {
 		l.sums = append(l.sums, scaled(r.Summary, scale))
 	}
 	l.axis = "time since the request (" + unit + ")"
-	what := fmt.Sprintf("Median; %s; %s.", spreadText(used), nText(used))
-	where := sentence(describe(shown, slices.SortedFunc(maps.Keys(shown), compareKeys)))
-	pg := &page{
-		width: columnWidth, bodyHeight: vg.Length(len(l.sums))*flowRow + axisRoom + 4,
-		subtitle: []string{what, where, d.kernelText()}, body: l.draw,
+	what := []string{
+		fmt.Sprintf("Stages: median; %s; %s.", spreadText(used), nText(used)),
+		sentence(describe(shown, slices.SortedFunc(maps.Keys(shown), compareKeys))),
 	}
-	caption := fmt.Sprintf("Stages of a site's joining and leaving a VPC with traffic running, as time since each request. %s %s %s", what, where, d.kernelText())
-	return pg, caption + d.whichText(exp, experiments), nil
+	if which := d.whichText(exp, experiments); which != "" {
+		what = append(what, strings.TrimSpace(which))
+	}
+	return l, what
 }
 
 // stageDots is a dot and a whisker a row.
@@ -289,6 +371,10 @@ type stageDots struct {
 	names []string
 	sums  []metrics.Summary
 	axis  string
+}
+
+func (l stageDots) height() vg.Length {
+	return vg.Length(len(l.sums))*flowRow + axisRoom + 4
 }
 
 func (l stageDots) draw(c draw.Canvas) {

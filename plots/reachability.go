@@ -58,10 +58,7 @@ func makeReachability(d *data) (*page, string, error) {
 		{fmt.Sprintf("failure: %s", groupDigits(float64(m.counts[cellFailed]))), cellThumb(cellFailed)},
 		{"itself", cellThumb(cellSelf)},
 	}
-	trial := fmt.Sprintf("%s, trial %d", m.system(), m.record.Trial)
-	if p := metrics.PointText(m.record.Point); p != "" {
-		trial += " of " + p
-	}
+	trial := m.system() + ", " + trialText(m.record)
 	what := fmt.Sprintf("%s, %s, %s ordered pairs probed (n = 1 trial: %s).", count(fmt.Sprint(n), "machine"), count(fmt.Sprint(len(tenants)), "tenant"),
 		groupDigits(float64(n*(n-1))), trial)
 	pg.subtitle = []string{what, d.kernelText()}
