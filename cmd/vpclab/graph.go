@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +24,9 @@ The form is given by a flag, or by the file's ending (.dot, .mmd, .svg); it is S
 		Args:              maxArgs(1),
 		ValidArgsFunction: completeScenarios,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if dot && mermaid || dot && svg || mermaid && svg {
+				return usageError{fmt.Errorf("graph: --dot, --mermaid and --svg exclude each other")}
+			}
 			_, plan, err := scenario(args)
 			if err != nil {
 				return err
@@ -35,9 +37,11 @@ The form is given by a flag, or by the file's ending (.dot, .mmd, .svg); it is S
 			}
 			var b bytes.Buffer
 			switch ext := filepath.Ext(file); {
-			case dot, ext == ".dot", ext == ".gv":
+			case svg:
+				err = g.SVG(&b)
+			case dot, !mermaid && (ext == ".dot" || ext == ".gv"):
 				err = g.DOT(&b)
-			case mermaid, ext == ".mmd", strings.HasSuffix(file, ".mermaid"):
+			case mermaid, ext == ".mmd", ext == ".mermaid":
 				err = g.Mermaid(&b)
 			default:
 				err = g.SVG(&b)
@@ -59,6 +63,5 @@ The form is given by a flag, or by the file's ending (.dot, .mmd, .svg); it is S
 	cmd.Flags().BoolVar(&mermaid, "mermaid", false, "Mermaid")
 	cmd.Flags().BoolVar(&svg, "svg", false, "SVG")
 	cmd.Flags().StringVarP(&file, "write", "w", "-", "file to write (-: standard output)")
-	cmd.MarkFlagsMutuallyExclusive("dot", "mermaid", "svg")
 	return cmd
 }

@@ -148,7 +148,9 @@ func (a *application) run(ctx context.Context) error {
 		{"policy", a.admit, &a.tl.Policy},
 		{"converge", a.converge, &a.tl.Programmed},
 	} {
-		a.opt.Progress(Phase{Name: phase.name})
+		if phase.name != "withdraw" || len(a.old) > 0 {
+			a.opt.Progress(Phase{Name: phase.name})
+		}
 		began := time.Now()
 		if err := phase.do(ctx); err != nil {
 			return fmt.Errorf("%s: %w", phase.name, err)

@@ -159,9 +159,11 @@ func (s *speakers) watch(f *fabric.Fabric, m *member) {
 	}
 }
 
+// exitWords says how a process ended that was not stopped: a Speaker that was
+// killed by way of its handle has no error.
 func exitWords(err error) string {
 	if err == nil {
-		return "it ended by itself"
+		return "killed"
 	}
 	return err.Error()
 }

@@ -21,7 +21,8 @@ const (
 	siteGap      = 18.0
 	coreGap      = 150.0 // between a PE and the P routers beside it, for the link's label
 	accessGap    = 110.0 // between a site and its PE
-	pSpace       = 110.0 // between P routers
+	pSpace       = 110.0 // between P routers on the ellipse
+	pPair        = 220.0 // between the centres of two P routers in a row
 )
 
 // box is a placed thing; x and y are its centre.
@@ -42,7 +43,7 @@ type side struct {
 	sites map[string][]Site // by PE
 }
 
-// place computes the layout: P routers on an ellipse (a column when they are
+// place computes the layout: P routers on an ellipse (a row when they are
 // few), each PE left or right of them, on the side where its P neighbours lie
 // and at their height, its sites outside of it.
 func (g *Graph) place() *layout {
@@ -54,7 +55,7 @@ func (g *Graph) place() *layout {
 	coreH := pRingHeight(len(ps))
 	extra := 0.0
 	if rr != "" && len(ps) < 3 {
-		extra = routerHeight + 46 // the reflector stands under a short column of Ps
+		extra = routerHeight + 46 // the reflector stands under a row of Ps
 	}
 	h := max(hl, hr, coreH+2*extra, routerHeight)
 	coreW := pRingWidth(len(ps))
@@ -67,14 +68,9 @@ func (g *Graph) place() *layout {
 	x += routerWidth + coreGap
 	centre := x + coreW/2
 	x += coreW
+	rightPE := x + coreGap + routerWidth/2
 	if len(right.pes) > 0 {
-		x += coreGap
-	} else {
-		x -= 0
-	}
-	rightPE := x + routerWidth/2
-	if len(right.pes) > 0 {
-		x += routerWidth
+		x += coreGap + routerWidth
 		if right.any() {
 			x += accessGap + siteWidth
 		}
@@ -113,22 +109,25 @@ func (g *Graph) split() (ps, pes []string, rr string) {
 }
 
 // ringPoint is where the i-th of n P routers lies around the centre: a point
-// for one, a column for two, from the upper left clockwise on an ellipse for
+// for one, a row for two, from the upper left clockwise on an ellipse for
 // more.
 func ringPoint(i, n int) (x, y float64) {
 	switch n {
 	case 1:
 		return 0, 0
 	case 2:
-		return 0, (float64(i) - 0.5) * pSpace
+		return (float64(i) - 0.5) * pPair, 0
 	}
 	angle := -math.Pi*3/4 + 2*math.Pi*float64(i)/float64(n)
 	return pRingWidth(n) / 2 * math.Cos(angle) / math.Cos(math.Pi/4) * 0.75, pRingHeight(n) / 2 * math.Sin(angle)
 }
 
 func pRingWidth(n int) float64 {
-	if n < 3 {
+	switch {
+	case n < 2:
 		return routerWidth
+	case n == 2:
+		return routerWidth + pPair
 	}
 	return routerWidth + float64(n)*pSpace*0.55
 }
@@ -138,7 +137,7 @@ func pRingHeight(n int) float64 {
 	case n == 0:
 		return 0
 	case n < 3:
-		return routerHeight + float64(n-1)*pSpace
+		return routerHeight
 	}
 	return routerHeight + float64(n)*pSpace*0.5
 }
