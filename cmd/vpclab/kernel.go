@@ -20,8 +20,22 @@ func newKernel() *cobra.Command {
 		Short:  "boot the kernel that carries labs, without a lab",
 		Hidden: true,
 	}
-	cmd.AddCommand(newKernelExec())
+	cmd.AddCommand(newKernelExec(), newKernelProbe())
 	return cmd
+}
+
+// newKernelProbe answers run.sh, which wants to know whether anything need be
+// installed.
+func newKernelProbe() *cobra.Command {
+	return &cobra.Command{
+		Use:   "probe",
+		Short: "exit 0 if this machine's own kernel can carry a lab, else 3",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := kernel.Choose(cmd.Context(), kernel.Host)
+			return err
+		},
+	}
 }
 
 // newKernelExec runs one command in a kernel of its own. It is the launcher of

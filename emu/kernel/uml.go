@@ -138,6 +138,12 @@ func (u *umlProgram) plan() (files []moduleFile, without []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if len(missing) > 0 { // the folder need not say what is built in: the program does
+		u.addBuiltin(tree)
+		if _, missing, err = tree.order(needModules); err != nil {
+			return nil, nil, err
+		}
+	}
 	if len(missing) > 0 {
 		return nil, nil, &Unusable{
 			Substrate: UML,
@@ -146,6 +152,26 @@ func (u *umlProgram) plan() (files []moduleFile, without []string, err error) {
 		}
 	}
 	return tree.order(append(append([]string(nil), needModules...), wantModules...))
+}
+
+// needConfig names the build option behind each needed module.
+var needConfig = map[string]string{
+	"ipv6": "CONFIG_IPV6", "mpls_router": "CONFIG_MPLS_ROUTING", "mpls_iptunnel": "CONFIG_MPLS_IPTUNNEL",
+	"mpls_gso": "CONFIG_NET_MPLS_GSO", "veth": "CONFIG_VETH", "bridge": "CONFIG_BRIDGE", "vrf": "CONFIG_NET_VRF",
+	"sch_netem": "CONFIG_NET_SCH_NETEM", "sch_htb": "CONFIG_NET_SCH_HTB",
+}
+
+// addBuiltin asks the program how it was built.
+func (u *umlProgram) addBuiltin(tree *moduleTree) {
+	config, err := umlSays(context.Background(), u.Path, "--showconfig")
+	if err != nil {
+		return
+	}
+	for name, option := range needConfig {
+		if strings.Contains(config, "\n"+option+"=y\n") {
+			tree.builtin[name] = true
+		}
+	}
 }
 
 // skippedInitcalls are parts of the kernel that cost seconds of every boot and

@@ -1,0 +1,183 @@
+# shellcheck shell=bash
+# The tests of vpclab, sourced by run.sh after it has built bin/vpclab.
+#
+#   ./run.sh test            everything
+#   ./run.sh test NAME…      only these steps: format vet static shell host kernel e2e
+#
+# Every step runs, even after a failure, and the last lines say what passed,
+# what failed and what was left out, and why.
+
+# shellcheck disable=SC2154 # here and bin come from run.sh
+readonly staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# Packages that touch no kernel: they are tested with the race detector.
+readonly pure='./topo/... ./metrics/... ./plots/... ./emu/event/...'
+
+passed=0 failed=0 skipped=0 # tests, and steps that are one check
+failures=() left_out=()
+logs=
+
+# step NAME COMMAND…: one check; its output is shown when it fails.
+step() {
+	local name=$1 began=$SECONDS status=0
+	shift
+	"$@" >"$logs/step" 2>&1 || status=$?
+	if [ $status = 0 ]; then
+		passed=$((passed + 1))
+		printf 'ok    %-42s %3d s\n' "$name" $((SECONDS - began))
+	else
+		failed=$((failed + 1))
+		failures+=("$name")
+		printf 'FAIL  %-42s %3d s\n' "$name" $((SECONDS - began))
+		sed 's/^/      /' "$logs/step"
+	fi
+}
+
+# leave_out WHAT WHY
+leave_out() {
+	skipped=$((skipped + 1))
+	left_out+=("$1: $2")
+	printf -- '-     %-42s left out: %s\n' "$1" "$2"
+}
+
+# go_test NAME ARG…: `go test -v ARG…`, with its tests counted. Packages are
+# listed as they end; what failed is shown in full.
+go_test() {
+	local name=$1 began=$SECONDS status=0 p f s log
+	shift
+	log=$logs/$(printf '%s' "$name" | tr -c 'a-zA-Z0-9' _)
+	go test -v "$@" >"$log" 2>&1 || status=$?
+	p=$(grep -c '^--- PASS' "$log") || true
+	f=$(grep -c '^--- FAIL' "$log") || true
+	s=$(grep -c '^--- SKIP' "$log") || true
+	# A package that does not build, panics or runs out of time fails once more.
+	if [ $status != 0 ] && [ "$f" = 0 ]; then
+		f=1
+	fi
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+	if [ $status = 0 ]; then
+		printf 'ok    %-42s %3d s  %d passed, %d skipped\n' "$name" $((SECONDS - began)) "$p" "$s"
+	else
+		failures+=("$name")
+		printf 'FAIL  %-42s %3d s  %d passed, %d failed, %d skipped\n' "$name" $((SECONDS - began)) "$p" "$f" "$s"
+		grep -vE '^(=== |--- PASS|    --- PASS|PASS$|ok  )|no test files' "$log" | tail -n 300 | sed 's/^/      /'
+	fi
+	if [ "$s" != 0 ]; then
+		# The reason is the line before or after the verdict, by Go's version.
+		grep -A1 '^--- SKIP' "$log" | grep -E '^ +[a-z_0-9]+\.go:' | sed -E 's/^ +[a-z_0-9]+\.go:[0-9]+: //' | sort | uniq -c | while read -r n why; do
+			printf '        %d skipped: %s\n' "$n" "$why"
+		done
+	fi
+}
+
+gofmt_clean() {
+	local files
+	files=$(gofmt -l .)
+	[ -z "$files" ] || { printf 'not formatted by gofmt:\n%s\n' "$files" && return 1; }
+}
+
+# kernel_packages lists the folders whose tests need a lab kernel.
+kernel_packages() {
+	find . -name '*_kernel_test.go' -printf '%h\n' | sort -u
+}
+
+# kernel_tests DIR…: a -run expression for the tests of *_kernel_test.go.
+kernel_tests() {
+	local names
+	names=$(find "$@" -maxdepth 1 -name '*_kernel_test.go' -exec grep -hoE '^func Test[A-Za-z0-9_]*' {} + | sed 's/^func //' | sort -u | paste -sd '|')
+	printf '^(%s)$' "$names"
+}
+
+test_host() {
+	local dirs skip=()
+	mapfile -t dirs < <(kernel_packages)
+	if [ ${#dirs[@]} != 0 ]; then
+		skip=(-skip "$(kernel_tests "${dirs[@]}")") # their turn comes inside
+	fi
+	# shellcheck disable=SC2086 # a list of patterns
+	if ! command -v "$(go env CC)" >/dev/null; then
+		leave_out "race detector" "it needs a C compiler (apt-get install gcc)"
+		go_test "pure packages" -timeout 300s "${skip[@]}" $pure
+	else
+		CGO_ENABLED=1 go_test "pure packages, race detector" -race -timeout 300s "${skip[@]}" $pure
+	fi
+	local rest
+	# shellcheck disable=SC2086
+	mapfile -t rest < <(go list ./... | grep -vxF "$(go list $pure)")
+	go_test "other packages, on this kernel" -timeout 300s "${skip[@]}" "${rest[@]}"
+}
+
+test_kernel() {
+	local dir
+	while read -r dir; do
+		go_test "$dir, in a lab kernel" -count=1 -timeout 170s -run "$(kernel_tests "$dir")" \
+			-exec "timeout -k 10 180 $bin kernel exec --kernel ${VPCLAB_TEST_KERNEL:-uml} --memory 2GiB --" "$dir"
+	done < <(kernel_packages)
+}
+
+# e2e_run SCENARIO: a whole run, judged by its exit code and its figures.
+e2e_run() {
+	local out=$logs/results
+	rm -rf "$out"
+	timeout -k 10 240 "$bin" run "$1" --results "$out" --trials 2 || return
+	[ -n "$(find "$out" -name '*.svg')" ] || { echo "no figures in $out" && return 1; }
+	[ -n "$(find "$out" -name report.html)" ] || { echo "no report in $out" && return 1; }
+}
+
+e2e_nothing_left() {
+	local left
+	left=$(pgrep -u "$(id -u)" -f "rootfstype=hostfs.*$logs" || true)
+	[ -z "$left" ] || { echo "processes of a kernel are left: $left" && return 1; }
+}
+
+test_e2e() {
+	local file name
+	for file in scenarios/library/*.vpclab.yml; do
+		name=$(basename "$file" .vpclab.yml)
+		step "vpclab validate $name" "$bin" validate "$file"
+		if grep -q '^experiments:' "$file"; then
+			step "vpclab run $name" e2e_run "$name"
+		fi
+	done
+	step "nothing is left behind" e2e_nothing_left
+}
+
+run_tests() {
+	local steps=${*:-format vet static shell host kernel e2e} began=$SECONDS s
+	cd "$here" || return
+	export CGO_ENABLED=0
+	logs=$(mktemp -d "${TMPDIR:-/tmp}/vpclab-tests.XXXXXX")
+	trap 'rm -rf "$logs"' EXIT
+	# Labs of the tests live there, not beside the user's own.
+	export VPCLAB_HOME=$logs/home
+	for s in $steps; do
+		case $s in
+		format) step gofmt gofmt_clean ;;
+		vet) step "go vet" go vet ./... ;;
+		static) step "staticcheck" go run "$staticcheck" ./... ;;
+		shell)
+			if command -v shellcheck >/dev/null; then
+				step shellcheck shellcheck -x run.sh .ci/run .ci/tests.sh
+			else
+				leave_out shellcheck "it is not installed (apt-get install shellcheck)"
+			fi
+			;;
+		host) test_host ;;
+		kernel) test_kernel ;;
+		e2e) test_e2e ;;
+		*)
+			printf 'run.sh test: no step %s: want format, vet, static, shell, host, kernel, e2e\n' "$s" >&2
+			return 2
+			;;
+		esac
+	done
+	verdict "$began"
+}
+
+verdict() {
+	local x
+	printf '\n%d s\n' $((SECONDS - $1))
+	for x in ${left_out[@]+"${left_out[@]}"}; do printf 'left out: %s\n' "$x"; done
+	for x in ${failures[@]+"${failures[@]}"}; do printf 'failed: %s\n' "$x"; done
+	printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+	[ "$failed" = 0 ]
+}

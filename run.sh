@@ -1,0 +1,189 @@
+#!/usr/bin/env bash
+# vpclab: set up what is missing, build, and run.
+#
+#   ./run.sh                the main job: build the vpc-setup lab, measure, draw
+#   ./run.sh test           all tests
+#   ./run.sh VERB [ARG…]    any verb of vpclab, as in ./run.sh doctor
+#
+# As root it installs Debian's package user-mode-linux by apt-get; as an
+# ordinary user it unpacks the same package into the cache folder
+# (${XDG_CACHE_HOME:-~/.cache}/vpclab). What is there already is left alone.
+set -euo pipefail
+
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/vpclab
+bin=$here/bin/vpclab
+
+say() { printf 'run.sh: %s\n' "$*" >&2; }
+
+# unable MESSAGE…: this environment cannot run it (exit code 3).
+unable() {
+	printf 'run.sh: %s\n' "$@" >&2
+	exit 3
+}
+
+# find_go puts a Go tool into PATH, or says how to get one.
+find_go() {
+	local dir
+	for dir in "" /usr/local/go/bin "${HOME:-/nonexistent}/go/bin" "${HOME:-/nonexistent}/sdk/go/bin" /usr/lib/go/bin; do
+		if [ -n "$dir" ]; then
+			[ -x "$dir/go" ] || continue
+			PATH=$dir:$PATH
+		fi
+		command -v go >/dev/null && break
+	done
+	local want have
+	want=$(awk '$1 == "go" { print $2; exit }' "$here/go.mod")
+	command -v go >/dev/null ||
+		unable "Go is not installed: vpclab is built with Go $want or newer" \
+			"get it from https://go.dev/dl and put its bin folder into PATH"
+	# Since 1.21 the go command fetches a newer tool chain by itself.
+	have=$(cd / && go env GOVERSION)
+	have=${have#go}
+	if [ "$(printf '1.21\n%s\n' "$have" | sort -V | head -n 1)" != 1.21 ]; then
+		unable "Go $have is too old: want $want (or 1.21 and newer, which fetch it)" \
+			"get it from https://go.dev/dl"
+	fi
+	if [ "$(cd / && go env GOTOOLCHAIN)" = local ] && [ "$(printf '%s\n%s\n' "$want" "$have" | sort -V | head -n 1)" != "$want" ]; then
+		unable "Go $have is too old: want $want; GOTOOLCHAIN=local forbids fetching it"
+	fi
+}
+
+# build makes bin/vpclab. The file is replaced by a rename, so that a running
+# lab keeps the program that it was started with.
+build() {
+	local version
+	version=$(git -C "$here" describe --tags --always --dirty 2>/dev/null || echo devel)
+	mkdir -p "$here/bin"
+	(cd "$here" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$version" -o bin/.vpclab.built ./cmd/vpclab)
+	if ! cmp -s "$here/bin/.vpclab.built" "$bin"; then
+		cp "$here/bin/.vpclab.built" "$bin.$$"
+		mv -f "$bin.$$" "$bin"
+		say "built bin/vpclab $version"
+	fi
+}
+
+# have_uml tells whether a User Mode Linux is where vpclab looks for it.
+have_uml() {
+	local found
+	[ -n "${VPCLAB_UML:-}" ] && return
+	command -v linux.uml >/dev/null && return
+	[ -x /usr/bin/linux.uml ] && return
+	for found in "$cache"/uml/*/usr/bin/linux.uml; do
+		[ -x "$found" ] && return
+	done
+	return 1
+}
+
+# host_can tells whether this machine's own kernel can carry a lab, so that
+# nothing need be installed.
+host_can() {
+	[ "$(id -u)" = 0 ] || return 1
+	[ -e /proc/sys/net/mpls ] || modprobe -q mpls_router 2>/dev/null || return 1
+	[ -x "$bin" ] && "$bin" kernel probe >/dev/null 2>&1
+}
+
+# get_kernel sees to it that some kernel can carry a lab.
+get_kernel() {
+	if have_uml || host_can; then
+		return
+	fi
+	[ "$(uname -m)" = x86_64 ] ||
+		unable "this kernel cannot carry a lab, and User Mode Linux exists for x86_64 only, not $(uname -m)" \
+			"run as root on a kernel with the modules mpls_router, mpls_iptunnel, vrf and sch_netem"
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		install_package
+	else
+		unpack_package
+	fi
+}
+
+no_package() {
+	unable "cannot get the package user-mode-linux: $1" \
+		"unpack Debian's package (https://packages.debian.org/user-mode-linux) into $cache/uml/1 (usr/bin, usr/lib)," \
+		"or set VPCLAB_UML to a User Mode Linux program and VPCLAB_UML_MODULES to its modules"
+}
+
+# install_package is root's way: the system's package.
+install_package() {
+	say "installing Debian's package user-mode-linux (a Linux kernel that runs as an ordinary program)"
+	export DEBIAN_FRONTEND=noninteractive
+	if ! apt-cache show user-mode-linux >/dev/null 2>&1; then
+		say "reading the package lists first (apt-get update)"
+		apt-get update -qq >&2 || no_package "apt-get update failed"
+	fi
+	if ! apt-get install -y -qq --no-install-recommends user-mode-linux >&2; then
+		# The lists may name a version that has been replaced since.
+		say "trying again with fresh package lists"
+		apt-get update -qq >&2 || no_package "apt-get update failed"
+		apt-get install -y -qq --no-install-recommends user-mode-linux >&2 || no_package "apt-get install failed"
+	fi
+	have_uml || no_package "the package was installed, but linux.uml is not there"
+}
+
+# unpack_package is the way without root: the same package, unpacked into the
+# cache folder. apt-get works in private folders, with the system's sources.
+unpack_package() {
+	command -v apt-get >/dev/null || no_package "this system has no apt-get"
+	command -v dpkg-deb >/dev/null || no_package "this system has no dpkg-deb"
+	local work version deb
+	mkdir -p "$cache/uml"
+	work=$(mktemp -d "$cache/uml/.work.XXXXXX")
+	# shellcheck disable=SC2064 # the folder of now
+	trap "rm -rf '$work'" EXIT
+	say "downloading Debian's package user-mode-linux into $cache/uml (no root, nothing is installed)"
+	private_apt "$work"
+	(cd "$work" && apt-get -c "$work/apt.conf" download -qq user-mode-linux >&2) || {
+		say "reading the package lists first, in a private folder"
+		apt-get -c "$work/apt.conf" update -qq >&2 || no_package "apt-get update failed"
+		(cd "$work" && apt-get -c "$work/apt.conf" download -qq user-mode-linux >&2) || no_package "apt-get download failed"
+	}
+	for deb in "$work"/user-mode-linux_*.deb; do
+		[ -e "$deb" ] || no_package "apt-get downloaded nothing"
+		version=$(dpkg-deb -f "$deb" Version)
+		dpkg-deb -x "$deb" "$work/root"
+		rm -rf "$cache/uml/$version"
+		mv "$work/root" "$cache/uml/$version"
+		say "unpacked user-mode-linux $version into $cache/uml/$version"
+	done
+	rm -rf "$work"
+	trap - EXIT
+}
+
+# private_apt DIR: an apt configuration that writes only below DIR. It begins
+# with the system's package lists, where they can be read.
+private_apt() {
+	local lists=/var/lib/apt/lists
+	mkdir -p "$1/state/lists/partial" "$1/cache/archives/partial"
+	cp -p "$lists"/*Packages* "$lists"/*InRelease "$1/state/lists/" 2>/dev/null || true
+	cat >"$1/apt.conf" <<-CONF
+		Dir::State "$1/state";
+		Dir::State::Lists "$1/state/lists";
+		Dir::State::Status "/var/lib/dpkg/status";
+		Dir::Cache "$1/cache";
+		Debug::NoLocking "1";
+		APT::Sandbox::User "";
+	CONF
+}
+
+main() {
+	find_go
+	build
+	if [ "${1:-}" = test ]; then
+		shift
+		get_kernel
+		# shellcheck source=.ci/tests.sh disable=SC1091
+		. "$here/.ci/tests.sh"
+		run_tests "$@"
+		return
+	fi
+	case ${1:-} in
+	"" | run | deploy) get_kernel ;; # other verbs need no kernel, or find a running lab
+	esac
+	if [ $# = 0 ]; then
+		set -- run vpc-setup
+	fi
+	exec "$bin" "$@"
+}
+
+main "$@"
