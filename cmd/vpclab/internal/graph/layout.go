@@ -22,6 +22,7 @@ const (
 	coreGap      = 150.0 // between a PE and the P routers beside it, for the link's label
 	accessGap    = 110.0 // between a site and its PE
 	pSpace       = 110.0 // between P routers on the ellipse
+	rrGap        = 46.0  // between the Ps and a reflector under them
 	pPair        = 220.0 // between the centres of two P routers in a row
 )
 
@@ -53,11 +54,11 @@ func (g *Graph) place() *layout {
 
 	hl, hr := left.height(), right.height()
 	coreH := pRingHeight(len(ps))
-	extra := 0.0
-	if rr != "" && len(ps) < 3 {
-		extra = routerHeight + 46 // the reflector stands under a row of Ps
+	above := max(hl, hr, coreH, routerHeight) / 2
+	below := above
+	if rr != "" && len(ps) < 3 { // the reflector stands under a row of Ps
+		below = max(above, coreH/2+rrGap+routerHeight)
 	}
-	h := max(hl, hr, coreH+2*extra, routerHeight)
 	coreW := pRingWidth(len(ps))
 
 	x := margin
@@ -76,19 +77,19 @@ func (g *Graph) place() *layout {
 		}
 	}
 	l.width = x + margin
-	middle := titleHeight + margin + h/2
+	middle := titleHeight + margin + above
 
 	l.placeRing(ps, centre, middle)
 	if rr != "" {
 		y := middle
 		if len(ps) < 3 {
-			y = middle + coreH/2 + 46 + routerHeight/2
+			y = middle + coreH/2 + rrGap + routerHeight/2
 		}
 		l.boxes[rr] = box{centre, y, routerWidth, routerHeight}
 	}
 	l.placeSide(left, leftPE, margin+siteWidth/2, middle)
 	l.placeSide(right, rightPE, rightPE+routerWidth/2+accessGap+siteWidth/2, middle)
-	l.height = titleHeight + 2*margin + h
+	l.height = titleHeight + 2*margin + above + below
 	l.placePlain(g.Plain)
 	return l
 }
