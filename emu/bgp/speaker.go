@@ -113,9 +113,10 @@ func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink, opt
 
 // speakerEnv fits the Go runtime to one of many small processes on few CPUs:
 // one thread of Go code, so that hand-overs between its goroutines are no
-// system calls, and a collection only after the heap has grown well past the
-// few megabytes that GoBGP starts with.
-var speakerEnv = []string{"GOMAXPROCS=1", "GOGC=400", "GOMEMLIMIT=128MiB"}
+// system calls. The collector keeps its default: a larger heap would touch
+// new pages all the time, and those are dearer than collecting where a page
+// fault costs 100 us and more (User Mode Linux).
+var speakerEnv = []string{"GOMAXPROCS=1", "GOGC=100"}
 
 // run reads until the process ends, then settles everybody who waits.
 func (s *Speaker) run() {
