@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -31,8 +32,33 @@ import (
 //
 // A machine's rules are sent as one netlink batch.
 type firewall struct {
-	enter traffic.Enter
+	conns map[string]*nftables.Conn // by machine, each a socket in its namespace
 	sets  bool
+}
+
+// openFirewalls opens a netlink socket in the namespace of every machine. It
+// keeps the namespaces alive until closeAll.
+func openFirewalls(enter traffic.Enter, machines []traffic.Endpoint) (map[string]*nftables.Conn, error) {
+	conns := map[string]*nftables.Conn{}
+	for _, m := range machines {
+		err := enter(m.Name, func() (err error) {
+			conns[m.Name], err = nftables.New(nftables.AsLasting())
+			return err
+		})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("firewall of %s: %w", m.Name, err), closeAll(conns))
+		}
+	}
+	return conns, nil
+}
+
+func closeAll(conns map[string]*nftables.Conn) (err error) {
+	for _, c := range conns {
+		if c != nil {
+			err = errors.Join(err, c.CloseLasting())
+		}
+	}
+	return err
 }
 
 const (
@@ -72,22 +98,17 @@ func newObjects() objects {
 	return o
 }
 
-// in runs fn with a netlink connection to the machine's namespace and sends
-// what fn has left in it.
+// in gives fn the connection to the machine's namespace and sends what fn has
+// left in it.
 func (f firewall) in(machine, doing string, fn func(c *nftables.Conn, o objects) error) error {
-	err := f.enter(machine, func() error {
-		c, err := nftables.New(nftables.AsLasting())
-		if err != nil {
-			return err
-		}
-		if err = fn(c, newObjects()); err == nil {
-			err = c.Flush()
-		}
-		if cerr := c.CloseLasting(); err == nil {
-			err = cerr
-		}
-		return err
-	})
+	c := f.conns[machine]
+	if c == nil {
+		return fmt.Errorf("firewall of %s: %s: no such machine", machine, doing)
+	}
+	err := fn(c, newObjects())
+	if err == nil {
+		err = c.Flush()
+	}
 	if err != nil {
 		return fmt.Errorf("firewall of %s: %s: %w", machine, doing, err)
 	}
@@ -104,15 +125,6 @@ func (f firewall) shut(machine string) error {
 			c.AddChain(ch)
 			c.AddRule(&nftables.Rule{Table: o.table, Chain: ch, Exprs: append(etherType(unix.ETH_P_ARP), accept)})
 		}
-		return nil
-	})
-}
-
-// remove takes the table away.
-func (f firewall) remove(machine string) error {
-	return f.in(machine, "remove the table", func(c *nftables.Conn, o objects) error {
-		c.AddTable(o.table)
-		c.DelTable(o.table)
 		return nil
 	})
 }

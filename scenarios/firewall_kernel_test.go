@@ -88,7 +88,10 @@ func TestFirewallIsolatesAndIsCounted(t *testing.T) {
 		{true, 6 * (2 + 2), 2 + 3 + 3, 3 * 2},
 	} {
 		t.Run(fmt.Sprintf("sets=%v", c.sets), func(t *testing.T) {
-			fw := firewall{enter: enterByName, sets: c.sets}
+			conns, err := openFirewalls(enterByName, append(eps, spare))
+			require.NoError(t, err)
+			defer func() { require.NoError(t, closeAll(conns)) }()
+			fw := firewall{conns: conns, sets: c.sets}
 			read := func(names ...string) entries {
 				all := entries{}
 				for _, n := range names {

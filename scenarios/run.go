@@ -32,8 +32,9 @@ type opening struct {
 
 // session is an experiment whose lab is prepared.
 type session interface {
-	// trial does one trial at pt and writes into t. rng is the trial's own.
-	trial(ctx context.Context, pt point, t *metrics.Trial, rng *rand.Rand) error
+	// trial does trial number (0: a warm-up) at pt and writes into t. rng is
+	// the trial's own.
+	trial(ctx context.Context, pt point, number int, t *metrics.Trial, rng *rand.Rand) error
 	// recover makes the lab fit for the next trial after one has failed.
 	recover(ctx context.Context) error
 	// close releases what open took; the lab stays as it is.
@@ -244,7 +245,7 @@ func (r *runner) step(ctx context.Context, e topo.Experiment, s session, st step
 	}
 	defer func() { _ = t.Abandon() }() // after Commit it does nothing
 	rng := rand.New(rand.NewPCG(r.cfg.Scenario.Seed, uint64(st.number)<<32|hash(metrics.PointText(st.pt))))
-	err = s.trial(ctx, st.pt, t, rng)
+	err = s.trial(ctx, st.pt, st.number, t, rng)
 	if err != nil && context.Cause(ctx) != nil {
 		return fmt.Errorf("trial %d at %s: %w", st.number, metrics.PointText(st.pt), err)
 	}

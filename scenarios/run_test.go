@@ -48,7 +48,7 @@ type scripted struct {
 	failRepair bool
 }
 
-func (s *scripted) trial(_ context.Context, pt point, t *metrics.Trial, _ *rand.Rand) error {
+func (s *scripted) trial(_ context.Context, pt point, _ int, t *metrics.Trial, _ *rand.Rand) error {
 	at := fmt.Sprintf("%s/%d", pt["sites"], len(s.trials))
 	s.trials = append(s.trials, at)
 	t.Add("setup.leaks", "count", 0, nil)

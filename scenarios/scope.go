@@ -22,6 +22,7 @@ type scope struct {
 	// again.
 	newcomer topo.Attachment
 	within   bool // the newcomer is one of attachments
+	count    bool // this trial also counts what does not vary
 }
 
 // sitesOf lists the sites that VPCs of the plan are at, in order.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/nftables"
+
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/emu/traffic"
@@ -97,8 +99,9 @@ func checkSetup(plan *topo.Plan) (msg, hint string) {
 // setup is a session of vpc-setup.
 type setup struct {
 	lab    Lab
-	base   *topo.Plan // LANs of all points and, with a baseline, the shared network; everything joined
-	shared *sharedNet // nil without a baseline
+	base   *topo.Plan                // LANs of all points and, with a baseline, the shared network; everything joined
+	shared *sharedNet                // nil without a baseline
+	conns  map[string]*nftables.Conn // to the twins' firewalls
 	prober *traffic.Prober
 	seed   uint64
 }
@@ -132,21 +135,33 @@ func openSetup(o opening) (*setup, error) {
 	if s.prober, err = traffic.Open(s.lab.Fabric().Do, eps); err != nil {
 		return nil, err
 	}
-	if s.shared != nil {
-		for _, ep := range s.shared.endpoints() {
-			if err := s.rules(false).shut(ep.Name); err != nil {
-				s.close()
-				return nil, err
-			}
-		}
+	if s.shared == nil {
+		return s, nil
+	}
+	if s.conns, err = openFirewalls(s.lab.Fabric().Do, s.shared.endpoints()); err == nil {
+		err = s.shutAll()
+	}
+	if err != nil {
+		s.close()
+		return nil, err
 	}
 	return s, nil
 }
 
 // close releases the sockets; the lab stays.
-func (s *setup) close() { s.prober.Close() }
+func (s *setup) close() {
+	s.prober.Close()
+	_ = closeAll(s.conns) // sockets that held nothing back
+}
 
-func (s *setup) rules(sets bool) firewall { return firewall{enter: s.lab.Fabric().Do, sets: sets} }
+func (s *setup) shutAll() error {
+	for _, ep := range s.shared.endpoints() {
+		if err := (firewall{conns: s.conns}).shut(ep.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // recover brings the lab back to nothing joined and every twin shut.
 func (s *setup) recover(ctx context.Context) error {
@@ -156,24 +171,24 @@ func (s *setup) recover(ctx context.Context) error {
 	if s.shared == nil {
 		return nil
 	}
-	for _, ep := range s.shared.endpoints() {
-		if err := s.rules(false).shut(ep.Name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.shutAll()
 }
 
-// trial is one trial of all systems.
-func (s *setup) trial(ctx context.Context, pt point, t *metrics.Trial, rng *rand.Rand) error {
+// trial is one trial of all systems. Times are taken in every trial. Numbers
+// that follow from the point alone (what adding, moving and joining touch, the
+// baseline with sets) are counted in the first trial of a point, by reading
+// the kernels as the others are.
+func (s *setup) trial(ctx context.Context, pt point, number int, t *metrics.Trial, rng *rand.Rand) error {
 	sc := newScope(s.base, pt)
+	sc.count = number == 1
 	sub := s.lab.Subscribe()
 	defer sub.Close()
 	systems := []func() error{func() error { return s.vpn(ctx, sc, t) }}
 	if s.shared != nil {
-		systems = append(systems,
-			func() error { return s.baseline(ctx, sc, t, false) },
-			func() error { return s.baseline(ctx, sc, t, true) })
+		systems = append(systems, func() error { return s.baseline(ctx, sc, t, false) })
+		if sc.count {
+			systems = append(systems, func() error { return s.baseline(ctx, sc, t, true) })
+		}
 	}
 	rng.Shuffle(len(systems), func(i, j int) { systems[i], systems[j] = systems[j], systems[i] })
 	for _, system := range systems {
@@ -329,8 +344,10 @@ func (s *setup) vpn(ctx context.Context, sc scope, t *metrics.Trial) error {
 	if err := s.comeAndGo(ctx, sc, t); err != nil {
 		return err
 	}
-	if err := s.changeMachines(ctx, sc, t); err != nil {
-		return err
+	if sc.count {
+		if err := s.changeMachines(ctx, sc, t); err != nil {
+			return err
+		}
 	}
 	_, err = s.lab.Apply(ctx, joined(s.base, nil))
 	return err
@@ -381,9 +398,12 @@ func (s *setup) comeAndGo(ctx context.Context, sc scope, t *metrics.Trial) error
 
 // join adds the newcomer and counts what that took inside machines and CEs.
 func (s *setup) join(ctx context.Context, sc scope, old []topo.Attachment, t *metrics.Trial, ev *record) error {
-	inside, err := s.customer(sc.newcomer.VPC, append([]topo.Attachment{sc.newcomer}, old...))
-	if err != nil {
-		return err
+	var inside map[string]entries
+	if sc.count {
+		var err error
+		if inside, err = s.customer(sc.newcomer.VPC, append([]topo.Attachment{sc.newcomer}, old...)); err != nil {
+			return err
+		}
 	}
 	train, err := s.prober.StartTrain(traffic.TrainConfig{Flows: spokes(sc.newcomer, old), Interval: trainInterval, UntilFirst: true})
 	if err != nil {
@@ -411,6 +431,9 @@ func (s *setup) join(ctx context.Context, sc scope, old []topo.Attachment, t *me
 		}
 		t.Add("join.first_packet", "s", first.Sub(tl.Request).Seconds(), set)
 		ev.mark("first packet of the last pair", first)
+	}
+	if !sc.count {
+		return nil
 	}
 	return s.countCommands(inside, sc, old, t)
 }
@@ -586,7 +609,7 @@ func (s *setup) prove(ctx context.Context, after string, names []string) error {
 
 // baseline is a trial of the same isolation by firewall rules in each twin.
 func (s *setup) baseline(ctx context.Context, sc scope, t *metrics.Trial, sets bool) error {
-	fw, system := s.rules(sets), systemFW
+	fw, system := firewall{conns: s.conns, sets: sets}, systemFW
 	if sets {
 		system = systemSets
 	}
@@ -620,6 +643,9 @@ func (s *setup) baseline(ctx context.Context, sc scope, t *metrics.Trial, sets b
 	}
 	t.Add("rules", "count", float64(written), labels{"system": system, "kind": "config"})
 	t.Add("rules", "count", float64(len(held)), labels{"system": system, "kind": "state"})
+	if !sc.count {
+		return nil
+	}
 	return s.changeTwins(ctx, fw, system, groups[sc.attachments[0].VPC], names, held, t)
 }
 
