@@ -241,7 +241,12 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 			return fmt.Errorf("speaker %s: %w", cfg.Node, err)
 		}
 		for _, r := range left {
-			// Without a VRF name it equals no wanted route: converge replaces
+			for _, v := range cfg.VRFs {
+				if v.Table == r.Table {
+					r.VRF = v.Name
+				}
+			}
+			// Without an egress it equals no wanted route: converge replaces
 			// or removes it.
 			p.kernel[r.key()] = r
 		}

@@ -76,6 +76,9 @@ func (c *compiler) routers() {
 			n.Sysctls["net.ipv4.ip_forward"] = "1"
 			n.Sysctls["net.mpls.platform_labels"] = labels
 			looseReversePath(n)
+			if pn.Kind == topo.KindPE {
+				guard(n)
+			}
 		case topo.KindCE:
 			n.Sysctls["net.ipv4.ip_forward"] = "1"
 		case topo.KindRR:
@@ -92,6 +95,19 @@ func (c *compiler) routers() {
 func looseReversePath(n *fabric.Node) {
 	n.Sysctls["net.ipv4.conf.all.rp_filter"] = "0"
 	n.Sysctls["net.ipv4.conf.default.rp_filter"] = "0"
+}
+
+// guard keeps a PE's tenants away from its own addresses, from before the
+// first of them comes. By default the kernel looks up the local table (rule 0)
+// before a VRF's table (rule 1000), so a tenant could reach every address of
+// the PE, the loopback that BGP listens on included. Strict mode makes sure
+// that a table belongs to one VRF only, which the pop into a VRF device relies
+// on.
+func guard(n *fabric.Node) {
+	n.Sysctls["net.vrf.strict_mode"] = "1"
+	n.Rules = append(n.Rules,
+		fabric.Rule{Pref: localRulePref, Table: tableLocal},
+		fabric.Rule{Pref: 0, Table: tableLocal, Del: true})
 }
 
 // coreRoutes adds the plain IP routes between loopbacks. They carry the
@@ -131,7 +147,6 @@ func (c *compiler) vpns() {
 				continue
 			}
 			tables[vrf.PE] = vrf.Table
-			guardPE(n)
 			n.VRFs = append(n.VRFs, fabric.VRF{Name: vrf.Name, Table: vrf.Table})
 			n.MPLS = append(n.MPLS, fabric.MPLSRoute{In: vrf.Label, Dev: vrf.Name})
 		}
@@ -144,21 +159,6 @@ func (c *compiler) vpns() {
 			n.Routes = append(n.Routes, fabric.Route{Table: table, Dst: a.Subnet, Via: a.CEAddr, Dev: a.PEIf})
 		}
 	}
-}
-
-// guardPE keeps a PE's tenants away from its own addresses. By default the
-// kernel looks up the local table (rule 0) before a VRF's table (rule 1000),
-// so a tenant could reach every address of the PE, the loopback that BGP
-// listens on included. Strict mode makes sure that a table belongs to one VRF
-// only, which the pop into a VRF device relies on.
-func guardPE(n *fabric.Node) {
-	if len(n.Rules) > 0 {
-		return
-	}
-	n.Sysctls["net.vrf.strict_mode"] = "1"
-	n.Rules = append(n.Rules,
-		fabric.Rule{Pref: localRulePref, Table: tableLocal},
-		fabric.Rule{Pref: 0, Table: tableLocal, Del: true})
 }
 
 // ends opens the core ends of links for labelled packets, and only those. On

@@ -114,7 +114,7 @@ func TestCompileDetached(t *testing.T) {
 	st := bare(plan)
 	mpls.Compile(plan, &st)
 	require.Empty(t, st.Nodes["pe3"].VRFs)
-	require.Empty(t, st.Nodes["pe3"].Rules)
+	require.Len(t, st.Nodes["pe3"].Rules, 2, "a PE is guarded before its first tenant comes")
 	for _, r := range st.Nodes["pe3"].Routes {
 		require.Zero(t, r.Table)
 	}
