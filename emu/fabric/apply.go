@@ -7,101 +7,411 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/fabric/rtnl"
 	"github.com/vpclab/vpclab/topo"
 )
 
-type hostNS = ns.NetNS
+// ownerGroup is the link group of our devices (`ip link show group 7762028`):
+// it is the one tag that a device can be born with. The ifalias, for people,
+// follows in the next message.
+const ownerGroup = 0x76706c // "vpl"
+
+// doomedGroup gathers devices that are deleted together.
+const doomedGroup = ownerGroup + 1
 
 // carryOut does the work on one thread, node by node: the kernel takes one
 // lock for all of route netlink, so more threads would only wait for it. What
-// costs is the number of system calls; a new node takes about ten, and all
-// its objects of one stage go down in a single send.
-func (f *Fabric) carryOut(ctx context.Context, w *work) error {
-	stages := []func(context.Context, *work) error{f.remove, f.create, f.connect, f.finish}
-	for _, stage := range stages {
+// costs is the number of system calls: a new node takes about ten, and all
+// that is in it goes down in a single send.
+func (f *Fabric) carryOut(ctx context.Context, w *work, stale []staleDevice) error {
+	if err := f.remove(ctx, w, stale); err != nil {
+		return err
+	}
+	if err := f.createNodes(ctx, w); err != nil {
+		return err
+	}
+	return f.fillNodes(ctx, w)
+}
+
+// remove takes away what should not be there, dependants first, namespaces
+// last.
+func (f *Fabric) remove(ctx context.Context, w *work, stale []staleDevice) error {
+	plan := map[string]*removal{}
+	at := func(node string) *removal {
+		if plan[node] == nil {
+			plan[node] = &removal{node: f.nodes[node]}
+		}
+		return plan[node]
+	}
+	for _, s := range stale {
+		at(s.node).devices = append(at(s.node).devices, s.index)
+	}
+	keys := w.del.keys()
+	slices.Reverse(keys)
+	var names []string
+	for _, k := range keys {
+		node := k.node
+		if l, ok := w.del[k].(linkObj); ok && w.del[key{rankNS, node, "", ""}] != nil {
+			node, k.dev = l.peerNode, l.peerIf
+		}
+		switch {
+		case k.rank == rankNS:
+			names = append(names, node)
+		case f.nodes[node] != nil:
+			at(node).add(k, w.del[k])
+		}
+	}
+	var errs []error
+	for _, node := range sortedKeys(plan) {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		errs = append(errs, plan[node].do())
+	}
+	for _, name := range names {
+		errs = append(errs, f.removeNode(name))
+	}
+	return errors.Join(errs...)
+}
+
+// removal is what leaves one node that stays.
+type removal struct {
+	node    *node
+	batch   rtnl.Batch
+	devices []int
+	inputs  []string
+}
+
+func (r *removal) add(k key, o object) {
+	const gone = rtnl.IgnoreMissing
+	n, b := r.node, &r.batch
+	index := n.index[k.dev]
+	switch v := o.(type) {
+	case inputObj:
+		r.inputs = append(r.inputs, k.dev)
+	case labelObj:
+		b.MPLSDel(v.In, gone)
+	case routeObj:
+		b.RouteDel(n.route(v.Route), gone)
+	case ruleObj:
+		n.rule(b, v.Rule, !v.Del)
+	case qdiscObj:
+		b.QdiscDel(rootQdisc(k.dev, index), gone)
+	case addrObj:
+		b.AddrDel(rtnl.Address{Index: index, Prefix: v.prefix, Dev: k.dev}, gone)
+	case masterObj:
+		b.LinkSet(rtnl.LinkChange{Index: index, Name: k.dev, Master: new(int)}, gone)
+	case linkObj, bridgeObj, vrfObj:
+		r.devices = append(r.devices, index)
+	}
+}
+
+// do carries the removal out. Devices go as a group: each deletion by itself
+// waits for the kernel's RCU (18.7 ms), a group waits once.
+func (r *removal) do() error {
+	b := &r.batch
+	group := uint32(doomedGroup)
+	switch len(r.devices) {
+	case 0:
+	case 1:
+		b.LinkDel(r.devices[0], "", rtnl.IgnoreMissing)
+	default:
+		for _, index := range r.devices {
+			b.LinkSet(rtnl.LinkChange{Index: index, Group: &group}, rtnl.IgnoreMissing)
+		}
+		b.GroupDel(group, rtnl.IgnoreMissing)
+	}
+	errs := []error{r.node.send(b)}
+	if len(r.inputs) > 0 {
+		errs = append(errs, r.node.enter())
+		for _, dev := range r.inputs {
+			errs = append(errs, r.node.mplsInput(dev, "0"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeNode ends a namespace and the processes in it.
+func (f *Fabric) removeNode(name string) error {
+	n := f.nodes[name]
+	if n == nil {
+		return nil
+	}
+	err := killInside(map[uint64]bool{n.inode: true})
+	n.close()
+	delete(f.nodes, name)
+	return errors.Join(err, unmountNS(nsPath(f.lab, name)))
+}
+
+// createNodes makes the new namespaces: all of them before any link, so that
+// both ends of a link are made in place. Sysctls are written while the thread
+// is there anyway, before there is a device that they could matter for.
+func (f *Fabric) createNodes(ctx context.Context, w *work) error {
+	sysctls := map[string][]key{}
+	var fresh []key
+	for _, k := range w.add.keys() {
+		switch k.rank {
+		case rankNS:
+			fresh = append(fresh, k)
+		case rankSysctl:
+			sysctls[k.node] = append(sysctls[k.node], k)
+		}
+	}
+	checked, quiet := false, true
+	for _, k := range fresh {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := stage(ctx, w); err != nil {
+		if n := f.nodes[k.node]; n != nil { // only its name was lost
+			if err := n.mount(nsPath(f.lab, k.node)); err != nil {
+				return err
+			}
+			continue
+		}
+		n := newNode(k.node)
+		if err := createNS(f.lab, n); err != nil {
+			return err
+		}
+		f.nodes[k.node] = n
+		if !checked {
+			checked, quiet = true, ipv6Quiet()
+		}
+		if !quiet {
+			if err := quietIPv6(); err != nil {
+				return fmt.Errorf("node %s: turn IPv6 off: %w", n.name, err)
+			}
+		}
+		if err := n.sysctls(sysctls[k.node], w.add, false); err != nil {
+			return err
+		}
+		delete(sysctls, k.node)
+	}
+	for _, name := range sortedKeys(sysctls) {
+		n := f.nodes[name]
+		if n == nil {
+			return fmt.Errorf("sysctl of node %s: %w", name, ErrNoNode)
+		}
+		if !slices.ContainsFunc(sysctls[name], func(k key) bool { return !k.late() }) {
+			continue
+		}
+		if err := n.enter(); err != nil {
+			return err
+		}
+		if err := n.sysctls(sysctls[name], w.add, false); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// remove takes away what should not be there, dependants first, namespaces
-// last.
-func (f *Fabric) remove(ctx context.Context, w *work) error {
-	batches := map[string]*rtnl.Batch{}
-	batch := func(node string) *rtnl.Batch {
-		if batches[node] == nil {
-			batches[node] = &rtnl.Batch{}
-		}
-		return batches[node]
+// late says that a sysctl belongs to a single device, which has to be there
+// first: net.ipv4.conf.eth1.forwarding.
+func (k key) late() bool {
+	part := strings.Split(k.name, ".")
+	if len(part) < 5 || part[2] != "conf" && part[2] != "neigh" {
+		return false
 	}
-	for _, n := range f.nodes {
-		for dev, index := range n.stale {
-			batch(n.name).LinkDel(index, dev, rtnl.IgnoreMissing)
-		}
-		clear(n.stale)
-	}
-	keys := w.del.sorted()
-	slices.Reverse(keys)
-	var gone []string
-	var inputs []key
-	for _, k := range keys {
-		switch {
-		case k.rank == rankNS:
-			gone = append(gone, k.node)
-		case f.nodes[k.node] == nil:
-		case w.del[k] == inputObj{}:
-			inputs = append(inputs, k)
-		default:
-			f.nodes[k.node].undo(batch(k.node), k, w.del[k])
+	return part[3] != "all" && part[3] != "default" && part[3] != "lo"
+}
+
+// sysctls writes those of keys that are late, or not, in the namespace that
+// the thread is in.
+func (n *node) sysctls(keys []key, add objects, late bool) error {
+	// Writing ip_forward resets other values to their defaults (as
+	// ip-sysctl.rst says), so it comes first.
+	for _, first := range []bool{true, false} {
+		for _, k := range keys {
+			if k.late() != late || (k.name == "net.ipv4.ip_forward") != first {
+				continue
+			}
+			if err := writeSysctl(k.name, add[k].(sysctlObj).value); err != nil {
+				return fmt.Errorf("node %s: set sysctl %s: %w", n.name, k.name, err)
+			}
 		}
 	}
+	return nil
+}
+
+// filling is all that is to be made in one node.
+type filling struct {
+	node  *node
+	fresh bool
+	keys  []key  // in order
+	ends  []peer // of new or changed links
+}
+
+// peer is one end of a link of the work, seen from a node.
+type peer struct {
+	dev        string
+	mac        topo.MAC
+	far        *node
+	farDev     string
+	farMAC     topo.MAC
+	mtu        int
+	old        *linkObj // as it is now; nil: to be made
+	oldMAC     topo.MAC
+	link       key
+	alreadyNew bool // the far end's node has made it
+}
+
+// fillNodes sends each node's batch. The node of a link that comes first in
+// order makes both ends, so that in any batch all links of its node exist.
+func (f *Fabric) fillNodes(ctx context.Context, w *work) error {
+	fills, err := f.fillings(w)
+	if err != nil {
+		return err
+	}
+	made := map[key]bool{}
+	var b rtnl.Batch
 	var errs []error
-	for _, k := range inputs {
-		errs = append(errs, f.nodes[k.node].mplsInput(k.dev(), "0"))
-	}
-	errs = append(errs, f.send(batches))
-	for _, name := range gone {
-		if n := f.nodes[name]; n != nil {
-			n.close()
-			delete(f.nodes, name)
+	for _, name := range sortedKeys(fills) {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
 		}
-		errs = append(errs, removeNS(nsPath(f.lab, name)))
+		b.Reset()
+		fill := fills[name]
+		fill.encode(&b, w, f.tag(name), made)
+		errs = append(errs, fill.node.send(&b), fill.lateSysctls(w))
 	}
 	return errors.Join(errs...)
 }
 
-// undo adds the removal of one object to the batch.
-func (n *node) undo(b *rtnl.Batch, k key, o object) {
-	const gone = rtnl.IgnoreMissing
-	dev := k.dev()
-	switch v := o.(type) {
-	case labelObj:
-		b.MPLSDel(v.In, gone)
-	case routeObj:
-		b.RouteDel(v.rtnl(n.index), gone)
-	case ruleObj:
-		n.rule(b, v.Rule, !v.Del)
-	case netemObj:
-		b.QdiscDel(n.root(dev), gone)
-	case addrObj:
-		b.AddrDel(rtnl.Address{Index: n.index[dev], Prefix: v.prefix, Dev: dev}, gone)
-	case masterObj:
-		b.LinkSet(rtnl.LinkChange{Index: n.index[dev], Name: dev, Master: new(int)}, gone)
-	case linkObj, bridgeObj, vrfObj:
-		b.LinkDel(n.index[k.name], k.name, gone)
+func (f *Fabric) fillings(w *work) (map[string]*filling, error) {
+	fills := map[string]*filling{}
+	at := func(node string) (*filling, error) {
+		if fill := fills[node]; fill != nil {
+			return fill, nil
+		}
+		n := f.nodes[node]
+		if n == nil {
+			return nil, fmt.Errorf("node %s: %w", node, ErrNoNode)
+		}
+		fills[node] = &filling{node: n}
+		return fills[node], nil
+	}
+	for _, k := range w.add.keys() {
+		fill, err := at(k.node)
+		if err != nil {
+			return nil, err
+		}
+		switch v := w.add[k].(type) {
+		case nsObj:
+			fill.fresh = true
+		case linkObj:
+			far, err := at(v.peerNode)
+			if err != nil {
+				return nil, fmt.Errorf("link %s:%s--%s:%s: %w", k.node, k.dev, v.peerNode, v.peerIf, err)
+			}
+			p := peer{dev: k.dev, mac: v.mac, far: far.node, farDev: v.peerIf, farMAC: v.peerMAC, mtu: v.mtu, link: k}
+			q := peer{dev: v.peerIf, mac: v.peerMAC, far: fill.node, farDev: k.dev, farMAC: v.mac, mtu: v.mtu, link: k}
+			if old, ok := w.old[k].(linkObj); ok {
+				p.old, p.oldMAC, q.old, q.oldMAC = &old, old.mac, &old, old.peerMAC
+			}
+			fill.ends = append(fill.ends, p)
+			far.ends = append(far.ends, q)
+		default:
+			fill.keys = append(fill.keys, k)
+		}
+	}
+	return fills, nil
+}
+
+// up is what a *bool of a message points to.
+var up = true
+
+// encode writes the node's batch: devices, then links, ports, addresses,
+// impairments, rules, routes, labels.
+func (fill *filling) encode(b *rtnl.Batch, w *work, tag string, made map[key]bool) {
+	n := fill.node
+	if fill.fresh {
+		b.LinkSet(rtnl.LinkChange{Index: loIndex, Name: "lo", Up: &up, Alias: &tag})
+	}
+	masters := map[string]string{} // device -> its new master
+	for _, k := range fill.keys {
+		switch v := w.add[k].(type) {
+		case bridgeObj, vrfObj:
+			n.device(b, k.dev, v, w.old[k] != nil, tag)
+		case masterObj:
+			masters[k.dev] = v.master
+		}
+	}
+	for _, p := range fill.ends {
+		if p.old == nil && !made[p.link] {
+			made[p.link] = true
+			b.Veth(rtnl.Veth{Link: n.newEnd(p.dev, p.mac, p.mtu), Peer: p.far.newEnd(p.farDev, p.farMAC, p.mtu), PeerNS: int(p.far.ns)})
+		}
+	}
+	for _, p := range fill.ends {
+		c := rtnl.LinkChange{Index: n.index[p.dev], Name: p.dev, Up: &up}
+		if p.old == nil {
+			c.Alias = &tag
+		} else {
+			if p.old.mtu != p.mtu {
+				c.MTU = p.mtu
+			}
+			if p.oldMAC != p.mac {
+				c.MAC = (*[6]byte)(&p.mac)
+			}
+		}
+		if m, ok := masters[p.dev]; ok {
+			index := n.index[m]
+			c.Master = &index
+			delete(masters, p.dev)
+		}
+		b.LinkSet(c)
+	}
+	for _, dev := range sortedKeys(masters) {
+		index := n.index[masters[dev]]
+		b.LinkSet(rtnl.LinkChange{Index: n.index[dev], Name: dev, Master: &index})
+	}
+	for _, k := range fill.keys {
+		n.set(b, k, w.add[k], w.old[k])
 	}
 }
 
-// rule removes a rule or adds it.
+func (n *node) newEnd(dev string, mac topo.MAC, mtu int) rtnl.Link {
+	return rtnl.Link{Name: dev, Index: n.alloc(dev), MAC: mac, MTU: mtu, Group: ownerGroup}
+}
+
+// device makes or mends a bridge or VRF.
+func (n *node) device(b *rtnl.Batch, dev string, o object, exists bool, tag string) {
+	c := rtnl.LinkChange{Name: dev, Up: &up, Alias: &tag}
+	switch v := o.(type) {
+	case bridgeObj:
+		if exists {
+			c.MAC = (*[6]byte)(&v.mac)
+			break
+		}
+		b.Bridge(rtnl.Bridge{Link: n.newEnd(dev, v.mac, 0)})
+	case vrfObj:
+		if !exists {
+			b.VRF(rtnl.VRF{Link: n.newEnd(dev, topo.MAC{}, 0), Table: v.table})
+		}
+	}
+	c.Index = n.index[dev]
+	b.LinkSet(c)
+}
+
+// set adds one object that hangs on what is there by now.
+func (n *node) set(b *rtnl.Batch, k key, o, old object) {
+	index := n.index[k.dev]
+	switch v := o.(type) {
+	case addrObj:
+		b.Addr(rtnl.Address{Index: index, Prefix: v.prefix, Dev: k.dev}, rtnl.IgnoreExist)
+	case qdiscObj:
+		was, _ := old.(qdiscObj)
+		shape(b, k.dev, index, was.egress, v.egress)
+	case ruleObj:
+		n.rule(b, v.Rule, v.Del)
+	case routeObj:
+		b.RouteReplace(n.route(v.Route))
+	case labelObj:
+		b.MPLSReplace(n.label(v.MPLSRoute))
+	}
+}
+
 func (n *node) rule(b *rtnl.Batch, r Rule, del bool) {
 	if del {
 		b.RuleDel(rtnl.Rule{Pref: r.Pref, Table: r.Table}, rtnl.IgnoreMissing)
@@ -110,191 +420,47 @@ func (n *node) rule(b *rtnl.Batch, r Rule, del bool) {
 	}
 }
 
-// root is the outermost qdisc of a device.
-func (n *node) root(dev string) rtnl.Qdisc {
-	return rtnl.Qdisc{DevIndex: n.index[dev], Dev: dev, Parent: rtnl.Root, Handle: rtnl.MakeHandle(1, 0)}
+func (n *node) route(r Route) rtnl.Route {
+	return rtnl.Route{Table: r.Table, Dst: r.Dst, Via: r.Via, DevIndex: n.index[r.Dev], Dev: r.Dev, Src: r.Src,
+		Labels: stack(r.Labels), Metric: r.Metric, Unreachable: r.Unreachable}
 }
 
-// send carries out one batch a node and tells of every refusal with the
-// node's name.
-func (f *Fabric) send(batches map[string]*rtnl.Batch) error {
-	names := make([]string, 0, len(batches))
-	for name := range batches {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+func (n *node) label(m MPLSRoute) rtnl.MPLSRoute {
+	return rtnl.MPLSRoute{In: m.In, Out: stack(m.Out), Via: m.Via, DevIndex: n.index[m.Dev], Dev: m.Dev, NoTTLPropagate: m.NoTTLPropagate}
+}
+
+// lateSysctls writes what belongs to single devices.
+func (fill *filling) lateSysctls(w *work) error {
+	n := fill.node
+	var sysctls []key
 	var errs []error
-	for _, name := range names {
-		if b := batches[name]; b.Len() > 0 {
-			if err := f.nodes[name].conn.Do(b); err != nil {
-				errs = append(errs, fmt.Errorf("node %s: %w", name, err))
-			}
+	inside := false
+	enter := func() {
+		if !inside {
+			inside = true
+			errs = append(errs, n.enter())
 		}
+	}
+	for _, k := range fill.keys {
+		switch {
+		case k.rank == rankInput:
+			enter()
+			errs = append(errs, n.mplsInput(k.dev, "1"))
+		case k.rank == rankSysctl && k.late():
+			sysctls = append(sysctls, k)
+		}
+	}
+	if len(sysctls) > 0 {
+		enter()
+		errs = append(errs, n.sysctls(sysctls, w.add, true))
 	}
 	return errors.Join(errs...)
 }
 
-// create makes namespaces, sysctls, bridges and VRFs. A new namespace is
-// filled while the thread is in it anyway.
-func (f *Fabric) create(ctx context.Context, w *work) error {
-	byNode := w.byNode(rankNS, rankSysctl, rankDevice)
-	names := make([]string, 0, len(byNode))
-	for name := range byNode {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	quiet := true // IPv6, until the first namespace says otherwise
-	for i, name := range names {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n := f.nodes[name]
-		fresh := n == nil
-		if fresh {
-			n = newNode(name)
-			if err := createNS(f.lab, n); err != nil {
-				n.close()
-				return err
-			}
-			f.nodes[name] = n
-			if i == 0 {
-				quiet = ipv6Quiet()
-			}
-			if !quiet {
-				if err := quietIPv6(); err != nil {
-					return fmt.Errorf("node %s: turn IPv6 autoconfiguration off: %w", name, err)
-				}
-			}
-		} else if hasRank(byNode[name], rankSysctl) {
-			if err := n.enter(); err != nil {
-				return err
-			}
-		}
-		if err := n.fill(byNode[name], w.add, fresh, f.tag(name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// fill makes the sysctls and devices of a node whose namespace the thread is
-// in (where there are sysctls).
-func (n *node) fill(keys []key, add objects, fresh bool, tag string) error {
-	var b rtnl.Batch
-	if fresh {
-		b.LinkSet(rtnl.LinkChange{Index: loIndex, Name: "lo", Up: &up})
-	}
-	for _, k := range keys {
-		switch v := add[k].(type) {
-		case sysctlObj:
-			if err := writeSysctl(k.name, v.value); err != nil {
-				return fmt.Errorf("node %s: sysctl %s=%s: %w", n.name, k.name, v.value, err)
-			}
-		case bridgeObj:
-			b.Bridge(rtnl.Bridge{Link: n.device(k.name, v.mac)})
-			n.tag(&b, k.name, tag)
-		case vrfObj:
-			b.VRF(rtnl.VRF{Link: n.device(k.name, topo.MAC{}), Table: v.table})
-			n.tag(&b, k.name, tag)
-		}
-	}
-	if b.Len() == 0 {
-		return nil
-	}
-	if err := n.conn.Do(&b); err != nil {
-		return fmt.Errorf("node %s: %w", n.name, err)
-	}
-	return nil
-}
-
-// connect makes the links: one batch for all that begin at a node.
-func (f *Fabric) connect(ctx context.Context, w *work) error {
-	batches := map[string]*rtnl.Batch{}
-	for _, k := range w.add.sorted() {
-		l, ok := w.add[k].(linkObj)
-		if !ok {
-			continue
-		}
-		a, b := f.nodes[k.node], f.nodes[l.peerNode]
-		if a == nil || b == nil {
-			return fmt.Errorf("link %s:%s--%s:%s: %w", k.node, k.name, l.peerNode, l.peerIf, ErrNoNode)
-		}
-		if batches[k.node] == nil {
-			batches[k.node] = &rtnl.Batch{}
-		}
-		near, far := a.device(k.name, l.mac), b.device(l.peerIf, l.peerMAC)
-		near.MTU, far.MTU = l.mtu, l.mtu
-		far.Up = false // the kernel refuses to make a peer that is up
-		batches[k.node].Veth(rtnl.Veth{Link: near, Peer: far, PeerNS: int(b.ns.Fd())})
-	}
-	return f.send(batches)
-}
-
-// finish does what hangs on devices: tags, ports, addresses, impairments,
-// rules, routes and labels, in this order.
-func (f *Fabric) finish(ctx context.Context, w *work) error {
-	batches := map[string]*rtnl.Batch{}
-	batch := func(node string) *rtnl.Batch {
-		if batches[node] == nil {
-			batches[node] = &rtnl.Batch{}
-		}
-		return batches[node]
-	}
-	var errs []error
-	for _, k := range w.add.sorted() {
-		n := f.nodes[k.node]
-		switch v := w.add[k].(type) {
-		case linkObj:
-			n.tag(batch(k.node), k.name, f.tag(k.node))
-			f.nodes[v.peerNode].tag(batch(v.peerNode), v.peerIf, f.tag(v.peerNode))
-		case inputObj:
-			errs = append(errs, n.mplsInput(k.dev(), "1"))
-		default:
-			n.do(batch(k.node), k, v)
-		}
-	}
-	return errors.Join(append(errs, f.send(batches))...)
-}
-
-// do adds one object to the batch.
-func (n *node) do(b *rtnl.Batch, k key, o object) {
-	dev := k.dev()
-	switch v := o.(type) {
-	case masterObj:
-		master := n.index[v.master]
-		b.LinkSet(rtnl.LinkChange{Index: n.index[dev], Name: dev, Master: &master})
-	case addrObj:
-		b.Addr(rtnl.Address{Index: n.index[dev], Prefix: v.prefix, Dev: dev}, rtnl.IgnoreExist)
-	case netemObj:
-		b.Netem(n.root(dev), netem(v.Impairment))
-	case ruleObj:
-		n.rule(b, v.Rule, v.Del)
-	case routeObj:
-		b.RouteReplace(v.rtnl(n.index))
-	case labelObj:
-		b.MPLSReplace(v.rtnl(n.index))
-	}
-}
-
-// up is what a *bool of a message points to.
-var up = true
-
-// device is a new device of the node, up, with an index of its own.
-func (n *node) device(name string, mac topo.MAC) rtnl.Link {
-	return rtnl.Link{Name: name, Index: n.alloc(name), MAC: mac, Up: true}
-}
-
-// tag writes the owner tag of a device and brings it up.
-func (n *node) tag(b *rtnl.Batch, dev, tag string) {
-	b.LinkSet(rtnl.LinkChange{Index: n.index[dev], Name: dev, Up: &up, Alias: &tag})
-}
-
-// mplsInput allows or forbids labelled packets on a device; the path is made
-// here because a sysctl key cannot hold every device name.
+// mplsInput allows or forbids labelled packets on a device of the namespace
+// that the thread is in. There is no sysctl key for every device name, so the
+// path is made here.
 func (n *node) mplsInput(dev, value string) error {
-	if err := n.enter(); err != nil {
-		return err
-	}
 	err := writeProc("/proc/sys/net/mpls/conf/"+dev+"/input", value)
 	if err != nil && !(value == "0" && errors.Is(err, unix.ENOENT)) {
 		return fmt.Errorf("node %s: mpls input of %s: %w", n.name, dev, err)
@@ -302,33 +468,28 @@ func (n *node) mplsInput(dev, value string) error {
 	return nil
 }
 
+// send carries out a batch; refusals come with the node's name.
+func (n *node) send(b *rtnl.Batch) error {
+	if b.Len() == 0 {
+		return nil
+	}
+	if err := n.conn.Do(b); err != nil {
+		return fmt.Errorf("node %s: %w", n.name, err)
+	}
+	return nil
+}
+
 // tag is the owner tag of a device: its ifalias.
 func (f *Fabric) tag(node string) string { return "vpclab:" + f.lab + ":" + node }
 
-// byNode groups the keys to add, of these ranks, in order.
-func (w *work) byNode(ranks ...rank) map[string][]key {
-	out := map[string][]key{}
-	for _, k := range w.add.sorted() {
-		if slices.Contains(ranks, k.rank) {
-			out[k.node] = append(out[k.node], k)
-		}
+func sortedKeys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
 	}
+	slices.Sort(out)
 	return out
 }
 
-func hasRank(keys []key, r rank) bool {
-	return slices.ContainsFunc(keys, func(k key) bool { return k.rank == r })
-}
-
-// ipv6Quiet says that new namespaces come with IPv6 off (the lab kernel is
-// booted so): address autoconfiguration costs more than all else together.
-func ipv6Quiet() bool {
-	v, err := readProc("/proc/sys/net/ipv6/conf/default/disable_ipv6")
-	return err != nil || strings.TrimSpace(v) == "1"
-}
-
-// quietIPv6 turns IPv6 off in the namespace the thread is in.
-func quietIPv6() error {
-	return errors.Join(writeSysctl("net.ipv6.conf.all.disable_ipv6", "1"),
-		writeSysctl("net.ipv6.conf.default.disable_ipv6", "1"))
-}
+// sysctlDevice is the device that a late sysctl belongs to.
+func (k key) sysctlDevice() string { return strings.Split(k.name, ".")[3] }

@@ -1,7 +1,6 @@
 package fabric
 
 import (
-	"fmt"
 	"strings"
 )
 
@@ -18,50 +17,49 @@ type Change struct {
 // Empty says that nothing differs.
 func (c Changes) Empty() bool { return len(c) == 0 }
 
-// String is one line a change: "+ pe1: bridge lan".
+// String is one line a change: "+ pe1: bridge lan (02:…)".
 func (c Changes) String() string {
 	var s strings.Builder
 	for _, ch := range c {
-		fmt.Fprintf(&s, "%s %s", ch.Op, ch.Object)
+		s.WriteString(ch.Op + " " + ch.Object)
 		if ch.Detail != "" {
-			fmt.Fprintf(&s, " (%s)", ch.Detail)
+			s.WriteString(" (" + ch.Detail + ")")
 		}
 		s.WriteByte('\n')
 	}
 	return s.String()
 }
 
-// work is the difference of two States, ready to be carried out.
+// work is the difference of what is there and what should be, ready to be
+// carried out.
 type work struct {
-	del, add objects // a changed object that cannot be replaced in place is in both
-	changes  Changes
-	have     objects // of del
-	changed  map[key]bool
+	del objects // to remove; what goes away with something greater is not in it
+	add objects // to make, or to change where old has the key
+	old objects
 }
 
-// replaceable says that adding the new value replaces the old one.
-func replaceable(k key) bool {
-	switch k.rank {
-	case rankSysctl, rankMaster, rankRoute, rankLabel:
-		return true
-	case rankEnd:
-		return strings.HasSuffix(k.name, " qdisc")
-	}
-	return false
+// end is a device of a node.
+type end struct{ node, dev string }
+
+// Diff lists what leads from one State to another: + for what comes, - for
+// what goes, ~ for what changes.
+func Diff(have, want State) Changes {
+	_, changes := diff(flatten(have), flatten(want))
+	return changes
 }
 
-// diff compares what is there with what should be.
-func diff(have, want objects) *work {
-	w := &work{del: objects{}, add: objects{}, have: have, changed: map[key]bool{}}
+func diff(have, want objects) (*work, Changes) {
+	w := &work{del: objects{}, add: objects{}, old: objects{}}
 	for k, o := range have {
-		if n, ok := want[k]; !ok {
+		n, ok := want[k]
+		switch {
+		case !ok:
 			w.del[k] = o
-		} else if n != o {
-			w.changed[k] = true
-			w.add[k] = n
-			if !replaceable(k) {
-				w.del[k] = o
-			}
+		case n == o:
+		case changeable(o, n):
+			w.add[k], w.old[k] = n, o
+		default:
+			w.del[k], w.add[k] = o, n
 		}
 	}
 	for k, o := range want {
@@ -70,95 +68,114 @@ func diff(have, want objects) *work {
 		}
 	}
 	w.cascade(want)
-	w.list(have, want)
-	w.skipImplied()
-	return w
+	return w, w.list(have, want)
 }
 
-// cascade adds again what the removal of a device or address takes along:
-// everything on the device, and all routes and labels of the node.
+// changeable says that the kernel can turn one value into the other.
+func changeable(from, to object) bool {
+	switch f := from.(type) {
+	case sysctlObj, masterObj, qdiscObj, routeObj, labelObj, nsObj, unnamed, bridgeObj:
+		return true
+	case vrfObj:
+		t, ok := to.(vrfObj)
+		return ok && f.table == t.table
+	case linkObj:
+		t := to.(linkObj)
+		return f.peerNode == t.peerNode && f.peerIf == t.peerIf
+	}
+	return false
+}
+
+// cascade takes account of what the kernel does by itself: what hangs on a
+// device goes with it, and routes go with addresses, devices and a change of
+// master. What is still wanted of these is made again.
 func (w *work) cascade(want objects) {
-	gone := map[[2]string]bool{} // node, device
-	touched := map[string]bool{} // nodes whose routes must be asserted again
+	gone := map[end]bool{}
+	rerouted := map[string]bool{} // nodes
 	for k, o := range w.del {
 		switch k.rank {
-		case rankNS:
-			gone[[2]string{k.node, ""}] = true
 		case rankDevice:
-			gone[[2]string{k.node, k.name}] = true
+			gone[end{k.node, k.dev}] = true
+			rerouted[k.node] = true
 		case rankLink:
 			l := o.(linkObj)
-			gone[[2]string{k.node, k.name}] = true
-			gone[[2]string{l.peerNode, l.peerIf}] = true
-			touched[l.peerNode] = true
-		}
-		if k.rank <= rankAddr && k.rank != rankSysctl {
-			touched[k.node] = true
+			gone[end{k.node, k.dev}], gone[end{l.peerNode, l.peerIf}] = true, true
+			rerouted[k.node], rerouted[l.peerNode] = true, true
+		case rankAddr, rankMaster:
+			rerouted[k.node] = true
 		}
 	}
-	for k := range w.changed {
-		if k.rank == rankMaster {
-			touched[k.node] = true
-			gone[[2]string{k.node, k.name + " master"}] = true
+	for k, o := range w.old {
+		switch v := o.(type) {
+		case masterObj, bridgeObj, vrfObj:
+			rerouted[k.node] = true
+		case linkObj:
+			rerouted[k.node], rerouted[v.peerNode] = true, true
 		}
 	}
-	for k, o := range want {
-		dev := k.dev()
-		lost := gone[[2]string{k.node, ""}] || dev != "" && gone[[2]string{k.node, dev}]
-		if m, ok := o.(masterObj); ok && gone[[2]string{k.node, m.master}] {
-			lost = true
-		}
-		if k.rank >= rankRoute && touched[k.node] || lost && k.rank != rankSysctl {
-			w.add[k] = o
+	for k, o := range w.add { // a port joins a VRF: its addresses move to another table
+		if _, ok := o.(masterObj); ok {
+			rerouted[k.node] = true
 		}
 	}
-}
-
-// list writes the changes for people: what differs, not what follows from it.
-func (w *work) list(have, want objects) {
-	for _, k := range w.del.sorted() {
-		if !w.changed[k] && !w.impliedDel(k) {
-			name, detail := k.describe(have[k])
-			w.changes = append(w.changes, Change{"-", name, detail})
-		}
-	}
-	for _, k := range w.add.sorted() {
-		old, had := have[k]
-		switch {
-		case !had:
-			name, detail := k.describe(want[k])
-			w.changes = append(w.changes, Change{"+", name, detail})
-		case old != want[k]:
-			name, detail := k.describe(want[k])
-			_, was := k.describe(old)
-			w.changes = append(w.changes, Change{"~", name, was + " -> " + detail})
-		}
-	}
-}
-
-// skipImplied drops removals that a greater removal takes along.
-func (w *work) skipImplied() {
 	for k := range w.del {
-		if w.impliedDel(k) {
+		if w.implied(k, gone) {
 			delete(w.del, k)
 		}
 	}
+	if len(gone) == 0 && len(rerouted) == 0 {
+		return
+	}
+	for k, o := range want {
+		m, isPort := o.(masterObj)
+		if k.rank > rankLink && k.dev != "" && gone[end{k.node, k.dev}] ||
+			isPort && gone[end{k.node, m.master}] ||
+			k.rank >= rankRoute && k.rank <= rankLabel && rerouted[k.node] {
+			w.add[k] = o
+			if k.rank < rankRoute {
+				delete(w.old, k)
+			}
+		}
+	}
 }
 
-func (w *work) impliedDel(k key) bool {
+// implied says that k goes away with something greater. A sysctl never goes:
+// it has no "absent", and keeps its value until the namespace ends.
+func (w *work) implied(k key, gone map[end]bool) bool {
 	if k.rank == rankNS {
 		return false
 	}
-	if k.rank == rankSysctl {
-		return true // a sysctl has no "absent"; it goes with its namespace
-	}
-	if _, ok := w.del[key{rankNS, k.node, ""}]; ok {
-		return true
-	}
+	_, nsGone := w.del[key{rankNS, k.node, "", ""}]
 	if l, ok := w.del[k].(linkObj); ok {
-		if _, gone := w.del[key{rankNS, l.peerNode, ""}]; gone {
-			return true
+		// The kernel ends a namespace in its own time; where the far end
+		// stays, the link is taken away there first.
+		_, peerGone := w.del[key{rankNS, l.peerNode, "", ""}]
+		return nsGone && peerGone
+	}
+	return nsGone || k.rank == rankSysctl || k.rank > rankLink && k.dev != "" && gone[end{k.node, k.dev}]
+}
+
+// list writes the changes for people: what differs, not what follows from it.
+func (w *work) list(have, want objects) (out Changes) {
+	for _, k := range w.del.keys() {
+		if _, ok := want[k]; !ok {
+			name, detail := k.describe(have[k])
+			out = append(out, Change{"-", name, detail})
 		}
 	}
-	return false
+	for _, k := range w.add.keys() {
+		o := want[k]
+		old, had := have[k]
+		if had && old == o {
+			continue
+		}
+		name, detail := k.describe(o)
+		if !had {
+			out = append(out, Change{"+", name, detail})
+			continue
+		}
+		_, was := k.describe(old)
+		out = append(out, Change{"~", name, was + " -> " + detail})
+	}
+	return out
 }

@@ -2,12 +2,14 @@
 // namespaces, veth links, bridges, routes and link impairments.
 //
 // Division of labour: State (state.go) says what should be there and Compile
-// (compile.go) makes the plain part of it from a topo.Plan; object.go takes a
-// State apart into objects and diff.go compares them; a Fabric carries the
-// difference out (apply.go) through namespaces (netns.go) and batched netlink
-// (package rtnl), after it has looked what the kernel really holds
-// (verify.go). A record under /run/vpclab (record.go) lets GC find everything
-// after a crash. Nothing outside this folder calls setns or locks a thread.
+// (compile.go) makes the plain part of it from a topo.Plan. object.go takes a
+// State apart into comparable objects, observe.go sees which of them the
+// kernel holds, diff.go tells what is left to do and apply.go does it, through
+// namespaces (netns.go), queueing disciplines (impair.go) and batched netlink
+// (package rtnl). A record under /run/vpclab (record.go) lets a successor go
+// on or clean up (gc.go, graves.go, process.go) after a crash. inspect.go and
+// capture.go are for looking. Nothing outside this folder calls setns or locks
+// a thread.
 package fabric
 
 import (
@@ -16,8 +18,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"strconv"
 	"sync"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/event"
 )
@@ -28,12 +33,16 @@ type Fabric struct {
 	lab  string
 	sink event.Sink
 
-	mu      sync.Mutex // everything below
-	lock    *os.File
-	nodes   map[string]*node
-	state   State
+	change sync.Mutex // held by whoever changes the lab
+	lock   *os.File   // nil after Destroy or Close
+
+	mu    sync.Mutex // the fields below, against readers
+	nodes map[string]*node
+	state State
+	// applied is state taken apart; suspect says that an Apply failed or was
+	// killed since, so that only the kernel knows.
 	applied objects
-	suspect bool // an Apply failed: believe the kernel, not applied
+	suspect bool
 }
 
 // Option changes how Apply works.
@@ -43,8 +52,15 @@ type Option int
 // kernel: for callers that know nobody else touched the lab.
 const Trust Option = 1
 
+// ErrNoNode is the error for a node that is not there.
+var ErrNoNode = errors.New("no such node in the running lab")
+
+// ErrClosed is the error of a Fabric that was destroyed or closed.
+var ErrClosed = errors.New("the lab was destroyed or let go")
+
 // New takes hold of a lab: it locks it against other processes (HeldError
-// names the holder) and removes what a killed predecessor left.
+// names the holder). What a predecessor left is adopted, processes in it
+// apart, which are killed: the next Apply goes on from there.
 func New(lab string, sink event.Sink) (*Fabric, error) {
 	if sink == nil {
 		sink = func(event.Event) {}
@@ -53,23 +69,45 @@ func New(lab string, sink event.Sink) (*Fabric, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(prepareNetnsDir(), sweep(lab)); err != nil {
+	f := &Fabric{lab: lab, sink: sink, lock: lock, nodes: map[string]*node{}, applied: objects{}}
+	if err := errors.Join(prepareNetnsDir(), f.adopt()); err != nil {
+		f.drop()
 		lock.Close()
 		return nil, fmt.Errorf("lab %s: %w", lab, err)
 	}
-	if lock, err = relock(lab, lock); err != nil {
-		return nil, err
-	}
-	return &Fabric{lab: lab, sink: sink, lock: lock, nodes: map[string]*node{}, applied: objects{}}, nil
+	return f, nil
 }
 
-// relock locks the lab's new folder after a sweep removed the old one.
-func relock(lab string, old *os.File) (*os.File, error) {
-	if _, err := os.Stat(lockPath(lab)); err == nil {
-		return old, nil
+// adopt takes over what the record of a predecessor names.
+func (f *Fabric) adopt() error {
+	r, err := readRecord(f.lab)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
-	defer old.Close()
-	return acquire(lab)
+	if err != nil {
+		return err
+	}
+	f.state, f.applied, f.suspect = r.State, flatten(r.State), !r.Settled
+	inodes := map[uint64]bool{}
+	err = onThread(func() error {
+		var errs []error
+		for _, name := range sortedKeys(r.Nodes) {
+			path := nsPath(f.lab, name)
+			switch inode := inodeOf(path); {
+			case inode != 0 && (r.Nodes[name] == 0 || r.Nodes[name] == inode):
+				n, err := adoptNS(f.lab, name)
+				if err == nil {
+					f.nodes[name] = n
+					inodes[inode] = true
+				}
+				errs = append(errs, err)
+			case inode == 0:
+				errs = append(errs, unmountNS(path)) // a name without a namespace
+			}
+		}
+		return errors.Join(errs...)
+	})
+	return errors.Join(err, killInside(inodes))
 }
 
 // Current is the State that the last Apply reached.
@@ -81,100 +119,180 @@ func (f *Fabric) Current() State {
 
 // Plan says what Apply would do. It changes nothing.
 func (f *Fabric) Plan(want State) (Changes, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	have, err := f.look()
+	f.change.Lock()
+	defer f.change.Unlock()
+	if f.lock == nil {
+		return nil, fmt.Errorf("plan lab %s: %w", f.lab, ErrClosed)
+	}
+	goal := flatten(want)
+	have, _, err := f.observe(goal)
 	if err != nil {
 		return nil, err
 	}
-	return diff(have, flatten(want)).changes, nil
+	_, changes := diff(have, goal)
+	return changes, nil
 }
 
 // Apply converges the kernel to want and says what it changed. An error names
 // every object that failed; the others are done, and the next Apply goes on
-// from what the kernel then holds.
+// from what the kernel then holds. A second Apply of the same State changes
+// nothing.
 func (f *Fabric) Apply(ctx context.Context, want State, opts ...Option) (Changes, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	have, trust := f.applied, false
-	for _, o := range opts {
-		trust = trust || o == Trust
-	}
-	if !trust || f.suspect {
-		var err error
-		if have, err = f.look(); err != nil {
-			return nil, err
-		}
+	f.change.Lock()
+	defer f.change.Unlock()
+	if f.lock == nil {
+		return nil, fmt.Errorf("apply to lab %s: %w", f.lab, ErrClosed)
 	}
 	goal := flatten(want)
-	w := diff(have, goal)
+	have, stale, err := f.have(goal, opts)
+	if err != nil {
+		return nil, err
+	}
+	work, changes := diff(have, goal)
+	if changes.Empty() && len(stale) == 0 && !f.suspect {
+		f.reached(want, goal)
+		return changes, nil
+	}
 	if err := f.intend(want); err != nil {
 		return nil, err
 	}
 	f.suspect = true
-	if err := onThread(func() error { return f.carryOut(ctx, w) }); err != nil {
-		return w.changes, fmt.Errorf("lab %s: %w", f.lab, err)
+	before := f.names()
+	err = onThread(func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.carryOut(ctx, work, stale)
+	})
+	if err != nil {
+		return changes, fmt.Errorf("lab %s: %w", f.lab, err)
 	}
-	f.state, f.applied, f.suspect = want, goal, false
-	f.sink(event.New("", "fabric.applied", map[string]string{"changes": fmt.Sprint(len(w.changes))}))
-	return w.changes, f.settle()
+	f.reached(want, goal)
+	f.tell(before, len(changes))
+	return changes, f.settle()
 }
 
-// intend records the namespaces that are there or will be.
-func (f *Fabric) intend(want State) error {
-	r := record{Lab: f.lab, PID: os.Getpid()}
-	for name := range f.nodes {
-		r.Nodes = append(r.Nodes, name)
-	}
-	for name := range want.Nodes {
-		if f.nodes[name] == nil {
-			r.Nodes = append(r.Nodes, name)
+// have is what is there, as Apply's options have it.
+func (f *Fabric) have(goal objects, opts []Option) (objects, []staleDevice, error) {
+	for _, o := range opts {
+		if o == Trust && !f.suspect {
+			return f.applied, nil, nil
 		}
 	}
-	return r.write()
+	return f.observe(goal)
 }
 
-// settle records what there is after an Apply.
-func (f *Fabric) settle() error {
-	r := record{Lab: f.lab, PID: os.Getpid()}
+func (f *Fabric) reached(want State, goal objects) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state, f.applied, f.suspect = want, goal, false
+}
+
+func (f *Fabric) names() map[string]bool {
+	out := make(map[string]bool, len(f.nodes))
 	for name := range f.nodes {
-		r.Nodes = append(r.Nodes, name)
+		out[name] = true
+	}
+	return out
+}
+
+// tell puts an Apply on the time line, with one look at the clock for all.
+func (f *Fabric) tell(before map[string]bool, changes int) {
+	e := event.New("", "fabric.applied", map[string]string{"changes": strconv.Itoa(changes), "nodes": strconv.Itoa(len(f.nodes))})
+	node := func(name, kind string) {
+		f.sink(event.Event{T: e.T, Wall: e.Wall, Node: name, Kind: kind})
+	}
+	for _, name := range sortedKeys(f.nodes) {
+		if !before[name] {
+			node(name, "node.up")
+		}
+	}
+	for _, name := range sortedKeys(before) {
+		if f.nodes[name] == nil {
+			node(name, "node.down")
+		}
+	}
+	f.sink(e)
+}
+
+// intend records the namespaces that will be there, before the first is made.
+// None of the new names may exist: what has the name later is then ours.
+func (f *Fabric) intend(want State) error {
+	r := f.record(false)
+	for name := range want.Nodes {
+		if _, ok := r.Nodes[name]; ok {
+			continue
+		}
+		if unix.Access(nsPath(f.lab, name), unix.F_OK) == nil {
+			return fmt.Errorf("lab %s: node %s: namespace %s exists and is not this lab's; remove it with `ip netns del %[3]s`",
+				f.lab, name, nsName(f.lab, name))
+		}
+		r.Nodes[name] = 0
 	}
 	return r.write()
 }
 
-// Destroy removes everything and lets go of the lab. Processes that the
-// caller started in nodes are the caller's to end; others are killed.
-func (f *Fabric) Destroy(context.Context) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.drop()
+func (f *Fabric) settle() error { return f.record(true).write() }
+
+func (f *Fabric) record(settled bool) record {
+	r := record{Lab: f.lab, PID: os.Getpid(), Settled: settled, Nodes: make(map[string]uint64, len(f.nodes)), State: f.state}
+	for name, n := range f.nodes {
+		r.Nodes[name] = n.inode
+	}
+	return r
+}
+
+// Destroy removes everything of the lab and lets go of it; it returns when the
+// kernel's objects are gone. Processes that still run in nodes are killed.
+func (f *Fabric) Destroy(ctx context.Context) error {
+	f.change.Lock()
+	defer f.change.Unlock()
 	if f.lock == nil {
 		return nil
 	}
-	err := sweep(f.lab)
-	f.lock.Close()
-	f.lock = nil
-	if err != nil {
+	// From here on a crash leaves a record that tells all.
+	if len(f.nodes) > 0 {
+		if err := f.record(false).write(); err != nil {
+			return err
+		}
+	}
+	var g graves
+	for _, name := range sortedKeys(f.nodes) {
+		n := f.nodes[name]
+		if path := nsPath(f.lab, name); n.named(path) {
+			g.add(path, n.inode)
+		}
+	}
+	f.drop()
+	if err := g.empty(ctx); err != nil {
 		return fmt.Errorf("destroy lab %s: %w", f.lab, err)
 	}
-	return os.RemoveAll(filepath.Dir(lockPath(f.lab)))
+	lock := f.lock
+	f.lock = nil
+	f.sink(event.New("", "fabric.destroyed", map[string]string{"nodes": strconv.Itoa(len(g.paths))}))
+	return forget(f.lab, lock)
 }
 
-// Close lets go of the lab and leaves it in the kernel.
+// Close lets go of the lab and leaves it in the kernel for a successor.
 func (f *Fabric) Close() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.drop()
+	f.change.Lock()
+	defer f.change.Unlock()
 	if f.lock == nil {
 		return nil
 	}
-	err := f.lock.Close()
+	empty := len(f.nodes) == 0
+	f.drop()
+	lock := f.lock
 	f.lock = nil
-	return err
+	if empty {
+		return forget(f.lab, lock)
+	}
+	return lock.Close()
 }
 
+// drop closes the namespaces.
 func (f *Fabric) drop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, n := range f.nodes {
 		n.close()
 	}
@@ -185,22 +303,35 @@ func (f *Fabric) drop() {
 // base name.
 func (f *Fabric) NSPath(node string) string { return nsPath(f.lab, node) }
 
-// ErrNoNode is the error of Do and Start for a node that is not there.
-var ErrNoNode = errors.New("no such node in the running lab")
-
-// Do runs fn in the node's network namespace. fn must not start goroutines
-// that rely on it, nor leave the thread.
+// Do runs fn in the node's network namespace. Goroutines that fn starts are
+// not in it; sockets that fn opens stay in it.
 func (f *Fabric) Do(node string, fn func() error) error {
-	f.mu.Lock()
-	n := f.nodes[node]
-	f.mu.Unlock()
-	if n == nil {
-		return fmt.Errorf("node %s: %w", node, ErrNoNode)
+	h, err := f.open(node)
+	if err != nil {
+		return err
 	}
-	return n.ns.Do(func(hostNS) error { return fn() })
+	defer h.Close()
+	return h.Do(func(ns.NetNS) error { return fn() })
 }
 
-// Start starts a process in the node's network namespace.
+// open is a handle of its own on a node's namespace, so that it stays while
+// the caller works, whatever Apply does meanwhile.
+func (f *Fabric) open(node string) (ns.NetNS, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := f.nodes[node]
+	if n == nil {
+		return nil, fmt.Errorf("node %s: %w", node, ErrNoNode)
+	}
+	h, err := ns.GetNS("/proc/self/fd/" + strconv.Itoa(int(n.ns)))
+	if err != nil {
+		return nil, fmt.Errorf("node %s: open namespace: %w", node, err)
+	}
+	return h, nil
+}
+
+// Start starts a process in the node's network namespace. The caller waits
+// for it; Destroy kills it if it still runs then.
 func (f *Fabric) Start(node string, cmd *exec.Cmd) error {
 	return f.Do(node, cmd.Start)
 }

@@ -166,7 +166,7 @@ func TestChangeTouchesOnlyTheDifference(t *testing.T) {
 	smaller.Nodes, smaller.Links = smaller.Nodes[:2], smaller.Links[:1]
 	ch, err = f.Apply(context.Background(), fabric.Compile(smaller))
 	require.NoError(t, err)
-	require.Contains(t, ch.String(), "- b")
+	require.Contains(t, ch.String(), "- node b")
 	require.NoFileExists(t, f.NSPath("b"))
 	require.FileExists(t, f.NSPath("a"))
 }

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
+	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/vishvananda/netns"
+
+	"github.com/vpclab/vpclab/emu/fabric/rtnl"
 )
 
 // LabInfo is a lab found on this kernel.
@@ -29,71 +32,71 @@ func List() ([]LabInfo, error) {
 	}
 	var out []LabInfo
 	for _, e := range entries {
-		r, err := readRecord(e.Name())
-		if errors.Is(err, os.ErrNotExist) {
+		if !e.IsDir() {
 			continue
 		}
-		if err != nil {
+		info := LabInfo{Lab: e.Name()}
+		r, err := readRecord(e.Name())
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return out, err
 		}
-		info := LabInfo{Lab: r.Lab, Nodes: len(r.Nodes)}
-		if held(r.Lab) {
-			info.PID = r.PID
+		info.Nodes = len(r.Nodes)
+		if lock, err := os.Open(lockPath(e.Name())); err == nil {
+			if flocked(lock) {
+				info.PID = holder(lock)
+			}
+			lock.Close()
 		}
 		out = append(out, info)
 	}
 	return out, nil
 }
 
-// held says whether a living process holds the lab.
-func held(lab string) bool {
-	f, err := acquire(lab)
-	if err != nil {
-		var h *HeldError
-		return errors.As(err, &h)
-	}
-	f.Close()
-	return false
-}
-
 // GC removes what labs without a living owner left behind: processes in their
 // namespaces, the namespaces and the record. alive may save further labs (nil:
-// none). Nothing that a record does not name is touched.
+// none). It removes what a record names and, where the record itself was lost,
+// namespaces that carry our mark inside; nothing else is touched.
 func GC(ctx context.Context, alive func(lab string) bool) (removed []string, err error) {
 	labs, err := List()
 	if err != nil {
 		return nil, err
 	}
+	kept := map[string]bool{}
 	var errs []error
 	for _, l := range labs {
 		if ctx.Err() != nil {
 			return removed, errors.Join(append(errs, ctx.Err())...)
 		}
 		if alive != nil && alive(l.Lab) {
+			kept[l.Lab] = true
 			continue
 		}
 		lock, err := acquire(l.Lab)
-		var h *HeldError
-		if errors.As(err, &h) {
+		var held *HeldError
+		if errors.As(err, &held) {
+			kept[l.Lab] = true
 			continue
 		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if err == nil {
+			err = errors.Join(sweep(ctx, l.Lab), forget(l.Lab, lock))
 		}
-		err = sweep(l.Lab)
-		lock.Close()
 		if err != nil {
 			errs = append(errs, fmt.Errorf("collect lab %s: %w", l.Lab, err))
 			continue
 		}
 		removed = append(removed, l.Lab)
 	}
-	return removed, errors.Join(errs...)
+	orphans, err := sweepOrphans(ctx, func(lab string) bool { return kept[lab] || alive != nil && alive(lab) })
+	for _, lab := range orphans {
+		if !slices.Contains(removed, lab) {
+			removed = append(removed, lab)
+		}
+	}
+	return removed, errors.Join(append(errs, err)...)
 }
 
 // sweep removes all that the record of a lab names. The caller holds its lock.
-func sweep(lab string) error {
+func sweep(ctx context.Context, lab string) error {
 	r, err := readRecord(lab)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -101,54 +104,74 @@ func sweep(lab string) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
-	inodes := map[uint64]bool{}
-	for _, n := range r.Nodes {
-		var st unix.Stat_t
-		if err := unix.Stat(nsPath(lab, n), &st); err == nil && isNetns(nsPath(lab, n)) {
-			inodes[st.Ino] = true
+	var g graves
+	for _, n := range sortedKeys(r.Nodes) {
+		path := nsPath(lab, n)
+		inode := inodeOf(path)
+		if inode != 0 && r.Nodes[n] != 0 && inode != r.Nodes[n] {
+			continue // somebody else's by now
 		}
+		g.add(path, inode)
 	}
-	errs = append(errs, killInside(inodes))
-	for _, n := range r.Nodes {
-		errs = append(errs, removeNS(nsPath(lab, n)))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return os.RemoveAll(filepath.Dir(recordPath(lab)))
+	return g.empty(ctx)
 }
 
-// isNetns says that path is a mounted namespace, not the empty file that is
-// left when its creator was killed before the mount.
-func isNetns(path string) bool {
-	const nsfsMagic = 0x6e736673
-	var st unix.Statfs_t
-	return unix.Statfs(path, &st) == nil && st.Type == nsfsMagic
-}
-
-// killInside kills the processes whose network namespace is one of inodes.
-func killInside(inodes map[uint64]bool) error {
-	if len(inodes) == 0 {
-		return nil
+// sweepOrphans removes namespaces with our name and our mark inside that no
+// record accounts for.
+func sweepOrphans(ctx context.Context, keep func(lab string) bool) (labs []string, err error) {
+	entries, err := os.ReadDir(netnsDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
 	}
-	procs, err := os.ReadDir("/proc")
 	if err != nil {
-		return fmt.Errorf("list processes: %w", err)
+		return nil, fmt.Errorf("look for namespaces: %w", err)
 	}
-	var errs []error
-	for _, p := range procs {
-		pid, err := strconv.Atoi(p.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
+	var g graves
+	err = onThread(func() error {
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), "vpclab-") {
+				continue
+			}
+			path := filepath.Join(netnsDir, e.Name())
+			inode := inodeOf(path)
+			lab, node, ok := markInside(path)
+			if inode == 0 || !ok || nsName(lab, node) != e.Name() || keep(lab) {
+				continue
+			}
+			if !slices.Contains(labs, lab) {
+				labs = append(labs, lab)
+			}
+			g.add(path, inode)
 		}
-		var st unix.Stat_t
-		if unix.Stat(filepath.Join("/proc", p.Name(), "ns/net"), &st) != nil || !inodes[st.Ino] {
-			continue // ended meanwhile, a kernel thread, or not ours
-		}
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("kill process %d: %w", pid, err))
+		return nil
+	})
+	return labs, errors.Join(err, g.empty(ctx))
+}
+
+// markInside reads the owner tag on a namespace's loopback. The thread is one
+// of onThread's.
+func markInside(path string) (lab, node string, ok bool) {
+	h, err := netns.GetFromPath(path)
+	if err != nil {
+		return "", "", false
+	}
+	defer h.Close()
+	if netns.Set(h) != nil {
+		return "", "", false
+	}
+	conn, err := rtnl.Dial()
+	if err != nil {
+		return "", "", false
+	}
+	defer conn.Close()
+	links, err := conn.Links()
+	if err != nil {
+		return "", "", false
+	}
+	for _, l := range links {
+		if rest, found := strings.CutPrefix(l.Alias, "vpclab:"); found && l.Index == loIndex {
+			return strings.Cut(rest, ":")
 		}
 	}
-	return errors.Join(errs...)
+	return "", "", false
 }

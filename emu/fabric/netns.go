@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
@@ -25,18 +24,19 @@ const firstIndex = 10
 // loIndex is the loopback's, everywhere.
 const loIndex = 1
 
-// node is a namespace of ours with its netlink socket.
+// node is a namespace of ours with its netlink socket. Device indexes are
+// chosen by us, so that one batch can make a device and refer to it.
 type node struct {
 	name  string
-	ns    ns.NetNS
+	ns    netns.NsHandle // -1: not open
+	inode uint64         // of the namespace: which one this is, whatever its name
 	conn  *rtnl.Conn
-	index map[string]int // device -> interface index, chosen by us
-	next  int
-	stale map[string]int // devices, and their indexes, that are not as recorded and must go first
+	index map[string]int // device -> interface index
+	next  int            // index of the next device
 }
 
 func newNode(name string) *node {
-	return &node{name: name, index: map[string]int{"lo": loIndex}, next: firstIndex, stale: map[string]int{}}
+	return &node{name: name, ns: netns.None(), index: map[string]int{"lo": loIndex}, next: firstIndex}
 }
 
 // alloc gives a device an index that no device of this node ever had.
@@ -50,9 +50,10 @@ func (n *node) alloc(dev string) int {
 func (n *node) close() {
 	if n.conn != nil {
 		n.conn.Close()
+		n.conn = nil
 	}
-	if n.ns != nil {
-		n.ns.Close()
+	if n.ns.IsOpen() {
+		_ = n.ns.Close()
 	}
 }
 
@@ -61,13 +62,25 @@ func nsName(lab, node string) string { return "vpclab-" + lab + "-" + node }
 
 func nsPath(lab, node string) string { return filepath.Join(netnsDir, nsName(lab, node)) }
 
-// onThread runs fn on an operating system thread that ends with it: whatever
-// namespace fn leaves the thread in, no other goroutine ever sees it.
+// onThread runs fn on a thread of its own, which comes back to the namespace
+// it began in. If it cannot, the thread ends with the goroutine that is locked
+// to it, and no other goroutine ever sees the wrong namespace.
 func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread dies
-		done <- fn()
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- fmt.Errorf("open the current network namespace: %w", err)
+			return
+		}
+		err = fn()
+		if back := netns.Set(home); back == nil {
+			runtime.UnlockOSThread()
+		}
+		_ = home.Close()
+		done <- err
 	}()
 	return <-done
 }
@@ -78,60 +91,130 @@ func prepareNetnsDir() error {
 	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", netnsDir, err)
 	}
-	err := unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
-	if !errors.Is(err, unix.EINVAL) {
-		return os.NewSyscallError("mount --make-shared "+netnsDir, err)
+	shared := func() error { return unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	err := shared()
+	if errors.Is(err, unix.EINVAL) { // not a mount point yet
+		if err = unix.Mount(netnsDir, netnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = shared()
+		}
 	}
-	if err := unix.Mount(netnsDir, netnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return os.NewSyscallError("mount --bind "+netnsDir, err)
-	}
-	return os.NewSyscallError("mount --make-shared "+netnsDir, unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, ""))
-}
-
-// createNS makes the namespace of a node and leaves the calling thread, which
-// must be one of onThread's, in it.
-func createNS(lab string, n *node) error {
-	path := nsPath(lab, n.name)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {
-		return fmt.Errorf("node %s: create namespace: %w", n.name, err)
-	}
-	f.Close()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("node %s: create namespace: %w", n.name, os.NewSyscallError("unshare", err))
-	}
-	if err := unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("node %s: create namespace: %w", n.name, os.NewSyscallError("mount "+path, err))
-	}
-	return n.open(lab)
-}
-
-// open takes hold of an existing namespace that the thread is in.
-func (n *node) open(lab string) (err error) {
-	if n.ns, err = ns.GetNS(nsPath(lab, n.name)); err != nil {
-		return fmt.Errorf("node %s: open namespace: %w", n.name, err)
-	}
-	if n.conn, err = rtnl.Dial(); err != nil {
-		return fmt.Errorf("node %s: %w", n.name, err)
+		return fmt.Errorf("make %s a shared mount: %w", netnsDir, err)
 	}
 	return nil
 }
 
+// createNS makes the namespace of a node, leaves the calling thread, which
+// must be one of onThread's, in it, and opens its netlink socket.
+func createNS(lab string, n *node) (err error) {
+	path := nsPath(lab, n.name)
+	defer func() {
+		if err != nil {
+			n.close()
+			err = fmt.Errorf("node %s: create namespace %s: %w", n.name, filepath.Base(path), err)
+		}
+	}()
+	// mknod makes the mount point in one call, and refuses one that exists.
+	if err := unix.Mknod(path, unix.S_IFREG|0o444, 0); err != nil {
+		return os.NewSyscallError("mknod", err)
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		_ = unix.Unlink(path)
+		return os.NewSyscallError("unshare", err)
+	}
+	if err := unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, ""); err != nil {
+		_ = unix.Unlink(path)
+		return os.NewSyscallError("mount", err)
+	}
+	return n.open(path)
+}
+
+// open takes hold of a namespace in which the thread is already.
+func (n *node) open(path string) (err error) {
+	if n.ns, err = netns.GetFromPath(path); err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(n.ns), &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	n.inode = st.Ino
+	n.conn, err = rtnl.Dial()
+	return err
+}
+
+// adoptNS takes hold of a namespace that a predecessor made, and leaves the
+// thread, one of onThread's, in it.
+func adoptNS(lab, name string) (*node, error) {
+	n := newNode(name)
+	path := nsPath(lab, name)
+	ns, err := netns.GetFromPath(path)
+	if err == nil {
+		err = netns.Set(ns)
+		_ = ns.Close()
+	}
+	if err == nil {
+		err = n.open(path)
+	}
+	if err != nil {
+		n.close()
+		return nil, fmt.Errorf("node %s: adopt namespace %s: %w", name, filepath.Base(path), err)
+	}
+	return n, nil
+}
+
 // enter moves the calling thread, one of onThread's, into the node.
 func (n *node) enter() error {
-	if err := netns.Set(netns.NsHandle(n.ns.Fd())); err != nil {
+	if err := netns.Set(n.ns); err != nil {
 		return fmt.Errorf("node %s: enter namespace: %w", n.name, err)
 	}
 	return nil
 }
 
-// removeNS takes the name away; the kernel ends the namespace with its last
-// holder. One that is gone is no error.
-func removeNS(path string) error {
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove namespace %s: %w", filepath.Base(path), err)
+// mount gives the namespace its name back.
+func (n *node) mount(path string) error {
+	if err := unmountNS(path); err != nil { // an unmounted name is an empty file
+		return err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	err := unix.Mknod(path, unix.S_IFREG|0o444, 0)
+	if err == nil {
+		err = unix.Mount(fmt.Sprintf("/proc/self/fd/%d", int(n.ns)), path, "none", unix.MS_BIND, "")
+	}
+	if err != nil {
+		return fmt.Errorf("node %s: mount namespace %s again: %w", n.name, filepath.Base(path), err)
+	}
+	return nil
+}
+
+// named says whether path leads to this namespace, or is the empty file that
+// an unmount left of it.
+func (n *node) named(path string) bool {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return false
+	}
+	return st.Ino == n.inode || st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == 0 && inodeOf(path) == 0
+}
+
+// inodeOf identifies the namespace mounted at path; 0: there is none, at most
+// the empty file of a creator that was killed before the mount.
+func inodeOf(path string) uint64 {
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if unix.Statfs(path, &fs) != nil || fs.Type != unix.NSFS_MAGIC || unix.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
+// unmountNS takes the name away; the kernel ends the namespace with its last
+// holder. A name that is gone is no error.
+func unmountNS(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if err == nil || errors.Is(err, unix.EINVAL) { // EINVAL: not mounted
+		err = unix.Unlink(path)
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove namespace %s: %w", filepath.Base(path), err)
 	}
 	return nil
@@ -139,7 +222,7 @@ func removeNS(path string) error {
 
 // writeSysctl sets a value in the namespace that the thread is in. As with
 // sysctl(8), a slash in the key stands for a dot in a name.
-func writeSysctl(k, value string) error {
+func writeSysctl(key, value string) error {
 	path := strings.Map(func(r rune) rune {
 		switch r {
 		case '.':
@@ -148,7 +231,7 @@ func writeSysctl(k, value string) error {
 			return '.'
 		}
 		return r
-	}, k)
+	}, key)
 	return writeProc("/proc/sys/"+path, value)
 }
 
@@ -163,3 +246,15 @@ func writeProc(path, value string) error {
 	}
 	return nil
 }
+
+// ipv6Quiet says that new namespaces come with IPv6 off, or without it (the
+// lab kernel is booted so): address configuration would cost more than all
+// else together.
+func ipv6Quiet() bool {
+	data, err := os.ReadFile("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+	return err != nil || strings.TrimSpace(string(data)) == "1"
+}
+
+// quietIPv6 turns IPv6 off in the namespace the thread is in; "all" takes
+// "default" along.
+func quietIPv6() error { return writeSysctl("net.ipv6.conf.all.disable_ipv6", "1") }

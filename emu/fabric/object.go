@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"sort"
+	"strconv"
+	"strings"
 
 	"github.com/vpclab/vpclab/topo"
 )
@@ -15,22 +17,23 @@ type rank int
 const (
 	rankNS rank = iota
 	rankSysctl
-	rankDevice // loopback addresses, bridges, VRFs
+	rankDevice // bridges, VRFs
 	rankLink
 	rankMaster
 	rankAddr
-	rankEnd // MPLS input, impairments
+	rankQdisc
 	rankRule
 	rankRoute
 	rankLabel
+	rankInput // MPLS input of a device
 )
 
-// key names one object of a lab; the node comes first so that what a vanished
-// namespace took with it is found.
+// key names one object of a lab. Link objects are filed under their A end.
 type key struct {
 	rank rank
 	node string
-	name string
+	dev  string // device it is or hangs on, if any
+	name string // what tells it from others of the same device or node
 }
 
 // object is a comparable value: what is under a key.
@@ -39,98 +42,163 @@ type object any
 type (
 	nsObj     struct{ kind topo.NodeKind }
 	sysctlObj struct{ value string }
-	bridgeObj struct{ mac topo.MAC }
-	vrfObj    struct{ table int }
-	linkObj   struct {
+	bridgeObj struct {
+		mac  topo.MAC
+		down bool // never wanted, but it happens
+	}
+	vrfObj struct {
+		table int
+		down  bool
+	}
+	linkObj struct {
 		peerNode, peerIf string
 		mac, peerMAC     topo.MAC
 		mtu              int
+		down             bool // one of the ends
 	}
 	masterObj struct{ master string }
 	addrObj   struct{ prefix netip.Prefix }
-	inputObj  struct{}
-	netemObj  struct{ topo.Impairment }
+	qdiscObj  struct{ egress }
 	ruleObj   struct{ Rule }
 	routeObj  struct{ Route }
 	labelObj  struct{ MPLSRoute }
+	inputObj  struct{}
 )
 
 // objects is a State taken apart.
 type objects map[key]object
 
 // vrfMetric is the metric of a VRF's unreachable default route: the worst
-// there is, as documented for VRFs, so that any other default wins.
+// there is, as the kernel's VRF documentation has it, so that any other
+// default wins.
 const vrfMetric = 4278198272
 
-// flatten takes a State apart.
+var defaultRoute = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+
+// flatten takes a State apart. Routes without a device get the one whose
+// subnet holds the next hop, so that they compare equal to what the kernel
+// says of them.
 func flatten(s State) objects {
-	o := make(objects, 8*len(s.Nodes)+4*len(s.Links))
-	for name, n := range s.Nodes {
-		o.addNode(name, n)
+	o := make(objects, 8*len(s.Nodes)+6*len(s.Links))
+	subnets := map[string]map[netip.Prefix]string{} // node -> subnet -> device
+	subnet := func(node, dev string, p netip.Prefix) {
+		if !p.IsValid() {
+			return
+		}
+		if subnets[node] == nil {
+			subnets[node] = map[netip.Prefix]string{}
+		}
+		subnets[node][p.Masked()] = dev
 	}
 	for _, l := range s.Links {
-		o[key{rankLink, l.A.Node, l.A.Ifname}] = linkObj{l.B.Node, l.B.Ifname, l.A.MAC, l.B.MAC, l.MTU}
-		o.addEnd(l.A)
-		o.addEnd(l.B)
+		o[key{rankLink, l.A.Node, l.A.Ifname, ""}] = linkObj{l.B.Node, l.B.Ifname, l.A.MAC, l.B.MAC, l.MTU, false}
+		for _, e := range [2]End{l.A, l.B} {
+			o.addEnd(e)
+			subnet(e.Node, e.Ifname, e.Addr)
+		}
+	}
+	for name, n := range s.Nodes {
+		for _, b := range n.Bridges {
+			subnet(name, b.Name, b.Addr)
+		}
+		o.addNode(name, n, subnets[name])
 	}
 	return o
 }
 
-func (o objects) addNode(name string, n Node) {
-	o[key{rankNS, name, ""}] = nsObj{n.Kind}
+func (o objects) addNode(name string, n Node, subnets map[netip.Prefix]string) {
+	o[key{rankNS, name, "", ""}] = nsObj{n.Kind}
 	for k, v := range n.Sysctls {
-		o[key{rankSysctl, name, k}] = sysctlObj{v}
+		o[key{rankSysctl, name, "", k}] = sysctlObj{v}
 	}
 	for _, p := range n.Lo {
-		o[key{rankAddr, name, "lo " + p.String()}] = addrObj{p}
+		o[addrKey(name, "lo", p)] = addrObj{p}
 	}
 	for _, b := range n.Bridges {
-		o[key{rankDevice, name, b.Name}] = bridgeObj{b.MAC}
+		o[key{rankDevice, name, b.Name, ""}] = bridgeObj{mac: b.MAC}
 		if b.Addr.IsValid() {
-			o[key{rankAddr, name, b.Name + " " + b.Addr.String()}] = addrObj{b.Addr}
+			o[addrKey(name, b.Name, b.Addr)] = addrObj{b.Addr}
 		}
 	}
 	for _, v := range n.VRFs {
-		o[key{rankDevice, name, v.Name}] = vrfObj{v.Table}
-		o.addRoute(name, Route{Table: v.Table, Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Metric: vrfMetric, Unreachable: true})
+		o[key{rankDevice, name, v.Name, ""}] = vrfObj{table: v.Table}
+		o.addRoute(name, Route{Table: v.Table, Dst: defaultRoute, Metric: vrfMetric, Unreachable: true})
 	}
 	for _, r := range n.Routes {
+		if r.Dev == "" && r.Via.IsValid() {
+			r.Dev = deviceTo(r.Via, subnets)
+		}
 		o.addRoute(name, r)
 	}
 	for _, m := range n.MPLS {
-		o[key{rankLabel, name, fmt.Sprint(m.In)}] = labelObj{m}
+		o[labelKey(name, m.In)] = labelObj{m}
 	}
 	for _, r := range n.Rules {
-		o[key{rankRule, name, fmt.Sprintf("%d table %d", r.Pref, r.Table)}] = ruleObj{r}
+		o[ruleKey(name, r)] = ruleObj{r}
+	}
+}
+
+// deviceTo is the device whose subnet holds via; the longest prefix wins.
+func deviceTo(via netip.Addr, subnets map[netip.Prefix]string) (dev string) {
+	best := -1
+	for p, d := range subnets {
+		if p.Bits() > best && p.Contains(via) {
+			best, dev = p.Bits(), d
+		}
+	}
+	return dev
+}
+
+func (o objects) addEnd(e End) {
+	if e.Master != "" {
+		o[key{rankMaster, e.Node, e.Ifname, ""}] = masterObj{e.Master}
+	}
+	if e.Addr.IsValid() {
+		o[addrKey(e.Node, e.Ifname, e.Addr)] = addrObj{e.Addr}
+	}
+	if e.MPLSInput {
+		o[key{rankInput, e.Node, e.Ifname, ""}] = inputObj{}
+	}
+	if q := egressOf(e.Egress); q != (egress{}) {
+		o[key{rankQdisc, e.Node, e.Ifname, ""}] = qdiscObj{q}
 	}
 }
 
 // addRoute files a route under what makes it one of its kind in the kernel.
 func (o objects) addRoute(node string, r Route) {
-	o[key{rankRoute, node, routeName(r.Table, r.Dst, r.Metric)}] = routeObj{r}
+	r.Dst = r.Dst.Masked()
+	if r.Table == mainTable {
+		r.Table = 0
+	}
+	name := r.Dst.String()
+	if r.Table != 0 {
+		name += " table " + strconv.Itoa(r.Table)
+	}
+	if r.Metric != 0 {
+		name += " metric " + strconv.Itoa(r.Metric)
+	}
+	o[key{rankRoute, node, "", name}] = routeObj{r}
 }
 
-func routeName(table int, dst netip.Prefix, metric int) string {
-	return fmt.Sprintf("%s table %d metric %d", dst, table, metric)
+// mainTable is RT_TABLE_MAIN, which a Route calls 0.
+const mainTable = 254
+
+func addrKey(node, dev string, p netip.Prefix) key { return key{rankAddr, node, dev, p.String()} }
+
+func labelKey(node string, in uint32) key {
+	return key{rankLabel, node, "", strconv.FormatUint(uint64(in), 10)}
 }
 
-func (o objects) addEnd(e End) {
-	if e.Master != "" {
-		o[key{rankMaster, e.Node, e.Ifname}] = masterObj{e.Master}
+func ruleKey(node string, r Rule) key {
+	name := strconv.Itoa(r.Pref) + " table " + strconv.Itoa(r.Table)
+	if r.Del {
+		name = "no " + name // sorts behind the numbers: first add, then delete
 	}
-	if e.Addr.IsValid() {
-		o[key{rankAddr, e.Node, e.Ifname + " " + e.Addr.String()}] = addrObj{e.Addr}
-	}
-	if e.MPLSInput {
-		o[key{rankEnd, e.Node, e.Ifname + " mpls"}] = inputObj{}
-	}
-	if e.Egress != (topo.Impairment{}) {
-		o[key{rankEnd, e.Node, e.Ifname + " qdisc"}] = netemObj{e.Egress}
-	}
+	return key{rankRule, node, "", name}
 }
 
-// sorted lists keys by rank, node and name.
-func (o objects) sorted() []key {
+// keys lists the keys by rank, node and name.
+func (o objects) keys() []key {
 	keys := make([]key, 0, len(o))
 	for k := range o {
 		keys = append(keys, k)
@@ -140,62 +208,124 @@ func (o objects) sorted() []key {
 }
 
 func (k key) less(l key) bool {
-	if k.rank != l.rank {
+	switch {
+	case k.rank != l.rank:
 		return k.rank < l.rank
-	}
-	if k.node != l.node {
+	case k.node != l.node:
 		return k.node < l.node
+	case k.dev != l.dev:
+		return k.dev < l.dev
+	case len(k.name) != len(l.name) && k.rank == rankLabel:
+		return len(k.name) < len(l.name) // labels by number
 	}
 	return k.name < l.name
 }
 
-// dev is the device that an object hangs on, or "".
-func (k key) dev() string {
-	switch k.rank {
-	case rankLink, rankMaster:
-		return k.name
-	case rankAddr, rankEnd:
-		for i := range k.name {
-			if k.name[i] == ' ' {
-				return k.name[:i]
-			}
-		}
-	}
-	return ""
-}
-
-// String is the object in words: "pe1: bridge lan".
+// describe is the object in words: "pe1: bridge lan", and its value.
 func (k key) describe(o object) (name, detail string) {
+	at := k.node + ":" + k.dev
 	switch v := o.(type) {
 	case nsObj:
-		return k.node, string(v.kind)
+		return "node " + k.node, string(v.kind)
+	case unnamed:
+		return "node " + k.node, "name lost"
 	case sysctlObj:
 		return k.node + ": sysctl " + k.name, v.value
 	case bridgeObj:
-		return k.node + ": bridge " + k.name, v.mac.String()
+		return k.node + ": bridge " + k.dev, state(v.mac.String(), v.down)
 	case vrfObj:
-		return k.node + ": vrf " + k.name, fmt.Sprintf("table %d", v.table)
+		return k.node + ": vrf " + k.dev, state("table "+strconv.Itoa(v.table), v.down)
 	case linkObj:
-		return fmt.Sprintf("link %s:%s--%s:%s", k.node, k.name, v.peerNode, v.peerIf), fmt.Sprintf("mtu %d", v.mtu)
+		return "link " + at + "--" + v.peerNode + ":" + v.peerIf,
+			state(fmt.Sprintf("mtu %d, %v, %v", v.mtu, v.mac, v.peerMAC), v.down)
 	case masterObj:
-		return k.node + ": port " + k.name, "of " + v.master
+		return at + ": port", "of " + v.master
 	case addrObj:
-		return k.node + ": address " + k.name, ""
-	case inputObj:
-		return k.node + ": mpls input on " + k.dev(), ""
-	case netemObj:
-		return k.node + ": impairment of " + k.dev(), fmt.Sprintf("rate %d bit/s delay %v jitter %v loss %g%%",
-			int64(v.Rate), v.Delay, v.Jitter, float64(v.Loss))
+		return at + ": address " + k.name, ""
+	case qdiscObj:
+		return at + ": impairment", v.egress.String()
 	case ruleObj:
 		verb := "lookup"
 		if v.Del {
 			verb = "no lookup"
 		}
-		return fmt.Sprintf("%s: rule %d", k.node, v.Pref), fmt.Sprintf("%s %d", verb, v.Table)
+		return k.node + ": rule " + strconv.Itoa(v.Pref), verb + " " + strconv.Itoa(v.Table)
 	case routeObj:
-		return k.node + ": route " + k.name, v.rtnl(nil).String()
+		return k.node + ": route " + k.name, v.how()
 	case labelObj:
-		return k.node + ": label " + k.name, v.rtnl(nil).String()
+		return k.node + ": label " + k.name, v.how()
+	case inputObj:
+		return at + ": mpls input", ""
 	}
-	return k.node + ": " + k.name, ""
+	return at + " " + k.name, ""
+}
+
+func state(s string, down bool) string {
+	if down {
+		return s + ", down"
+	}
+	return s
+}
+
+// how is what a route does, without its destination.
+func (r Route) how() string {
+	if r.Unreachable {
+		return "unreachable"
+	}
+	var s []string
+	if l := stack(r.Labels); len(l) > 0 {
+		s = append(s, "push "+slashed(l))
+	}
+	s = append(s, nextHop(r.Via, r.Dev)...)
+	if r.Src.IsValid() {
+		s = append(s, "src "+r.Src.String())
+	}
+	return strings.Join(s, " ")
+}
+
+func (m MPLSRoute) how() string {
+	s := []string{"pop"}
+	if l := stack(m.Out); len(l) > 0 {
+		s[0] = "swap " + slashed(l)
+	}
+	s = append(s, nextHop(m.Via, m.Dev)...)
+	if m.NoTTLPropagate {
+		s = append(s, "ttl-propagate disabled")
+	}
+	return strings.Join(s, " ")
+}
+
+func nextHop(via netip.Addr, dev string) (s []string) {
+	if via.IsValid() {
+		s = append(s, "via "+via.String())
+	}
+	if dev != "" {
+		s = append(s, "dev "+dev)
+	}
+	return s
+}
+
+// slashed is a label stack as ip-route(8) writes it.
+func slashed(labels []uint32) string {
+	s := make([]string, len(labels))
+	for i, l := range labels {
+		s[i] = strconv.FormatUint(uint64(l), 10)
+	}
+	return strings.Join(s, "/")
+}
+
+// stack cuts an array at its first 0.
+func stack(a [4]uint32) []uint32 {
+	for i, l := range a {
+		if l == 0 {
+			return a[:i:i]
+		}
+	}
+	return a[:]
+}
+
+// array is the reverse of stack.
+func array(s []uint32) (a [4]uint32) {
+	copy(a[:], s)
+	return a
 }

@@ -6,26 +6,33 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sort"
 
 	"golang.org/x/sys/unix"
 )
 
-// recordDir holds one folder a lab: what a successor needs to clean up after
-// a lab whose owner was killed. It is on a tmpfs: kernel objects do not
-// survive a boot either.
+// recordDir holds one folder a lab: what a successor needs to clean up, or to
+// go on, after a lab's owner was killed. It is on a tmpfs: kernel objects do
+// not survive a boot either.
 const recordDir = "/run/vpclab"
 
-// record says which namespaces a lab has or is about to have: it is written
+// record says which namespaces a lab has, or is about to have: it is written
 // before the first of them is made. Everything else of ours lives inside.
 type record struct {
-	Lab   string   `json:"lab"`
-	PID   int      `json:"pid"`
-	Nodes []string `json:"nodes"`
+	Lab string `json:"lab"`
+	PID int    `json:"pid"`
+	// Settled: State is what was reached. Otherwise an Apply or Destroy was
+	// under way, and State is what held before.
+	Settled bool `json:"settled"`
+	// Nodes gives the inode of each namespace, which tells it from one that
+	// somebody else made under the same name; 0: not made yet when the record
+	// was written, and nothing had the name then.
+	Nodes map[string]uint64 `json:"nodes"`
+	State State             `json:"state"`
 }
 
-func recordPath(lab string) string { return filepath.Join(recordDir, lab, "record.json") }
-func lockPath(lab string) string   { return filepath.Join(recordDir, lab, "lock") }
+func labDir(lab string) string     { return filepath.Join(recordDir, lab) }
+func recordPath(lab string) string { return filepath.Join(labDir(lab), "state") }
+func lockPath(lab string) string   { return filepath.Join(labDir(lab), "lock") }
 
 // HeldError says that another process runs the lab.
 type HeldError struct {
@@ -34,29 +41,76 @@ type HeldError struct {
 }
 
 func (e *HeldError) Error() string {
-	return fmt.Sprintf("lab %s is held by process %d: destroy it first, or deploy through it", e.Lab, e.PID)
+	who := "another process"
+	if e.PID != 0 {
+		who = fmt.Sprintf("process %d", e.PID)
+	}
+	return fmt.Sprintf("lab %s is held by %s: destroy it first, or deploy through it", e.Lab, who)
 }
 
-// acquire locks a lab for this process; the kernel frees it when we die.
+// acquire locks a lab for this process, or says who holds it; the kernel frees
+// the lock when we die.
 func acquire(lab string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(lockPath(lab)), 0o755); err != nil {
+	for {
+		f, err := tryLock(lab)
+		if f != nil || err != nil {
+			return f, err
+		}
+	}
+}
+
+// tryLock returns neither lock nor error if the folder was removed by its last
+// owner just when we opened the lock in it.
+func tryLock(lab string) (*os.File, error) {
+	if err := os.MkdirAll(labDir(lab), 0o755); err != nil {
 		return nil, fmt.Errorf("lab %s: %w", lab, err)
 	}
 	f, err := os.OpenFile(lockPath(lab), os.O_CREATE|os.O_RDWR, 0o644)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lab %s: %w", lab, err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
+		defer f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			r, _ := readRecord(lab) // who holds it is a courtesy
-			return nil, &HeldError{Lab: lab, PID: r.PID}
+			return nil, &HeldError{Lab: lab, PID: holder(f)}
+		}
+		return nil, fmt.Errorf("lock lab %s: %w", lab, err)
+	}
+	ours, err := f.Stat()
+	if err == nil {
+		var named os.FileInfo
+		if named, err = os.Stat(lockPath(lab)); err == nil && !os.SameFile(ours, named) {
+			err = os.ErrNotExist
+		}
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+	}
+	if err != nil {
+		f.Close()
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, nil
 		}
 		return nil, fmt.Errorf("lock lab %s: %w", lab, err)
 	}
 	return f, nil
 }
 
+// holder reads the process id that the owner of a lock wrote into it.
+func holder(f *os.File) (pid int) {
+	buf := make([]byte, 16)
+	n, _ := f.ReadAt(buf, 0)
+	_, _ = fmt.Sscan(string(buf[:n]), &pid) // a courtesy: 0 if it is not there yet
+	return pid
+}
+
+// readRecord reads a lab's record; os.ErrNotExist: there is none.
 func readRecord(lab string) (record, error) {
 	var r record
 	data, err := os.ReadFile(recordPath(lab))
@@ -71,7 +125,6 @@ func readRecord(lab string) (record, error) {
 
 // write publishes the record atomically.
 func (r record) write() error {
-	sort.Strings(r.Nodes)
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("record lab %s: %w", r.Lab, err)
@@ -84,4 +137,24 @@ func (r record) write() error {
 		return fmt.Errorf("record lab %s: %w", r.Lab, err)
 	}
 	return nil
+}
+
+// forget removes a lab's folder; the lock goes last, and unlocked after.
+func forget(lab string, lock *os.File) error {
+	for _, path := range []string{recordPath(lab) + ".new", recordPath(lab), lockPath(lab), labDir(lab)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return fmt.Errorf("forget lab %s: %w", lab, err)
+		}
+	}
+	_ = os.Remove(recordDir) // if this was the last lab
+	return lock.Close()
+}
+
+// flocked says whether somebody holds the lock.
+func flocked(f *os.File) bool {
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+		return true
+	}
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	return false
 }

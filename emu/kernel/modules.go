@@ -19,7 +19,7 @@ var needModules = []string{
 	"mpls_iptunnel",
 	"mpls_gso",
 	"veth", "bridge", "vrf",
-	"sch_netem", "sch_htb",
+	"sch_netem", "sch_hfsc", "sch_htb",
 }
 
 // wantModules take something away when missing: firewall baselines,

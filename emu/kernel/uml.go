@@ -158,7 +158,7 @@ func (u *umlProgram) plan() (files []moduleFile, without []string, err error) {
 var needConfig = map[string]string{
 	"ipv6": "CONFIG_IPV6", "mpls_router": "CONFIG_MPLS_ROUTING", "mpls_iptunnel": "CONFIG_MPLS_IPTUNNEL",
 	"mpls_gso": "CONFIG_NET_MPLS_GSO", "veth": "CONFIG_VETH", "bridge": "CONFIG_BRIDGE", "vrf": "CONFIG_NET_VRF",
-	"sch_netem": "CONFIG_NET_SCH_NETEM", "sch_htb": "CONFIG_NET_SCH_HTB",
+	"sch_netem": "CONFIG_NET_SCH_NETEM", "sch_hfsc": "CONFIG_NET_SCH_HFSC", "sch_htb": "CONFIG_NET_SCH_HTB",
 }
 
 // addBuiltin asks the program how it was built.

@@ -25,8 +25,11 @@ type Conn struct {
 	mu  sync.Mutex
 	fd  int
 	seq uint32
-	rcv []byte
 }
+
+// buffers are shared by all Conns: a lab has thousands of them, and each page
+// that is touched for the first time is dear.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }} // a dump's datagrams are no larger
 
 // Dial opens a Conn in the current namespace of this thread. A caller that
 // cares which one that is has locked its thread.
@@ -184,14 +187,13 @@ func (c *Conn) send(p []byte) error {
 
 // receive reads one datagram and hands out its messages.
 func (c *Conn) receive(each func(seq uint32, typ, flags uint16, payload []byte)) error {
-	if c.rcv == nil {
-		c.rcv = make([]byte, 32<<10) // what the kernel makes of a dump at most
-	}
-	n, err := c.recv()
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	n, err := c.recv(*buf)
 	if err != nil {
 		return err
 	}
-	p := c.rcv[:n]
+	p := (*buf)[:n]
 	for len(p) >= unix.SizeofNlMsghdr {
 		size := int(binary.NativeEndian.Uint32(p))
 		if size < unix.SizeofNlMsghdr || size > len(p) {
@@ -204,9 +206,9 @@ func (c *Conn) receive(each func(seq uint32, typ, flags uint16, payload []byte))
 	return nil
 }
 
-func (c *Conn) recv() (int, error) {
+func (c *Conn) recv(p []byte) (int, error) {
 	for {
-		n, _, err := unix.Recvfrom(c.fd, c.rcv, 0)
+		n, _, err := unix.Recvfrom(c.fd, p, 0)
 		if err != unix.EINTR {
 			return n, err
 		}

@@ -23,6 +23,7 @@ type LinkInfo struct {
 	Peer   int // veth: index of the other end, in its namespace
 	Up     bool
 	Alias  string
+	Group  uint32
 	Table  int // vrf
 }
 
@@ -43,11 +44,13 @@ type QdiscInfo struct {
 	Limit  int // bfifo: bytes
 }
 
-// ClassInfo is an HTB class.
+// ClassInfo is a class of an HTB or HFSC qdisc.
 type ClassInfo struct {
 	Index  int
+	Kind   string
 	Handle Handle
-	Rate   uint64 // bits a second
+	Parent Handle
+	Rate   uint64 // bits a second; 0: none of its own (the root class)
 }
 
 // RuleInfo is an IPv4 policy rule.
@@ -160,15 +163,21 @@ func number(v []byte) int {
 func (c *Conn) Links() (out []LinkInfo, err error) {
 	body := nl.NewIfInfomsg(unix.AF_UNSPEC).Serialize()
 	err = c.dump("interfaces", unix.RTM_GETLINK, body, func() { out = out[:0] }, func(p []byte) {
-		if len(p) < unix.SizeofIfInfomsg {
-			return
+		if l, ok := parseLink(p); ok {
+			out = append(out, l)
 		}
-		l := LinkInfo{Index: int(int32(binary.NativeEndian.Uint32(p[4:])))}
-		l.Up = binary.NativeEndian.Uint32(p[8:])&unix.IFF_UP != 0
-		attrs(p, unix.SizeofIfInfomsg, func(typ uint16, v []byte) { l.set(typ, v) })
-		out = append(out, l)
 	})
 	return out, err
+}
+
+func parseLink(p []byte) (l LinkInfo, ok bool) {
+	if len(p) < unix.SizeofIfInfomsg {
+		return l, false
+	}
+	l.Index = int(int32(binary.NativeEndian.Uint32(p[4:])))
+	l.Up = binary.NativeEndian.Uint32(p[8:])&unix.IFF_UP != 0
+	attrs(p, unix.SizeofIfInfomsg, func(typ uint16, v []byte) { l.set(typ, v) })
+	return l, true
 }
 
 func (l *LinkInfo) set(typ uint16, v []byte) {
@@ -177,6 +186,8 @@ func (l *LinkInfo) set(typ uint16, v []byte) {
 		l.Name = text(v)
 	case unix.IFLA_IFALIAS:
 		l.Alias = text(v)
+	case unix.IFLA_GROUP:
+		l.Group = uint32(number(v))
 	case unix.IFLA_MTU:
 		l.MTU = number(v)
 	case unix.IFLA_MASTER:
@@ -357,7 +368,7 @@ func (n *Netem) decode(v []byte) {
 	}
 	qopt := nl.DeserializeTcNetemQopt(v)
 	n.Limit = qopt.Limit
-	n.Loss = float64(qopt.Loss) / (1<<32 - 1) * 100
+	n.Loss = qopt.Loss
 	attrs(v, nl.SizeofTcNetemQopt, func(typ uint16, v []byte) {
 		switch {
 		case typ == netemLatency64:
@@ -372,34 +383,45 @@ func (n *Netem) decode(v []byte) {
 	})
 }
 
-// HTBClasses reads the HTB classes of one interface.
-func (c *Conn) HTBClasses(devIndex int) (out []ClassInfo, err error) {
+// Classes reads the HTB and HFSC classes of one interface.
+func (c *Conn) Classes(devIndex int) (out []ClassInfo, err error) {
 	body := (&nl.TcMsg{Ifindex: int32(devIndex)}).Serialize()
 	err = c.dump("classes", unix.RTM_GETTCLASS, body, func() { out = out[:0] }, func(p []byte) {
 		if len(p) < nl.SizeofTcMsg {
 			return
 		}
 		msg := nl.DeserializeTcMsg(p)
-		k := ClassInfo{Index: int(msg.Ifindex), Handle: Handle(msg.Handle)}
+		k := ClassInfo{Index: int(msg.Ifindex), Handle: Handle(msg.Handle), Parent: Handle(msg.Parent)}
 		attrs(p, nl.SizeofTcMsg, func(typ uint16, v []byte) {
-			if typ == nl.TCA_OPTIONS {
-				k.decode(v)
+			switch {
+			case typ == nl.TCA_KIND:
+				k.Kind = text(v)
+			case typ == nl.TCA_OPTIONS && k.Kind == "htb":
+				k.htb(v)
+			case typ == nl.TCA_OPTIONS && k.Kind == "hfsc":
+				k.hfsc(v)
 			}
 		})
-		if k.Rate != 0 {
-			out = append(out, k)
-		}
+		out = append(out, k)
 	})
 	return out, err
 }
 
-func (k *ClassInfo) decode(v []byte) {
+func (k *ClassInfo) htb(v []byte) {
 	attrs(v, 0, func(typ uint16, v []byte) {
 		switch {
 		case typ == nl.TCA_HTB_PARMS && len(v) >= nl.SizeofTcHtbCopt && k.Rate == 0:
 			k.Rate = uint64(nl.DeserializeTcHtbCopt(v).Rate.Rate) * 8
 		case typ == nl.TCA_HTB_RATE64:
 			k.Rate = uint64(number(v)) * 8
+		}
+	})
+}
+
+func (k *ClassInfo) hfsc(v []byte) {
+	attrs(v, 0, func(typ uint16, v []byte) {
+		if typ == hfscRealTime && len(v) >= 12 {
+			k.Rate = uint64(number(v[8:12])) * 8
 		}
 	})
 }

@@ -18,6 +18,7 @@ type MPLSRoute struct {
 	// IP packet: to a VRF device it is looked up there.
 	Via      netip.Addr
 	DevIndex int
+	Dev      string // the device's name, for messages
 	// NoTTLPropagate: do not copy the label's TTL into what is below it when
 	// it is popped (pipe model, RFC 3443).
 	NoTTLPropagate bool
@@ -32,10 +33,7 @@ func (r MPLSRoute) String() string {
 	if r.Via.IsValid() {
 		s += fmt.Sprintf(" via %v", r.Via)
 	}
-	if r.DevIndex != 0 {
-		s += fmt.Sprintf(" dev %d", r.DevIndex)
-	}
-	return s
+	return s + device(r.Dev, r.DevIndex)
 }
 
 // Stack is the wire form of a label stack (RFC 3032): 20 bits of label, the

@@ -50,7 +50,7 @@ func (d described) String() string {
 type Netem struct {
 	Delay  time.Duration
 	Jitter time.Duration // standard deviation, normally distributed
-	Loss   float64       // percent, each packet by itself
+	Loss   uint32        // share of 2^32-1, each packet by itself
 	Limit  uint32        // packets that may be under way
 	Rate   uint64        // bits a second; 0: no line
 }
@@ -69,7 +69,7 @@ func (b *Batch) tc(verb, kind string, typ, flags int, q Qdisc, opts []Option) {
 func (b *Batch) Netem(q Qdisc, n Netem, opts ...Option) {
 	b.tc("set", "netem", unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, q, opts)
 	at := b.nest(nl.TCA_OPTIONS)
-	qopt := nl.TcNetemQopt{Limit: n.Limit, Loss: probability(n.Loss)}
+	qopt := nl.TcNetemQopt{Limit: n.Limit, Loss: n.Loss}
 	b.body(qopt.Serialize())
 	b.u64(netemLatency64, uint64(n.Delay))
 	b.u64(netemJitter64, uint64(n.Jitter))
@@ -93,11 +93,6 @@ const (
 	netemLatency64 = 10 // TCA_NETEM_LATENCY64
 	netemJitter64  = 11 // TCA_NETEM_JITTER64
 )
-
-// probability is percent as a share of 2^32-1.
-func probability(percent float64) uint32 {
-	return uint32(math.Round(min(max(percent, 0), 100) / 100 * math.MaxUint32))
-}
 
 // normalTable is the inverse of the normal distribution in netem's form:
 // values in units of 1/8192 of a standard deviation at equal steps of
@@ -171,6 +166,30 @@ func ticks(n int, bits uint64) uint32 {
 	ns := float64(n) * 8 * 1e9 / float64(bits)
 	return uint32(min(ns/64, math.MaxUint32))
 }
+
+// HFSC adds a hierarchical fair service curve qdisc whose unclassified packets
+// go to class defaultClass (minor number).
+func (b *Batch) HFSC(q Qdisc, defaultClass uint16, opts ...Option) {
+	b.tc("set", "hfsc", unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, q, opts)
+	b.attr(nl.TCA_OPTIONS, binary.NativeEndian.AppendUint16(nil, defaultClass))
+	b.end()
+}
+
+// HFSCClass adds or changes a class with a linear real-time curve: it sends at
+// exactly rate bits a second while it has packets, by a schedule that a late
+// timer does not shift, and saves up nothing while it has none. Rates beyond
+// 34 Gbit/s cannot be said.
+func (b *Batch) HFSCClass(q Qdisc, rate uint64, opts ...Option) {
+	b.tc("set", "hfsc", unix.RTM_NEWTCLASS, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, q, opts)
+	at := b.nest(nl.TCA_OPTIONS)
+	curve := make([]byte, 12) // tc_service_curve: m1, d, m2
+	binary.NativeEndian.PutUint32(curve[8:], uint32(min(rate/8, math.MaxUint32)))
+	b.attr(hfscRealTime, curve)
+	b.endNest(at)
+	b.end()
+}
+
+const hfscRealTime = 1 // TCA_HFSC_RSC
 
 // ByteFIFO adds a queue of at most limit bytes.
 func (b *Batch) ByteFIFO(q Qdisc, limit int, opts ...Option) { b.fifo("bfifo", q, limit, opts) }

@@ -15,6 +15,7 @@ type Route struct {
 	Dst         netip.Prefix
 	Via         netip.Addr
 	DevIndex    int
+	Dev         string // the device's name, for messages
 	Src         netip.Addr
 	Metric      int
 	Labels      []uint32 // to push, outermost first
@@ -31,10 +32,17 @@ func (r Route) String() string {
 	if r.Via.IsValid() {
 		s += fmt.Sprintf(" via %v", r.Via)
 	}
-	if r.DevIndex != 0 {
-		s += fmt.Sprintf(" dev %d", r.DevIndex)
+	return s + device(r.Dev, r.DevIndex)
+}
+
+func device(name string, index int) string {
+	if name == "" && index != 0 {
+		name = fmt.Sprint(index)
 	}
-	return s
+	if name == "" {
+		return ""
+	}
+	return " dev " + name
 }
 
 // RouteReplace adds a route, or puts it in the place of the one with the same

@@ -1,0 +1,120 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/fabric/rtnl"
+)
+
+// goneDeadline is how long the kernel may take to end namespaces: it does so
+// in the background, some thousand a second.
+const goneDeadline = 60 * time.Second
+
+// graves are namespaces that are to end together.
+type graves struct {
+	paths  []string
+	inodes map[uint64]bool // those that exist
+	last   string          // path of one that exists
+}
+
+func (g *graves) add(path string, inode uint64) {
+	g.paths = append(g.paths, path)
+	if inode == 0 {
+		return
+	}
+	if g.inodes == nil {
+		g.inodes = map[uint64]bool{}
+	}
+	g.inodes[inode] = true
+	g.last = path
+}
+
+// empty kills what runs in the namespaces, takes their names away and waits
+// until the kernel has taken their devices down.
+func (g *graves) empty(ctx context.Context) error {
+	errs := []error{killInside(g.inodes)}
+	var w *witness
+	if g.last != "" {
+		var err error
+		if w, err = newWitness(g.last); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, path := range g.paths {
+		if path != g.last {
+			errs = append(errs, unmountNS(path))
+		}
+	}
+	if g.last != "" {
+		errs = append(errs, unmountNS(g.last))
+	}
+	if w != nil {
+		errs = append(errs, w.wait(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// witness sees the end of a namespace: a veth with one end in there and the
+// other in a namespace of its own that nobody else has. Dead namespaces are
+// taken apart in batches, in the order in which they died, so when the near
+// end is gone, all that died before are.
+type witness struct {
+	conn *rtnl.Conn // the near namespace lives as long as this socket
+}
+
+// witnessName is the far end's name, which no node uses.
+const witnessName = "vpclab-witness"
+
+func newWitness(path string) (*witness, error) {
+	var w witness
+	err := onThread(func() error {
+		far, err := netns.GetFromPath(path)
+		if err != nil {
+			return err
+		}
+		defer far.Close()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		conn, err := rtnl.Dial()
+		if err != nil {
+			return err
+		}
+		var b rtnl.Batch
+		b.Veth(rtnl.Veth{Link: rtnl.Link{Name: "near"}, Peer: rtnl.Link{Name: witnessName}, PeerNS: int(far)})
+		if err := conn.Do(&b); err != nil {
+			conn.Close()
+			return err
+		}
+		if err := conn.Watch(unix.RTNLGRP_LINK); err != nil {
+			conn.Close()
+			return err
+		}
+		w.conn = conn
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch the namespaces end: %w", err)
+	}
+	return &w, nil
+}
+
+// wait returns when the far namespace is gone.
+func (w *witness) wait(ctx context.Context) error {
+	defer w.conn.Close()
+	ctx, cancel := context.WithTimeoutCause(ctx, goneDeadline, fmt.Errorf("namespaces still there after %v: a process or socket holds one", goneDeadline))
+	defer cancel()
+	err := w.conn.Await(ctx, func(typ uint16, link rtnl.LinkInfo) bool {
+		return typ == unix.RTM_DELLINK && link.Name == "near"
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the kernel to end namespaces: %w", err)
+	}
+	return nil
+}

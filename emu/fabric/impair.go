@@ -1,0 +1,121 @@
+package fabric
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/vpclab/vpclab/emu/fabric/rtnl"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// egress is an impairment in the kernel's terms. A link direction is a wire,
+// which takes time and loses packets, and a line, which sends at a rate and
+// has a queue before it. They are two queueing disciplines, one inside the
+// other, so that the packets on the wire do not take room in the queue:
+//
+//	1:   netem   delay, jitter, loss; room for all that can be under way
+//	10:  hfsc    one class, 10:1, with a real-time curve at the rate
+//	20:  bfifo   the queue, in bytes: a 64 KiB segmentation-offload frame
+//	             counts as the 43 packets it will be
+//
+// Token buckets (htb, tbf) lose what a late timer makes them miss: on a busy
+// machine a 465 Mbit/s line carried 230 to 370. netem's own rate keeps the
+// rate by a schedule, but counts a super frame as one packet of its queue, so
+// that the queue is up to 43 times as long as was said. The real-time curve of
+// HFSC is a schedule too, and its leaf counts bytes.
+type egress struct {
+	delay, jitter time.Duration
+	loss          uint32 // share of 2^32-1, as the kernel has it
+	rate          uint64 // bits a second, a multiple of 8; 0: no line
+	queue         int    // bytes
+}
+
+const (
+	wirePacket = 1514 // bytes: a full Ethernet frame, what queues are counted in
+	// A queue is by default the bandwidth-delay product of a path of two such
+	// links, there and back, and some spare: less starves a single TCP flow.
+	path       = 4
+	spare      = 100 // packets
+	superFrame = 64<<10 + 1514
+	wireRoom   = 1 << 20 // packets that may be on the wire: never the limit
+)
+
+func egressOf(i topo.Impairment) egress {
+	e := egress{
+		delay:  time.Duration(i.Delay),
+		jitter: time.Duration(i.Jitter),
+		loss:   uint32(math.Round(float64(i.Loss) / 100 * math.MaxUint32)),
+		rate:   uint64(i.Rate) / 8 * 8,
+	}
+	if e.rate == 0 {
+		return e // without a line nothing queues
+	}
+	packets := i.Queue
+	if packets == 0 {
+		packets = int(math.Ceil(float64(e.rate)*(path*e.delay).Seconds()/8/wirePacket)) + spare
+	}
+	// A queue that cannot hold one super frame would never let it through.
+	e.queue = max(packets*wirePacket, superFrame)
+	return e
+}
+
+func (e egress) String() string {
+	var s []string
+	if e.rate != 0 {
+		s = append(s, "rate "+topo.Rate(e.rate).String(), fmt.Sprintf("queue %d KiB", e.queue>>10))
+	}
+	if e.delay != 0 {
+		s = append(s, "delay "+e.delay.String())
+	}
+	if e.jitter != 0 {
+		s = append(s, "jitter "+e.jitter.String())
+	}
+	if e.loss != 0 {
+		s = append(s, fmt.Sprintf("loss %.4g%%", float64(e.loss)/math.MaxUint32*100))
+	}
+	if len(s) == 0 {
+		return "none"
+	}
+	return strings.Join(s, ", ")
+}
+
+// Handles of the disciplines.
+var (
+	wireHandle  = rtnl.MakeHandle(1, 0)
+	wireChild   = rtnl.MakeHandle(1, 1)
+	lineHandle  = rtnl.MakeHandle(10, 0)
+	lineClass   = rtnl.MakeHandle(10, 1)
+	queueHandle = rtnl.MakeHandle(20, 0)
+)
+
+func rootQdisc(dev string, index int) rtnl.Qdisc {
+	return rtnl.Qdisc{Dev: dev, DevIndex: index, Parent: rtnl.Root, Handle: wireHandle}
+}
+
+// shape adds e to the batch. old is what is there: the kernel changes the
+// values of a discipline in place, packets in it included, and only where
+// there is a line on one side and none on the other is all made anew.
+func shape(b *rtnl.Batch, dev string, index int, old, e egress) {
+	if old != (egress{}) && (old.rate == 0) != (e.rate == 0) {
+		b.QdiscDel(rootQdisc(dev, index), rtnl.IgnoreMissing)
+		old = egress{}
+	}
+	at := func(parent, handle rtnl.Handle) rtnl.Qdisc {
+		return rtnl.Qdisc{Dev: dev, DevIndex: index, Parent: parent, Handle: handle}
+	}
+	b.Netem(rootQdisc(dev, index), rtnl.Netem{Delay: e.delay, Jitter: e.jitter, Loss: e.loss, Limit: wireRoom})
+	if e.rate == 0 {
+		return
+	}
+	if old.rate == 0 {
+		b.HFSC(at(wireChild, lineHandle), 1)
+	}
+	if old.rate != e.rate {
+		b.HFSCClass(at(lineHandle, lineClass), e.rate)
+	}
+	if old.queue != e.queue {
+		b.ByteFIFO(at(lineClass, queueHandle), e.queue)
+	}
+}

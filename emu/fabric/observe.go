@@ -1,0 +1,296 @@
+package fabric
+
+import (
+	"fmt"
+
+	"github.com/vpclab/vpclab/emu/fabric/rtnl"
+)
+
+// staleDevice carries our mark but belongs to nothing that we know: the
+// remains of an Apply that was killed, or a veth whose far end is not what it
+// was. It goes before anything is made.
+type staleDevice struct {
+	node  string
+	index int
+}
+
+// observe is what the kernel really holds of the lab: what somebody removed
+// or changed by hand shows, what an interrupted Apply left shows. Objects
+// without a mark of ours (addresses, which have no room for one) are seen only
+// where they are known, applied or wanted. Sysctls are taken as they were
+// written.
+func (f *Fabric) observe(want objects) (have objects, stale []staleDevice, err error) {
+	o := observation{f: f, have: make(objects, len(f.applied)), ends: map[end]rtnl.LinkInfo{}, needs: map[string]needs{}, known: want}
+	o.count(want)
+	o.count(f.applied)
+	err = onThread(func() error {
+		for _, name := range sortedKeys(f.nodes) {
+			if err := o.node(f.nodes[name]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("lab %s: see what the kernel holds: %w", f.lab, err)
+	}
+	o.links(f.applied)
+	o.links(want)
+	for e, l := range o.ends {
+		stale = append(stale, staleDevice{e.node, l.Index})
+	}
+	o.believed()
+	return o.have, stale, nil
+}
+
+// needs says which tables of a node are worth reading.
+type needs struct{ addrs, qdiscs, rules, routes, labels bool }
+
+// observation is what has been seen so far.
+type observation struct {
+	f     *Fabric
+	known objects
+	have  objects
+	needs map[string]needs
+	ends  map[end]rtnl.LinkInfo // veth ends of ours that are not yet part of a link
+}
+
+func (o *observation) count(objs objects) {
+	for k := range objs {
+		n := o.needs[k.node]
+		switch k.rank {
+		case rankAddr:
+			n.addrs = true
+		case rankQdisc:
+			n.qdiscs = true
+		case rankRule:
+			n.rules = true
+		case rankRoute:
+			n.routes = true
+		case rankLabel:
+			n.labels = true
+		default:
+			continue
+		}
+		o.needs[k.node] = n
+	}
+}
+
+// node reads one node on a thread of onThread's. The socket is in the
+// namespace already.
+func (o *observation) node(n *node) error {
+	k := key{rankNS, n.name, "", ""}
+	if inodeOf(nsPath(o.f.lab, n.name)) == n.inode {
+		o.have[k] = o.either(k)
+	} else {
+		o.have[k] = unnamed{}
+	}
+	links, err := n.conn.Links()
+	if err != nil {
+		return fmt.Errorf("node %s: %w", n.name, err)
+	}
+	names := o.devices(n, links)
+	need := o.needs[n.name]
+	if o.f.suspect {
+		need = needs{true, true, true, true, true}
+	}
+	for _, read := range []struct {
+		wanted bool
+		fn     func(*node, map[int]string) error
+	}{{need.addrs, o.addrs}, {need.qdiscs, o.qdiscs}, {need.rules, o.rules}, {need.routes, o.routes}, {need.labels, o.labels}} {
+		if !read.wanted {
+			continue
+		}
+		if err := read.fn(n, names); err != nil {
+			return fmt.Errorf("node %s: %w", n.name, err)
+		}
+	}
+	return nil
+}
+
+// unnamed is the value of a namespace whose name in /run/netns was lost.
+type unnamed struct{}
+
+// either is the object as wanted, or as applied, or nil.
+func (o *observation) either(k key) object {
+	if v, ok := o.known[k]; ok {
+		return v
+	}
+	if v, ok := o.f.applied[k]; ok {
+		return v
+	}
+	return nsObj{}
+}
+
+// devices files the devices that carry our mark and learns all indexes.
+func (o *observation) devices(n *node, links []rtnl.LinkInfo) (names map[int]string) {
+	names = make(map[int]string, len(links))
+	clear(n.index)
+	for _, l := range links {
+		names[l.Index] = l.Name
+		n.index[l.Name] = l.Index
+		n.next = max(n.next, l.Index+1)
+	}
+	for _, l := range links {
+		if l.Group != ownerGroup {
+			continue
+		}
+		switch l.Kind {
+		case "bridge":
+			o.have[key{rankDevice, n.name, l.Name, ""}] = bridgeObj{l.MAC, !l.Up}
+		case "vrf":
+			o.have[key{rankDevice, n.name, l.Name, ""}] = vrfObj{l.Table, !l.Up}
+		case "veth":
+			o.ends[end{n.name, l.Name}] = l
+		}
+		if l.Master != 0 {
+			o.have[key{rankMaster, n.name, l.Name, ""}] = masterObj{names[l.Master]}
+		}
+	}
+	return names
+}
+
+// links joins ends that belong together by what is known of them.
+func (o *observation) links(known objects) {
+	for k, v := range known {
+		l, ok := v.(linkObj)
+		if !ok {
+			continue
+		}
+		a, b := end{k.node, k.dev}, end{l.peerNode, l.peerIf}
+		x, okA := o.ends[a]
+		y, okB := o.ends[b]
+		if !okA || !okB || x.Peer != y.Index || y.Peer != x.Index {
+			continue
+		}
+		seen := linkObj{l.peerNode, l.peerIf, x.MAC, y.MAC, x.MTU, !x.Up || !y.Up}
+		if x.MTU != y.MTU {
+			seen.mtu = 0 // not as anybody wants it
+		}
+		o.have[k] = seen
+		delete(o.ends, a)
+		delete(o.ends, b)
+	}
+}
+
+func (o *observation) addrs(n *node, names map[int]string) error {
+	addrs, err := n.conn.Addrs()
+	for _, a := range addrs {
+		k := addrKey(n.name, names[a.Index], a.Prefix)
+		if _, ok := o.known[k]; !ok {
+			if _, ok = o.f.applied[k]; !ok {
+				continue // somebody else's
+			}
+		}
+		o.have[k] = addrObj{a.Prefix}
+	}
+	return err
+}
+
+// qdiscs puts the disciplines of each device together again.
+func (o *observation) qdiscs(n *node, names map[int]string) error {
+	qdiscs, err := n.conn.Qdiscs()
+	if err != nil {
+		return err
+	}
+	seen := map[int]egress{}
+	for _, q := range qdiscs {
+		if q.Kind == "netem" && q.Parent == rtnl.Root && q.Handle == wireHandle {
+			seen[q.Index] = egress{delay: q.Netem.Delay, jitter: q.Netem.Jitter, loss: q.Netem.Loss}
+		}
+	}
+	for _, q := range qdiscs {
+		e, ours := seen[q.Index]
+		switch {
+		case !ours:
+		case q.Kind == "hfsc" && q.Handle == lineHandle:
+			classes, err := n.conn.Classes(q.Index)
+			if err != nil {
+				return err
+			}
+			for _, c := range classes {
+				if c.Handle == lineClass {
+					e.rate = c.Rate
+				}
+			}
+		case q.Kind == "bfifo" && q.Handle == queueHandle:
+			e.queue = q.Limit
+		}
+		if ours {
+			seen[q.Index] = e
+		}
+	}
+	for index, e := range seen {
+		o.have[key{rankQdisc, n.name, names[index], ""}] = qdiscObj{e}
+	}
+	return nil
+}
+
+func (o *observation) rules(n *node, _ map[int]string) error {
+	rules, err := n.conn.Rules()
+	if err != nil {
+		return err
+	}
+	there := map[rtnl.Rule]bool{}
+	for _, r := range rules {
+		there[r.Rule] = true
+		if r.Protocol == rtnl.ProtocolFabric {
+			v := Rule{Pref: r.Pref, Table: r.Table}
+			o.have[ruleKey(n.name, v)] = ruleObj{v}
+		}
+	}
+	for _, known := range []objects{o.f.applied, o.known} {
+		for k, v := range known {
+			if r, ok := v.(ruleObj); ok && k.node == n.name && r.Del && !there[rtnl.Rule{Pref: r.Pref, Table: r.Table}] {
+				o.have[k] = v
+			}
+		}
+	}
+	return nil
+}
+
+func (o *observation) routes(n *node, names map[int]string) error {
+	routes, err := n.conn.Routes(rtnl.ProtocolFabric)
+	for _, r := range routes {
+		o.have.addRoute(n.name, Route{Table: r.Table, Dst: r.Dst, Via: r.Via, Dev: names[r.DevIndex], Src: r.Src,
+			Labels: array(r.Labels), Metric: r.Metric, Unreachable: r.Unreachable})
+	}
+	return err
+}
+
+func (o *observation) labels(n *node, names map[int]string) error {
+	labels, err := n.conn.MPLSRoutes(rtnl.ProtocolFabric)
+	for _, r := range labels {
+		o.have[labelKey(n.name, r.In)] = labelObj{MPLSRoute{In: r.In, Out: array(r.Out), Via: r.Via, Dev: names[r.DevIndex], NoTTLPropagate: r.NoTTLPropagate}}
+	}
+	return err
+}
+
+// believed adds what is not read back, where its carrier was seen: sysctls
+// while the namespace lives, MPLS input while the device does. What hangs on a
+// device that is to be deleted or made anew is dropped.
+func (o *observation) believed() {
+	devices := map[end]bool{}
+	for k, v := range o.have {
+		switch k.rank {
+		case rankLink:
+			l := v.(linkObj)
+			devices[end{k.node, k.dev}], devices[end{l.peerNode, l.peerIf}] = true, true
+		case rankDevice:
+			devices[end{k.node, k.dev}] = true
+		}
+	}
+	if !o.f.suspect {
+		for k, v := range o.f.applied {
+			if k.rank == rankSysctl && o.have[key{rankNS, k.node, "", ""}] != nil && (!k.late() || devices[end{k.node, k.sysctlDevice()}]) ||
+				k.rank == rankInput && devices[end{k.node, k.dev}] {
+				o.have[k] = v
+			}
+		}
+	}
+	for k := range o.have {
+		if k.rank > rankLink && k.dev != "" && k.dev != "lo" && !devices[end{k.node, k.dev}] {
+			delete(o.have, k)
+		}
+	}
+}
