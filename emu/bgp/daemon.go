@@ -46,6 +46,7 @@ type peer struct {
 	reason      string // of the last end
 	fails       int    // openings that did not end established
 	stopDial    context.CancelFunc
+	handshake   *time.Timer // runs while OPENs are exchanged
 }
 
 // sessionEvent and pathEvent are what GoBGP reports.
@@ -56,6 +57,9 @@ type (
 	}
 	pathEvent struct{ paths []*api.Path }
 )
+
+// handshakeOver says that a session did not come about within the hold time.
+type handshakeOver struct{ p *peer }
 
 // startDaemon starts GoBGP for cfg. No session is opened yet.
 func startDaemon(ctx context.Context, cfg Config, post func(any)) (*daemon, error) {
@@ -148,6 +152,7 @@ func (d *daemon) removePeer(p *peer) error {
 		p.stopDial()
 		p.stopDial = nil
 	}
+	p.stopHandshake()
 	if err := d.srv.DeletePeer(d.ctx, &api.DeletePeerRequest{Address: p.addr.String()}); err != nil {
 		return fmt.Errorf("remove neighbor %s: %w", p.addr, err)
 	}
@@ -174,7 +179,11 @@ func (d *daemon) onSession(e sessionEvent) (*peer, sessionChange, error) {
 	was := p.state
 	p.state = e.state
 	switch e.state {
+	case api.PeerState_OPENSENT:
+		p.stopHandshake()
+		p.handshake = time.AfterFunc(time.Duration(d.cfg.hold())*time.Second, func() { d.post(handshakeOver{p}) })
 	case api.PeerState_ESTABLISHED:
+		p.stopHandshake()
 		p.established, p.fails = true, 0
 		return p, sessionUp, nil
 	case api.PeerState_ACTIVE:
@@ -189,10 +198,32 @@ func (d *daemon) onSession(e sessionEvent) (*peer, sessionChange, error) {
 		} else {
 			p.fails++
 		}
-		err := errors.Join(d.removePeer(p), d.addPeer(p))
-		return p, change, err
+		return p, change, d.restart(p)
 	}
 	return p, sessionSame, nil
+}
+
+// restart gives p a fresh state machine.
+func (d *daemon) restart(p *peer) error {
+	return errors.Join(d.removePeer(p), d.addPeer(p))
+}
+
+// onHandshakeOver frees a session from a caller that never says OPEN. GoBGP
+// would wait for four minutes and turn the real neighbor away meanwhile.
+func (d *daemon) onHandshakeOver(e handshakeOver) error {
+	p := e.p
+	if d.peers[p.addr] != p || (p.state != api.PeerState_OPENSENT && p.state != api.PeerState_OPENCONFIRM) {
+		return nil
+	}
+	p.fails++
+	p.state = api.PeerState_IDLE
+	return d.restart(p)
+}
+
+func (p *peer) stopHandshake() {
+	if p.handshake != nil {
+		p.handshake.Stop()
+	}
 }
 
 // anyEstablished says that somebody hears what is announced.
@@ -312,6 +343,9 @@ func (d *daemon) list(ctx context.Context) ([]RouteInfo, error) {
 
 // stop closes the sessions with a notification and waits for the dialers.
 func (d *daemon) stop() {
+	for _, p := range d.peers {
+		p.stopHandshake()
+	}
 	d.srv.Stop()
 	d.cancel()
 	d.wg.Wait()

@@ -143,6 +143,10 @@ func (p *process) handle(ctx context.Context, m any) (done bool, err error) {
 		p.onPaths(m)
 	case sessionEvent:
 		p.onSession(m)
+	case handshakeOver:
+		if err := p.daemon.onHandshakeOver(m); err != nil {
+			p.emit("bgp.log", map[string]string{"level": "error", "text": err.Error()})
+		}
 	case downReason:
 		if addr, err := netip.ParseAddr(m.neighbor); err == nil && p.daemon.peers[addr] != nil {
 			p.daemon.peers[addr].reason = m.reason

@@ -612,6 +612,27 @@ func TestSpeakerEndsWithItsParent(t *testing.T) {
 	require.True(t, s.cmd.ProcessState.Success(), s.cmd.ProcessState.String())
 }
 
+// A connection from a client's address on which nobody speaks must not keep
+// the client itself away.
+func TestSilentCallerDoesNotBlockItsNeighbor(t *testing.T) {
+	b := &bench{recorder: newRecorder(), t: t, port: freePort(t), s: map[string]*Speaker{}, cfg: map[string]Config{}}
+	for _, name := range []string{"rr", "pe1"} {
+		c := b.base(name)
+		c.Keepalive, c.Hold = 1, 3
+		b.cfg[name] = c
+		b.start(name)
+	}
+	b.configure("rr")
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: loopbacks["pe1"].AsSlice()}}
+	silent, err := d.Dial("tcp4", netip.AddrPortFrom(loopbacks["rr"], b.port).String())
+	require.NoError(t, err)
+	defer silent.Close()
+	_, err = silent.Read(make([]byte, 1)) // the reflector's OPEN: its session waits for ours
+	require.NoError(t, err)
+	b.configure("pe1")
+	require.NoError(t, b.s["pe1"].WaitEstablished(context.Background(), 1))
+}
+
 func TestGoBGPHasTheAcceptQueue(t *testing.T) {
 	d, err := startDaemon(context.Background(), Config{Node: "x", ASN: 65000, RouterID: addr("127.0.1.7"), Port: freePort(t)}, func(any) {})
 	require.NoError(t, err)
