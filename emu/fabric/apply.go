@@ -171,6 +171,9 @@ func (f *Fabric) createNodes(ctx context.Context, w *work) error {
 			continue
 		}
 		n := newNode(k.node)
+		if o, ok := w.add[k].(nsObj); ok {
+			n.kind = o.kind
+		}
 		if err := createNS(f.lab, n); err != nil {
 			return err
 		}
@@ -266,7 +269,7 @@ func (f *Fabric) fillNodes(ctx context.Context, w *work) error {
 	made := map[key]bool{}
 	var b rtnl.Batch
 	var errs []error
-	for _, name := range sortedKeys(fills) {
+	for _, name := range f.coreFirst(fills) {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
@@ -276,6 +279,30 @@ func (f *Fabric) fillNodes(ctx context.Context, w *work) error {
 		errs = append(errs, fill.node.send(&b), fill.lateSysctls(w))
 	}
 	return errors.Join(errs...)
+}
+
+// coreFirst orders nodes from the core outwards, so that whoever speaks first
+// finds the other side answering: a CE that asked for the address of its PE
+// before the PE has it would ask again only after a second (ARP).
+func (f *Fabric) coreFirst(fills map[string]*filling) []string {
+	names := sortedKeys(fills)
+	slices.SortStableFunc(names, func(a, b string) int {
+		return distance(fills[a].node.kind) - distance(fills[b].node.kind)
+	})
+	return names
+}
+
+// distance is how far from the core nodes of a kind are.
+func distance(kind topo.NodeKind) int {
+	switch kind {
+	case topo.KindP, topo.KindPE, topo.KindRR:
+		return 0
+	case topo.KindCE:
+		return 1
+	case topo.KindHost:
+		return 2
+	}
+	return 3
 }
 
 func (f *Fabric) fillings(w *work) (map[string]*filling, error) {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/fabric/rtnl"
+	"github.com/vpclab/vpclab/topo"
 )
 
 // netnsDir is where `ip netns` looks, so that it works on our namespaces.
@@ -28,6 +29,7 @@ const loIndex = 1
 // chosen by us, so that one batch can make a device and refer to it.
 type node struct {
 	name  string
+	kind  topo.NodeKind
 	ns    netns.NsHandle // -1: not open
 	inode uint64         // of the namespace: which one this is, whatever its name
 	conn  *rtnl.Conn
