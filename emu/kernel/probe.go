@@ -249,8 +249,9 @@ func probeUML(ctx context.Context) (features []feature, m *Machine, err error) {
 		return nil, nil, err
 	}
 	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	if err := json.NewDecoder(conn).Decode(&features); err != nil {
-		return nil, nil, fmt.Errorf("probe boot: %w", err)
+		return nil, nil, fmt.Errorf("probe boot: %w", errors.Join(context.Cause(ctx), err))
 	}
 	return features, m, nil
 }
