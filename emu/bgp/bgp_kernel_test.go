@@ -257,6 +257,13 @@ func linkFlap(t *testing.T, n *network) {
 		return netlink.LinkSetDown(dev)
 	})
 	require.Empty(t, n.kernel("pe1", "vrf-red"))
+	// A tenant comes while the link is down: its routes are refused now.
+	full := n.configs["pe1"]
+	less := full
+	less.VRFs = full.VRFs[:1]
+	require.NoError(t, n.s["pe1"].Configure(context.Background(), less))
+	require.Error(t, n.s["pe1"].Configure(context.Background(), full))
+	n.Wait(t, m, "pe1", "route.failed", "vrf=vrf-blue")
 	n.In("pe1", func() error { return netlink.LinkSetUp(dev) })
 	n.Wait(t, m, "pe1", "route.programmed", "vrf=vrf-red", "prefix=10.0.2.0/24")
 	n.Wait(t, m, "pe1", "route.programmed", "vrf=vrf-red", "prefix=10.0.3.0/24")

@@ -61,6 +61,7 @@ type process struct {
 	exports  map[exportKey]export
 	kernel   map[routeKey]vrfRoute // what the kernel acknowledged
 	dirty    map[netip.Prefix]bool // prefixes to converge at the end of this round
+	resync   bool                  // or all of them
 
 	out  []byte // lines not yet written
 	mono event.Mono
@@ -121,7 +122,12 @@ func (p *process) loop(ctx context.Context) error {
 				return err
 			}
 		}
-		p.converge(p.dirty)
+		if p.resync {
+			p.converge(nil)
+		} else {
+			p.converge(p.dirty)
+		}
+		p.resync = false
 		clear(p.dirty)
 		if err := p.flush(); err != nil {
 			return nil // the parent is gone
@@ -349,14 +355,14 @@ func (p *process) onPaths(e pathEvent) {
 }
 
 // onLinkUp programs the routes through a device again: the kernel dropped
-// them when it went down.
+// them when it went down, and refused those that came meanwhile.
 func (p *process) onLinkUp(m linkUp) {
 	for k, r := range p.kernel {
 		if r.Dev == m.dev || m.dev == "" {
 			delete(p.kernel, k)
-			p.dirty[k.Prefix] = true
 		}
 	}
+	p.resync = true
 }
 
 // converge brings the kernel's VRF routes to what the RIB and the

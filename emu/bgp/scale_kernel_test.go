@@ -93,7 +93,9 @@ func BenchmarkProvider(b *testing.B) {
 		all := 20 * 8 * 7
 		b.ReportMetric(wait("all routes", func() bool { return programmed == all }).Sub(began).Seconds(), "s/routes")
 
-		less := bgp.Configs(plan.Detach(func(a topo.Attachment) bool { return a.VPC == plan.VPCs[7].Name && a.Site == plan.VPCs[7].Attachments[3].Site }))["rr"]
+		less := bgp.Configs(plan.Detach(func(a topo.Attachment) bool {
+			return a.VPC == plan.VPCs[7].Name && a.Site == plan.VPCs[7].Attachments[3].Site
+		}))["rr"]
 		began = event.Now()
 		require.NoError(b, speakers["rr"].Configure(context.Background(), less))
 		b.ReportMetric(wait("leave", func() bool { return removed == 14 }).Sub(began).Seconds()*1e3, "ms/leave")
