@@ -140,8 +140,8 @@ func (f *Fabric) removeNode(name string) error {
 		return nil
 	}
 	err := killInside(map[uint64]bool{n.inode: true})
+	f.setNode(name, nil)
 	n.close()
-	delete(f.nodes, name)
 	return errors.Join(err, unmountNS(nsPath(f.lab, name)))
 }
 
@@ -177,7 +177,7 @@ func (f *Fabric) createNodes(ctx context.Context, w *work) error {
 		if err := createNS(f.lab, n); err != nil {
 			return err
 		}
-		f.nodes[k.node] = n
+		f.setNode(k.node, n)
 		if !checked {
 			checked, quiet = true, ipv6Quiet()
 		}

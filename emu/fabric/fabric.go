@@ -36,7 +36,9 @@ type Fabric struct {
 	change sync.Mutex // held by whoever changes the lab
 	lock   *os.File   // nil after Destroy or Close
 
-	mu    sync.Mutex // the fields below, against readers
+	// mu keeps readers off the fields below while they change; who holds
+	// change reads them without it.
+	mu    sync.Mutex
 	nodes map[string]*node
 	state State
 	// applied is state taken apart; suspect says that an Apply failed or was
@@ -158,11 +160,7 @@ func (f *Fabric) Apply(ctx context.Context, want State, opts ...Option) (Changes
 	}
 	f.suspect = true
 	before := f.names()
-	err = onThread(func() error {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return f.carryOut(ctx, work, stale)
-	})
+	err = onThread(func() error { return f.carryOut(ctx, work, stale) })
 	if err != nil {
 		return changes, fmt.Errorf("lab %s: %w", f.lab, err)
 	}
@@ -287,6 +285,17 @@ func (f *Fabric) Close() error {
 		return forget(f.lab, lock)
 	}
 	return lock.Close()
+}
+
+// setNode adds a node, or with nil forgets it.
+func (f *Fabric) setNode(name string, n *node) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n == nil {
+		delete(f.nodes, name)
+	} else {
+		f.nodes[name] = n
+	}
 }
 
 // drop closes the namespaces.

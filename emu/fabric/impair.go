@@ -37,7 +37,8 @@ const (
 	// A queue is by default the bandwidth-delay product of a path of two such
 	// links, there and back, and some spare: less starves a single TCP flow.
 	path       = 4
-	spare      = 100 // packets
+	spare      = 100            // packets
+	maxRate    = math.MaxUint32 // bytes a second: more cannot be said to HFSC, nor carried by veth
 	superFrame = 64<<10 + 1514
 	wireRoom   = 1 << 20 // packets that may be on the wire: never the limit
 )
@@ -47,7 +48,7 @@ func egressOf(i topo.Impairment) egress {
 		delay:  time.Duration(i.Delay),
 		jitter: time.Duration(i.Jitter),
 		loss:   uint32(math.Round(float64(i.Loss) / 100 * math.MaxUint32)),
-		rate:   uint64(i.Rate) / 8 * 8,
+		rate:   min(uint64(i.Rate)/8, maxRate) * 8,
 	}
 	if e.rate == 0 {
 		return e // without a line nothing queues
@@ -118,4 +119,40 @@ func shape(b *rtnl.Batch, dev string, index int, old, e egress) {
 	if old.queue != e.queue {
 		b.ByteFIFO(at(lineClass, queueHandle), e.queue)
 	}
+}
+
+// readQdiscs puts the disciplines of each interface together again; those that
+// have not our form are left out.
+func readQdiscs(conn *rtnl.Conn) (map[int]egress, error) {
+	qdiscs, err := conn.Qdiscs()
+	if err != nil {
+		return nil, err
+	}
+	seen := map[int]egress{}
+	for _, q := range qdiscs {
+		if q.Kind == "netem" && q.Parent == rtnl.Root && q.Handle == wireHandle {
+			seen[q.Index] = egress{delay: q.Netem.Delay, jitter: q.Netem.Jitter, loss: q.Netem.Loss}
+		}
+	}
+	for _, q := range qdiscs {
+		e, ours := seen[q.Index]
+		switch {
+		case ours && q.Kind == "hfsc" && q.Handle == lineHandle:
+			classes, err := conn.Classes(q.Index)
+			if err != nil {
+				return nil, err
+			}
+			for _, c := range classes {
+				if c.Handle == lineClass {
+					e.rate = c.Rate
+				}
+			}
+		case ours && q.Kind == "bfifo" && q.Handle == queueHandle:
+			e.queue = q.Limit
+		default:
+			continue
+		}
+		seen[q.Index] = e
+	}
+	return seen, nil
 }

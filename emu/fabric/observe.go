@@ -187,43 +187,12 @@ func (o *observation) addrs(n *node, names map[int]string) error {
 	return err
 }
 
-// qdiscs puts the disciplines of each device together again.
 func (o *observation) qdiscs(n *node, names map[int]string) error {
-	qdiscs, err := n.conn.Qdiscs()
-	if err != nil {
-		return err
-	}
-	seen := map[int]egress{}
-	for _, q := range qdiscs {
-		if q.Kind == "netem" && q.Parent == rtnl.Root && q.Handle == wireHandle {
-			seen[q.Index] = egress{delay: q.Netem.Delay, jitter: q.Netem.Jitter, loss: q.Netem.Loss}
-		}
-	}
-	for _, q := range qdiscs {
-		e, ours := seen[q.Index]
-		switch {
-		case !ours:
-		case q.Kind == "hfsc" && q.Handle == lineHandle:
-			classes, err := n.conn.Classes(q.Index)
-			if err != nil {
-				return err
-			}
-			for _, c := range classes {
-				if c.Handle == lineClass {
-					e.rate = c.Rate
-				}
-			}
-		case q.Kind == "bfifo" && q.Handle == queueHandle:
-			e.queue = q.Limit
-		}
-		if ours {
-			seen[q.Index] = e
-		}
-	}
+	seen, err := readQdiscs(n.conn)
 	for index, e := range seen {
 		o.have[key{rankQdisc, n.name, names[index], ""}] = qdiscObj{e}
 	}
-	return nil
+	return err
 }
 
 func (o *observation) rules(n *node, _ map[int]string) error {
