@@ -117,7 +117,7 @@ func initMain(serve func(ctx context.Context, ln net.Listener, args []string) er
 	if ready.Error != "" {
 		return errors.New(ready.Error)
 	}
-	session, err := yamux.Server(conn, sessionConfig())
+	session, err := yamux.Server(&joiner{line: conn}, sessionConfig())
 	if err != nil {
 		return fmt.Errorf("control channel: %w", err)
 	}
@@ -158,7 +158,7 @@ func runUntilGone(session *yamux.Session, o orders, serve func(ctx context.Conte
 // hello on it.
 func openLine() (*line, error) {
 	const dev = "/dev/ttyS0"
-	fd, err := unix.Open(dev, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(dev, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("control channel %s: %w", dev, err)
 	}
@@ -167,9 +167,11 @@ func openLine() (*line, error) {
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &raw); err != nil {
 		return nil, fmt.Errorf("control channel %s: raw mode: %w", dev, err)
 	}
-	// The file stays in blocking mode: one system call a read instead of
-	// three, and a system call costs 70 microseconds in here.
-	inner, err := newInnerLine(os.NewFile(uintptr(fd), dev))
+	// Not blocking, so that Go's poller waits for it: a goroutine that blocks
+	// in a read takes the only processor along, and who is to run next waits
+	// until the runtime notices, a millisecond later.
+	// The kernel starts process 1 by its path; /proc is not there yet.
+	inner, err := newInnerLine(os.NewFile(uintptr(fd), dev), filepath.Join(filepath.Dir(os.Args[0]), spoolName))
 	if err != nil {
 		return nil, fmt.Errorf("control channel %s: %w", dev, err)
 	}

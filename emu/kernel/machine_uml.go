@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -110,7 +111,12 @@ func (m *umlMachine) launch(uml *umlProgram, o *orders) error {
 		return err
 	}
 	defer theirs.Close()
-	m.conn = newLine(newOuterLine(ours))
+	spool := filepath.Join(filepath.Dir(program), spoolName)
+	if err := os.Mkdir(spool, 0o700); err != nil {
+		ours.Close()
+		return err
+	}
+	m.conn = newLine(newOuterLine(ours, spool))
 	m.warden, err = startWarden(program, wardenOrders{
 		Argv:    append([]string{uml.Path}, uml.arguments(program, m.scratch.dir, m.cfg.Memory)...),
 		Env:     []string{"TMPDIR=" + memory, "HOME=/", "PATH=" + standardPath},
@@ -150,7 +156,7 @@ func (m *umlMachine) handshake(ctx context.Context, o *orders) error {
 	if err != nil {
 		return err
 	}
-	m.session, err = yamux.Client(m.conn, sessionConfig())
+	m.session, err = yamux.Client(&joiner{line: m.conn}, sessionConfig())
 	return err
 }
 

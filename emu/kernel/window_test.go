@@ -1,11 +1,12 @@
 package kernel
 
 import (
+	"bufio"
 	"bytes"
-	"encoding/binary"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"sync/atomic"
 	"testing"
 )
@@ -26,14 +27,15 @@ func (m *meteredTTY) Read(p []byte) (int, error) {
 
 // linePair joins an outer and an inner line by a connection, and tells how
 // many bytes were at most under way to the inside.
-func linePair(t testing.TB) (outer *outerLine, inner *innerLine, most *atomic.Int64) {
+func linePair(t testing.TB, spool string) (outer *outerLine, inner *innerLine, most *atomic.Int64) {
 	t.Helper()
 	a, b := net.Pipe()
 	t.Cleanup(func() { a.Close(); b.Close() })
 	most = new(atomic.Int64)
 	var pending atomic.Int64
-	outer = newOuterLine(&countingConn{Conn: a, pending: &pending, most: most})
-	inner = &innerLine{tty: &meteredTTY{Conn: b, in: b, pending: &pending}}
+	outer = newOuterLine(&countingConn{Conn: a, pending: &pending, most: most}, spool)
+	inner = &innerLine{tty: &meteredTTY{Conn: b, in: b, pending: &pending}, spool: spool}
+	inner.r = bufio.NewReaderSize(ackReader{inner}, lineWindow)
 	go func() { _, _ = io.WriteString(b, "noise\nmore noise "+helloMark+"\n") }()
 	return outer, inner, most
 }
@@ -57,7 +59,16 @@ func (c *countingConn) Write(p []byte) (int, error) {
 // TestLineWindow sends bytes both ways at once, in odd pieces, and looks that
 // they arrive and that the terminal's buffer would never have been full.
 func TestLineWindow(t *testing.T) {
-	outer, inner, most := linePair(t)
+	t.Run("by the line", func(t *testing.T) { testLine(t, "") })
+	spool := t.TempDir()
+	t.Run("by files", func(t *testing.T) { testLine(t, spool) })
+	if left, err := os.ReadDir(spool); err != nil || len(left) > 0 {
+		t.Errorf("%d files are left, %v", len(left), err)
+	}
+}
+
+func testLine(t *testing.T, spool string) {
+	outer, inner, most := linePair(t, spool)
 	rng := rand.New(rand.NewPCG(1, 2))
 	data := make([]byte, 300_000)
 	for i := range data {
@@ -104,8 +115,7 @@ func TestLineWindow(t *testing.T) {
 }
 
 func TestLineCloseFreesWriter(t *testing.T) {
-	outer, inner, _ := linePair(t)
-	inner.taken = 0
+	outer, _, _ := linePair(t, "")
 	done := make(chan error, 1)
 	go func() {
 		_, err := outer.Write(make([]byte, 10*lineWindow)) // nobody takes it
@@ -123,7 +133,7 @@ func FuzzOuterLine(f *testing.F) {
 	f.Add([]byte(helloMark + "\na\x00\x00\x05d\x00\x00\x00d\xff\xff\xff"))
 	f.Add([]byte("noise"))
 	f.Fuzz(func(t *testing.T, wire []byte) {
-		l := newOuterLine(nopConn{bytes.NewReader(wire)})
+		l := newOuterLine(nopConn{bytes.NewReader(wire)}, "")
 		data, _ := io.ReadAll(l)
 		if len(data) > len(wire) {
 			t.Errorf("%d bytes came of %d", len(data), len(wire))
@@ -144,7 +154,7 @@ func TestLineHead(t *testing.T) {
 	if want := [4]byte{'a', 1, 2, 3}; h != want {
 		t.Errorf("head %v, want %v", h, want)
 	}
-	if binary.BigEndian.Uint32([]byte{0, h[1], h[2], h[3]}) != 0x010203 {
-		t.Error("the length does not read back")
+	if kind, n := parseHead(h); kind != kindAck || n != 0x010203 {
+		t.Errorf("reads back as %c %x", kind, n)
 	}
 }
