@@ -56,8 +56,10 @@ func keeperCommand(sc *topo.Scenario, s kernel.Substrate) ([]string, error) {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
 	file := sc.File
-	if abs, err := filepath.Abs(file); err == nil && file != "-" && file != "" {
-		file = abs
+	if _, err := os.Stat(file); err == nil { // else it is of the library, or standard input
+		if abs, err := filepath.Abs(file); err == nil {
+			file = abs
+		}
 	}
 	return []string{
 		self, "keeper", "--name", sc.Name, "--kernel", string(s), "--file", file,

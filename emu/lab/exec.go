@@ -170,10 +170,11 @@ func (l *Lab) execStream(ctx context.Context, f *fabric.Fabric, cmd *exec.Cmd, r
 
 // session is one process with a client.
 type session struct {
-	cmd    *exec.Cmd
-	stdin  io.WriteCloser
-	resize func(rows, cols uint16)
-	output func() // waits until all output was sent, and lets go of the terminal
+	cmd      *exec.Cmd
+	terminal bool
+	stdin    io.WriteCloser
+	resize   func(rows, cols uint16)
+	output   func() // waits until all output was sent, and lets go of the terminal
 }
 
 func startOnPipes(f *fabric.Fabric, cmd *exec.Cmd, r ExecRequest, out *frameWriter) (*session, error) {
@@ -219,7 +220,7 @@ func startOnTerminal(f *fabric.Fabric, cmd *exec.Cmd, r ExecRequest, out *frameW
 		t.Stop()
 		master.Close()
 	}
-	return &session{cmd: cmd, stdin: master, resize: resize, output: output}, nil
+	return &session{cmd: cmd, terminal: true, stdin: master, resize: resize, output: output}, nil
 }
 
 // feed hands the client's frames to the process until the connection ends.
@@ -233,10 +234,10 @@ func (s *session) feed(in io.Reader) {
 		switch {
 		case t == frameStdin && len(p) == 0 && open:
 			open = false
-			if s.cmd.Stdin == nil { // a pipe; a terminal has no end of input
-				_ = s.stdin.Close()
-			} else {
+			if s.terminal { // it has no end of input, but a key for it
 				_, _ = s.stdin.Write([]byte{4}) // ^D
+			} else {
+				_ = s.stdin.Close()
 			}
 		case t == frameStdin && open:
 			if _, err := s.stdin.Write(p); err != nil {
