@@ -18,7 +18,8 @@ func newDeploy() *cobra.Command {
 		Short:   "build the lab of a scenario and leave it running",
 		Long: `Build the lab of a scenario and leave it running; or, when it runs already, change it to what the scenario says now.
 
-Deploying the same file twice changes nothing. A new lab that cannot be built leaves nothing; a change that fails leaves the lab running.`,
+Deploying the same file twice changes nothing. A new lab that cannot be built leaves nothing; a change that fails leaves the lab running.
+--timeout bounds the wait for VPN routes (30s if it is not given), and the error says which ones are missing where.`,
 		Example:           "  vpclab deploy quickstart\n  vpclab deploy -t mylab.vpclab.yml --dry-run",
 		Args:              maxArgs(1),
 		ValidArgsFunction: completeScenarios,
@@ -39,10 +40,8 @@ Deploying the same file twice changes nothing. A new lab that cannot be built le
 			if err != nil {
 				return err
 			}
-			ctx, cancel := limited(cmd)
-			defer cancel()
 			p := newProgress(os.Stderr)
-			d, err := lab.Deploy(ctx, lab.Deployment{
+			d, err := lab.Deploy(cmd.Context(), lab.Deployment{
 				Home: home, Plan: plan, File: sc.File, Source: sc.Source, Kernel: s, DryRun: dryRun, Deadline: global.timeout,
 				Keeper: keeper, Progress: func(ph lab.Phase) { p.step(ph.Name, ph.Done, ph.Total) },
 			})

@@ -38,6 +38,10 @@ type ApplyOptions struct {
 	Progress func(Phase)
 	// Deadline overrides Config.Deadline when it is not 0.
 	Deadline time.Duration
+	// Trust takes the kernel to be as the last Apply left it instead of
+	// reading every namespace first: for a caller that changes a lab many
+	// times and knows that nobody else does.
+	Trust bool
 }
 
 // Phase is a step of Apply. Done and Total count its parts, where it has any.
@@ -222,7 +226,11 @@ func (a *application) withdraw(ctx context.Context) error {
 
 // build converges the kernel's objects.
 func (a *application) build(ctx context.Context) error {
-	changes, err := a.fabric.Apply(ctx, a.state)
+	var opts []fabric.Option
+	if a.opt.Trust {
+		opts = append(opts, fabric.Trust)
+	}
+	changes, err := a.fabric.Apply(ctx, a.state, opts...)
 	if err != nil {
 		return err
 	}

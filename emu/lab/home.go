@@ -271,8 +271,11 @@ func (h *Home) dial(ctx context.Context, lab string) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
-		i := h.info(lab)
-		return nil, fmt.Errorf("lab %s does not answer (vpclab %s, pid %d, up: %v): %w", lab, i.State.Verb, i.State.PID, i.State.Up, err)
+		holder := h.info(lab).State
+		if !holder.Up {
+			return nil, fmt.Errorf("lab %s is just being started by another command (vpclab %s, pid %d)", lab, holder.Verb, holder.PID)
+		}
+		return nil, fmt.Errorf("lab %s does not answer (vpclab %s, pid %d): %w", lab, holder.Verb, holder.PID, err)
 	}
 	return conn, nil
 }

@@ -122,8 +122,11 @@ func (h *Holder) listen() error {
 	return nil
 }
 
-// forward joins a client with the daemon until either hangs up, or the kernel
-// ends.
+// drainTime is how long the last words of a daemon may take to its client.
+const drainTime = time.Second
+
+// forward joins a client with the daemon until either hangs up. When the
+// kernel ends, what the daemon said last is still delivered.
 func (h *Holder) forward(client net.Conn) {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -142,6 +145,11 @@ func (h *Holder) forward(client net.Conn) {
 	case <-ended:
 		left--
 	case <-h.Machine.Done():
+		_ = daemon.SetReadDeadline(time.Now().Add(drainTime))
+		_ = client.SetReadDeadline(time.Now()) // nobody listens to it any more
+		<-ended
+		<-ended
+		left = 0
 	}
 	client.Close()
 	daemon.Close()

@@ -210,11 +210,16 @@ func (h *Home) Destroy(ctx context.Context, name string) error {
 	if err == nil {
 		err = c.Destroy(ctx)
 	}
-	if err == nil {
-		err = h.waitGone(ctx, lock)
+	patience := ctx
+	if err != nil { // it may just have ended by itself
+		var cancel context.CancelFunc
+		patience, cancel = context.WithTimeout(ctx, drainTime)
+		defer cancel()
 	}
-	if err == nil {
+	if gone := h.waitGone(patience, lock); gone == nil {
 		return nil
+	} else if err == nil {
+		err = gone
 	}
 	state := h.info(name).State
 	if state.Verb != "keeper" {

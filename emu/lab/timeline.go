@@ -76,8 +76,12 @@ type Stage struct {
 // Stages are the parts in the order in which they ended, without those that
 // took no time worth telling.
 func (t *Timeline) Stages() []Stage {
+	first := "withdraw"
+	if t.Removed == 0 {
+		first = "prepare" // the plan was compiled, and that is all
+	}
 	list := []Stage{
-		{Name: "withdraw", At: t.Withdrawn}, {Name: "fabric", At: t.Fabric}, {Name: "configure", At: t.Configured},
+		{Name: first, At: t.Withdrawn}, {Name: "fabric", At: t.Fabric}, {Name: "configure", At: t.Configured},
 		{Name: "policy", At: t.Policy}, {Name: "announce", At: t.Announced}, {Name: "program", At: t.Programmed},
 	}
 	slices.SortStableFunc(list, func(a, b Stage) int { return cmp.Compare(a.At, b.At) })
