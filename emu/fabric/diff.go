@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -157,7 +158,9 @@ func (w *work) implied(k key, gone map[end]bool) bool {
 
 // list writes the changes for people: what differs, not what follows from it.
 func (w *work) list(have, want objects) (out Changes) {
-	for _, k := range w.del.keys() {
+	gone := w.del.keys()
+	slices.Reverse(gone)
+	for _, k := range gone {
 		if _, ok := want[k]; !ok {
 			name, detail := k.describe(have[k])
 			out = append(out, Change{"-", name, detail})

@@ -82,13 +82,13 @@ func (e egress) String() string {
 	return strings.Join(s, ", ")
 }
 
-// Handles of the disciplines.
+// Handles of the disciplines; tc shows them in hexadecimal.
 var (
 	wireHandle  = rtnl.MakeHandle(1, 0)
 	wireChild   = rtnl.MakeHandle(1, 1)
-	lineHandle  = rtnl.MakeHandle(10, 0)
-	lineClass   = rtnl.MakeHandle(10, 1)
-	queueHandle = rtnl.MakeHandle(20, 0)
+	lineHandle  = rtnl.MakeHandle(0x10, 0)
+	lineClass   = rtnl.MakeHandle(0x10, 1)
+	queueHandle = rtnl.MakeHandle(0x20, 0)
 )
 
 func rootQdisc(dev string, index int) rtnl.Qdisc {

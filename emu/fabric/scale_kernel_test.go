@@ -2,22 +2,22 @@ package fabric_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
 	"github.com/vpclab/vpclab/topo"
-)
-
-// The floor that raw netlink reached in User Mode Linux for a node (namespace,
-// veth, address, route), and what the netlink library used plainly needs there.
-const (
-	libraryNode = 8300 * time.Microsecond
 )
 
 // portsPerHub keeps a hub's bridge below the kernel's 1023 ports.
@@ -59,8 +59,73 @@ func vpc(t testing.TB, lab string, pe, tenants, machines int) fabric.State {
 	return st
 }
 
+// library builds n nodes of a star as a plain user of the netlink library
+// does, one request after the other, and says how long a node took. It is the
+// yardstick of the same kernel at the same moment; figures of another boot are
+// none.
+func library(b *testing.B, n int) time.Duration {
+	b.Helper()
+	took := time.Duration(0)
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the namespaces go with the thread
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			hub, err := netns.Get()
+			if err != nil {
+				return err
+			}
+			defer hub.Close()
+			br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "lan"}}
+			if err := errors.Join(netlink.LinkAdd(br), netlink.LinkSetUp(br)); err != nil {
+				return err
+			}
+			from := time.Now()
+			for i := range n {
+				if err := libraryNode(hub, br, i); err != nil {
+					return err
+				}
+			}
+			took = time.Since(from)
+			return nil
+		}()
+	}()
+	require.NoError(b, <-done)
+	return took / time.Duration(n)
+}
+
+func libraryNode(hub netns.NsHandle, br *netlink.Bridge, i int) error {
+	host, err := netns.New()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	port := fmt.Sprintf("p%d", i)
+	v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0", MTU: 1500}, PeerName: port, PeerNamespace: netlink.NsFd(hub)}
+	if err := netlink.LinkAdd(v); err != nil {
+		return err
+	}
+	ip := net.IPv4(10, 0, byte(i>>8), byte(i+1))
+	err = errors.Join(
+		netlink.AddrAdd(v, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(16, 32)}}),
+		netlink.LinkSetUp(v),
+		netlink.RouteAdd(&netlink.Route{LinkIndex: v.Index, Gw: net.IPv4(10, 0, 255, 254)}),
+		netns.Set(hub))
+	if err != nil {
+		return err
+	}
+	p, err := netlink.LinkByName(port)
+	if err != nil {
+		return err
+	}
+	return errors.Join(netlink.LinkSetMaster(p, br), netlink.LinkSetUp(p))
+}
+
 func measure(b *testing.B, lab string, st fabric.State) {
 	kerneltest.Need(b)
+	yardstick := library(b, 50)
 	n := float64(len(st.Nodes))
 	var up, again, trust, down time.Duration
 	for b.Loop() {
@@ -88,7 +153,9 @@ func measure(b *testing.B, lab string, st fabric.State) {
 	b.ReportMetric(again.Seconds(), "check-s")
 	b.ReportMetric(trust.Seconds(), "trust-s")
 	b.ReportMetric(n/up.Seconds(), "nodes/s")
-	b.ReportMetric(float64(up)/n/float64(libraryNode), "of-library")
+	b.ReportMetric(up.Seconds()/n*1e3, "ms/node")
+	b.ReportMetric(yardstick.Seconds()*1e3, "library-ms/node")
+	b.ReportMetric(float64(up)/n/float64(yardstick), "of-library")
 }
 
 func BenchmarkStar100(b *testing.B)  { measure(b, "star", star(100, topo.Impairment{})) }

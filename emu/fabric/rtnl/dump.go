@@ -143,7 +143,8 @@ func attrs(payload []byte, skip int, each func(typ uint16, v []byte)) {
 	}
 }
 
-func text(v []byte) string { return strings.TrimRight(string(v), "\x00") }
+// cstring is a zero-terminated string.
+func cstring(v []byte) string { return strings.TrimRight(string(v), "\x00") }
 
 func number(v []byte) int {
 	switch len(v) {
@@ -183,9 +184,9 @@ func parseLink(p []byte) (l LinkInfo, ok bool) {
 func (l *LinkInfo) set(typ uint16, v []byte) {
 	switch typ {
 	case unix.IFLA_IFNAME:
-		l.Name = text(v)
+		l.Name = cstring(v)
 	case unix.IFLA_IFALIAS:
-		l.Alias = text(v)
+		l.Alias = cstring(v)
 	case unix.IFLA_GROUP:
 		l.Group = uint32(number(v))
 	case unix.IFLA_MTU:
@@ -200,7 +201,7 @@ func (l *LinkInfo) set(typ uint16, v []byte) {
 		attrs(v, 0, func(typ uint16, v []byte) {
 			switch typ {
 			case nl.IFLA_INFO_KIND:
-				l.Kind = text(v)
+				l.Kind = cstring(v)
 			case nl.IFLA_INFO_DATA:
 				if l.Kind == "vrf" {
 					attrs(v, 0, func(typ uint16, v []byte) {
@@ -350,7 +351,7 @@ func (c *Conn) Qdiscs() (out []QdiscInfo, err error) {
 		attrs(p, nl.SizeofTcMsg, func(typ uint16, v []byte) {
 			switch {
 			case typ == nl.TCA_KIND:
-				q.Kind = text(v)
+				q.Kind = cstring(v)
 			case typ == nl.TCA_OPTIONS && q.Kind == "netem":
 				q.Netem.decode(v)
 			case typ == nl.TCA_OPTIONS && q.Kind == "bfifo":
@@ -395,7 +396,7 @@ func (c *Conn) Classes(devIndex int) (out []ClassInfo, err error) {
 		attrs(p, nl.SizeofTcMsg, func(typ uint16, v []byte) {
 			switch {
 			case typ == nl.TCA_KIND:
-				k.Kind = text(v)
+				k.Kind = cstring(v)
 			case typ == nl.TCA_OPTIONS && k.Kind == "htb":
 				k.htb(v)
 			case typ == nl.TCA_OPTIONS && k.Kind == "hfsc":

@@ -4,9 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -72,14 +70,11 @@ func parseAck(flags uint16, payload []byte) (unix.Errno, string) {
 	if skip > len(rest) {
 		return errno, ""
 	}
-	attrs, err := nl.ParseRouteAttr(rest[skip:])
-	if err != nil {
-		return errno, ""
-	}
-	for _, a := range attrs {
-		if a.Attr.Type == attrAckMsg {
-			return errno, strings.TrimRight(string(a.Value), "\x00")
+	text := ""
+	attrs(rest, skip, func(typ uint16, v []byte) {
+		if typ == attrAckMsg {
+			text = cstring(v)
 		}
-	}
-	return errno, ""
+	})
+	return errno, text
 }
