@@ -484,11 +484,14 @@ func (fill *filling) lateSysctls(w *work) error {
 	return errors.Join(errs...)
 }
 
+// inputPath is where a device's MPLS input is set: a sysctl key could not hold
+// every device name.
+func inputPath(dev string) string { return "/proc/sys/net/mpls/conf/" + dev + "/input" }
+
 // mplsInput allows or forbids labelled packets on a device of the namespace
-// that the thread is in. There is no sysctl key for every device name, so the
-// path is made here.
+// that the thread is in.
 func (n *node) mplsInput(dev, value string) error {
-	err := writeProc("/proc/sys/net/mpls/conf/"+dev+"/input", value)
+	err := writeProc(inputPath(dev), value)
 	if err != nil && !(value == "0" && errors.Is(err, unix.ENOENT)) {
 		return fmt.Errorf("node %s: mpls input of %s: %w", n.name, dev, err)
 	}

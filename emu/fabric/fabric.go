@@ -126,6 +126,9 @@ func (f *Fabric) Plan(want State) (Changes, error) {
 	if f.lock == nil {
 		return nil, fmt.Errorf("plan lab %s: %w", f.lab, ErrClosed)
 	}
+	if err := want.check(); err != nil {
+		return nil, fmt.Errorf("plan lab %s: %w", f.lab, err)
+	}
 	goal := flatten(want)
 	have, _, err := f.observe(goal)
 	if err != nil {
@@ -144,6 +147,9 @@ func (f *Fabric) Apply(ctx context.Context, want State, opts ...Option) (Changes
 	defer f.change.Unlock()
 	if f.lock == nil {
 		return nil, fmt.Errorf("apply to lab %s: %w", f.lab, ErrClosed)
+	}
+	if err := want.check(); err != nil {
+		return nil, fmt.Errorf("apply to lab %s: %w", f.lab, err)
 	}
 	goal := flatten(want)
 	have, stale, err := f.have(goal, opts)

@@ -191,3 +191,18 @@ func TestLateSysctls(t *testing.T) {
 		require.Equal(t, late, key{rankSysctl, "n", "", name}.late(), name)
 	}
 }
+
+func TestCheckNamesWhatLeadsNowhere(t *testing.T) {
+	require.ErrorContains(t, compiled(t, small).check(), "node pe1 has no bridge or VRF vrf-acme", "VRFs are made by another package")
+	s := State{
+		Nodes: map[string]Node{"a": {Name: "a", Bridges: []Bridge{{Name: "lan"}},
+			Routes: []Route{{Dst: defaultRoute, Dev: "gone"}}, MPLS: []MPLSRoute{{In: 16, Dev: "vrf-x"}}}},
+		Links: map[string]Link{"l": {A: End{Node: "a", Ifname: "lan"}, B: End{Node: "b", Ifname: "muchtoolongforthis", Master: "br"}}},
+	}
+	require.EqualError(t, s.check(), `link l: node a has two interfaces called lan
+link l: node b: no such node in the running lab
+link l: node b has no bridge or VRF br
+link l: interface name "muchtoolongforthis": want 1 to 15 bytes
+node a: route 0.0.0.0/0: no interface gone
+node a: label 16: no interface vrf-x`)
+}

@@ -222,10 +222,13 @@ func unmountNS(path string) error {
 	return nil
 }
 
-// writeSysctl sets a value in the namespace that the thread is in. As with
-// sysctl(8), a slash in the key stands for a dot in a name.
-func writeSysctl(key, value string) error {
-	path := strings.Map(func(r rune) rune {
+// writeSysctl sets a value in the namespace that the thread is in.
+func writeSysctl(key, value string) error { return writeProc(sysctlPath(key), value) }
+
+// sysctlPath is the file of a sysctl. As with sysctl(8), a slash in the key
+// stands for a dot in a name.
+func sysctlPath(key string) string {
+	return "/proc/sys/" + strings.Map(func(r rune) rune {
 		switch r {
 		case '.':
 			return '/'
@@ -234,7 +237,12 @@ func writeSysctl(key, value string) error {
 		}
 		return r
 	}, key)
-	return writeProc("/proc/sys/"+path, value)
+}
+
+// readProc reads a value, its fields separated by single spaces.
+func readProc(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	return strings.Join(strings.Fields(string(data)), " "), err
 }
 
 func writeProc(path, value string) error {
@@ -253,8 +261,8 @@ func writeProc(path, value string) error {
 // lab kernel is booted so): address configuration would cost more than all
 // else together.
 func ipv6Quiet() bool {
-	data, err := os.ReadFile("/proc/sys/net/ipv6/conf/default/disable_ipv6")
-	return err != nil || strings.TrimSpace(string(data)) == "1"
+	v, err := readProc("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+	return err != nil || v == "1"
 }
 
 // quietIPv6 turns IPv6 off in the namespace the thread is in; "all" takes

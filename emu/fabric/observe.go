@@ -18,7 +18,7 @@ type staleDevice struct {
 // or changed by hand shows, what an interrupted Apply left shows. Objects
 // without a mark of ours (addresses, which have no room for one) are seen only
 // where they are known, applied or wanted. Sysctls are taken as they were
-// written.
+// written by a settled Apply.
 func (f *Fabric) observe(want objects) (have objects, stale []staleDevice, err error) {
 	o := observation{f: f, have: make(objects, len(f.applied)), ends: map[end]rtnl.LinkInfo{}, needs: map[string]needs{}, known: want}
 	o.count(want)
@@ -103,6 +103,36 @@ func (o *observation) node(n *node) error {
 		}
 		if err := read.fn(n, names); err != nil {
 			return fmt.Errorf("node %s: %w", n.name, err)
+		}
+	}
+	if o.f.suspect {
+		return o.values(n)
+	}
+	return nil
+}
+
+// values reads the sysctls that are known of a node, and the MPLS input of its
+// devices: three system calls each, so only when nobody remembers what they
+// are.
+func (o *observation) values(n *node) error {
+	if err := n.enter(); err != nil {
+		return err
+	}
+	for _, known := range []objects{o.known, o.f.applied} {
+		for k := range known {
+			if k.node != n.name {
+				continue
+			}
+			switch k.rank {
+			case rankSysctl:
+				if v, err := readProc(sysctlPath(k.name)); err == nil {
+					o.have[k] = sysctlObj{v}
+				}
+			case rankInput:
+				if v, err := readProc(inputPath(k.dev)); err == nil && v == "1" {
+					o.have[k] = inputObj{}
+				}
+			}
 		}
 	}
 	return nil

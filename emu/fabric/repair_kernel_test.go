@@ -21,7 +21,8 @@ func router() fabric.State {
 	mac := func(n byte) topo.MAC { return topo.MAC{2, 0, 0, 0, 0, n} }
 	s := wire(topo.Impairment{}, topo.Impairment{})
 	s.Nodes = map[string]fabric.Node{
-		"c": {Name: "c", Sysctls: map[string]string{"net.ipv4.ip_forward": "1"}, Lo: []netip.Prefix{p("10.255.0.2/32")}},
+		"c": {Name: "c", Sysctls: map[string]string{"net.ipv4.ip_forward": "1"}, Lo: []netip.Prefix{p("10.255.0.2/32")},
+			Routes: []fabric.Route{{Dst: p("10.255.0.1/32"), Via: a("10.7.0.1")}}},
 		"h": {Name: "h", Routes: []fabric.Route{{Dst: p("0.0.0.0/0"), Via: a("10.8.0.1")}}},
 		"r": {Name: "r", Kind: topo.KindPE,
 			Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "net.mpls.platform_labels": "3000", "net.mpls.conf.lo.input": "1", "net.ipv4.conf.core.rp_filter": "2"},
