@@ -12,6 +12,7 @@ import (
 // Lab is what the experiments need of a running lab: a *lab.Lab.
 type Lab interface {
 	Apply(ctx context.Context, plan *topo.Plan) (*lab.Timeline, error)
+	ApplyWith(ctx context.Context, plan *topo.Plan, opt lab.ApplyOptions) (*lab.Timeline, error)
 	Destroy(ctx context.Context) error
 	Plan() *topo.Plan
 	Fabric() *fabric.Fabric

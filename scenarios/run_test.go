@@ -30,6 +30,9 @@ func (l *noLab) Apply(_ context.Context, p *topo.Plan) (*emulab.Timeline, error)
 	l.done = append(l.done, fmt.Sprintf("apply %d attachments", len(p.Attachments())))
 	return &emulab.Timeline{}, nil
 }
+func (l *noLab) ApplyWith(ctx context.Context, p *topo.Plan, _ emulab.ApplyOptions) (*emulab.Timeline, error) {
+	return l.Apply(ctx, p)
+}
 func (l *noLab) Destroy(context.Context) error {
 	l.plan = nil
 	l.done = append(l.done, "destroy")

@@ -23,11 +23,13 @@ type MatrixConfig struct {
 	// Deadline is how long allowed pairs are asked again; default 10 s.
 	Deadline time.Duration
 	// Rounds is how often each address that some forbidden machine has is
-	// asked after all allowed pairs have answered; default 3.
+	// sent a probe after all allowed pairs have answered; default 3. The
+	// first asks for an answer, the others only for a trace at the receiver.
 	Rounds int
 	// MinGrace is the least time that forbidden pairs get after the last
-	// probe; the grace is this or four times the longest round trip seen,
-	// whichever is more. Default 40 ms.
+	// probe; the grace is this or the longest round trip seen, whichever is
+	// more: twice the time that a probe would have needed, since it counts as
+	// soon as it arrives. Default 40 ms.
 	MinGrace time.Duration
 	// Seed orders the probes.
 	Seed uint64
@@ -171,8 +173,8 @@ type matrixRun struct {
 // error, they are in the Matrix. Only one Matrix runs at a time.
 //
 // First all allowed pairs are asked until they have answered. Then every
-// address that belongs to some forbidden machine is asked Rounds times, and
-// the grace period waited for. Arrivals are logged at the receivers from the
+// address that belongs to some forbidden machine is sent a probe Rounds times,
+// and the grace period waited for. Arrivals are logged at the receivers from the
 // first probe to the end.
 func (p *Prober) Matrix(ctx context.Context, cfg MatrixConfig) (*Matrix, error) {
 	cfg.defaults()
@@ -278,7 +280,7 @@ func (p *Prober) askAllowed(ctx context.Context, run *matrixRun, m *Matrix, dead
 	defer end.Stop()
 	pause := 20 * time.Millisecond
 	for round := uint32(0); ; round++ {
-		if err := p.ask(ctx, run, m, round, p.unanswered(run)); err != nil {
+		if err := p.ask(ctx, run, m, kindProbe, round, p.unanswered(run)); err != nil {
 			return false, err
 		}
 		again := time.NewTimer(max(pause, 3*p.longestTrip(run)))
@@ -315,12 +317,14 @@ func (p *Prober) askForbidden(ctx context.Context, run *matrixRun, m *Matrix, cf
 	if len(which) == 0 {
 		return nil
 	}
+	k := kindProbe
 	for r := range cfg.Rounds {
-		if err := p.ask(ctx, run, m, uint32(1000+r), which); err != nil {
+		if err := p.ask(ctx, run, m, k, uint32(1000+r), which); err != nil {
 			return err
 		}
+		k = kindCall
 	}
-	m.Grace = max(cfg.MinGrace, 4*p.longestTrip(run))
+	m.Grace = max(cfg.MinGrace, p.longestTrip(run))
 	grace := time.NewTimer(m.Grace)
 	defer grace.Stop()
 	select {
@@ -368,14 +372,14 @@ const burst = 256
 // ask sends the questions once, those of one machine in one system call. After
 // a burst it lets the answers catch up; a burst that has none to wait for gets
 // as long as those that had took.
-func (p *Prober) ask(ctx context.Context, run *matrixRun, m *Matrix, round uint32, which []int) error {
+func (p *Prober) ask(ctx context.Context, run *matrixRun, m *Matrix, k kind, round uint32, which []int) error {
 	sent, due, before, began := 0, 0, p.answers(run), time.Now()
 	for len(which) > 0 {
 		n := 1
 		for n < len(which) && n < batchLen && run.asks[which[n]].from == run.asks[which[0]].from {
 			n++
 		}
-		wanted, err := p.askFrom(run, m, round, which[:n])
+		wanted, err := p.askFrom(run, m, k, round, which[:n])
 		if err != nil {
 			return err
 		}
@@ -424,18 +428,18 @@ func (p *Prober) catchUp(ctx context.Context, run *matrixRun, target, due int, b
 
 // askFrom sends questions that have the same sender; wanted is how many of
 // them should be answered.
-func (p *Prober) askFrom(run *matrixRun, m *Matrix, round uint32, which []int) (wanted int, err error) {
+func (p *Prober) askFrom(run *matrixRun, m *Matrix, k kind, round uint32, which []int) (wanted int, err error) {
 	row := run.asks[which[0]].from
 	from := run.points[row]
 	from.sendMu.Lock()
 	defer from.sendMu.Unlock()
 	now := event.Now()
-	for i, k := range which {
-		q := &run.asks[k]
-		pr := probe{kind: kindProbe, nonce: p.nonce, sender: from.id, target: q.to.id, round: round, seq: uint64(k), sent: now}
+	for i, n := range which {
+		q := &run.asks[n]
+		pr := probe{kind: k, nonce: p.nonce, sender: from.id, target: q.to.id, round: round, seq: uint64(n), sent: now}
 		pr.put(from.out[i].Buffers[0])
 		from.out[i].Addr = q.dst
-		if q.wanted >= 0 {
+		if k == kindProbe && q.wanted >= 0 {
 			wanted++
 		}
 	}

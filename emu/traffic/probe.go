@@ -14,6 +14,7 @@ const (
 	kindProbe  kind = 1 // "who has this address?"; is answered
 	kindAnswer kind = 2 // "I do"
 	kindTrain  kind = 3 // one of a numbered train; is only counted
+	kindCall   kind = 4 // a probe that wants no answer; is only counted
 )
 
 // probe is what each packet carries, 48 bytes of UDP payload in network order:
@@ -65,7 +66,7 @@ func (p *probe) get(b []byte) error {
 		return errNotProbe
 	}
 	k := kind(b[4])
-	if k < kindProbe || k > kindTrain || b[5]|b[6]|b[7] != 0 {
+	if k < kindProbe || k > kindCall || b[5]|b[6]|b[7] != 0 {
 		return errNotProbe
 	}
 	*p = probe{

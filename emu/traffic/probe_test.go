@@ -35,7 +35,7 @@ func TestProbeRefusesWhatIsNotOne(t *testing.T) {
 
 func FuzzProbe(f *testing.F) {
 	var good [probeLen]byte
-	(&probe{kind: kindTrain, sender: 1, target: 7, seq: 3}).put(good[:])
+	(&probe{kind: kindCall, sender: 1, target: 7, seq: 3}).put(good[:])
 	f.Add(good[:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var p probe

@@ -304,9 +304,12 @@ func (p *Prober) take(pt *point, in, answers []ipv4.Message) (due int) {
 		}
 		at := event.Mono(arrivalStamp(m.OOB[:m.NN]) - offset)
 		switch pr.kind {
-		case kindProbe:
+		case kindProbe, kindCall:
 			if p.matrix != nil {
 				p.matrix.arrived(pt, &pr, at)
+			}
+			if pr.kind == kindCall {
+				continue
 			}
 			pr.kind, pr.answerer = kindAnswer, pt.id
 			pr.put(answers[due].Buffers[0])

@@ -193,7 +193,7 @@ func TestTrainMeasuresAKnownOutage(t *testing.T) {
 	kerneltest.Need(t)
 	eps := lan(t, "a", 3)
 	p := open(t, eps...)
-	tr, err := p.StartTrain(TrainConfig{Flows: []Flow{{"a-1", "a-2"}, {"a-1", "a-3"}}, Interval: 2 * time.Millisecond})
+	tr, err := p.StartTrain(TrainConfig{Flows: []Flow{{"a-1", "a-2"}, {"a-1", "a-3"}}, Interval: 2 * time.Millisecond, Duty: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,10 +21,10 @@ type TrainConfig struct {
 	Flows []Flow
 	// Interval between the probes of one flow; default 2 ms.
 	Interval time.Duration
-	// Duty is the share of one CPU that sending may take, 0..1; default 0.15.
-	// With many flows the interval is stretched to stay within it, since the
-	// lab's routers and BGP processes run on the same CPU. TrainResult gives
-	// the intervals as they were.
+	// Duty is the share of one CPU that the train may take, 0..1; default
+	// 0.15. With many flows the interval is stretched to stay within it,
+	// since the lab's routers and BGP processes run on the same CPU.
+	// TrainResult gives the intervals as they were.
 	Duty float64
 	// UntilFirst ends a flow when its first probe has arrived.
 	UntilFirst bool
@@ -140,7 +140,7 @@ func (t *Train) send() {
 		case <-timer.C:
 		}
 		began := event.Now()
-		live, err := t.tick(began)
+		live, through, err := t.tick(began)
 		if err != nil {
 			t.p.mu.Lock()
 			t.err = err
@@ -148,11 +148,11 @@ func (t *Train) send() {
 			return
 		}
 		now := event.Now()
+		took := time.Duration(float64(now.Sub(began)) * (1 + receiving*through))
 		if cost == 0 {
-			cost = now.Sub(began)
-		} else {
-			cost = (3*cost + now.Sub(began)) / 4
+			cost = took
 		}
+		cost = (3*cost + took) / 4
 		pace := max(t.cfg.Interval, time.Duration(float64(cost)/t.cfg.Duty))
 		if !live {
 			pace = max(pace, 20*time.Millisecond) // nothing to send any more; Stop will come
@@ -165,21 +165,31 @@ func (t *Train) send() {
 	}
 }
 
-// tick sends the next probe of every active flow.
-func (t *Train) tick(now event.Mono) (live bool, err error) {
+// receiving is what the arrival of a probe costs against its sending: it wakes
+// a goroutine, which reads twice, while many probes leave by one system call.
+const receiving = 3
+
+// tick sends the next probe of every active flow. through is the share of them
+// that have got a probe through before.
+func (t *Train) tick(now event.Mono) (live bool, through float64, err error) {
+	sent := 0
 	for _, s := range t.senders {
 		n, err := t.tickFrom(s, now)
 		if err != nil {
-			return false, err
+			return false, 0, err
 		}
-		live = live || n > 0
+		sent += n
 	}
-	if live {
-		t.p.mu.Lock()
-		t.ticks = append(t.ticks, now)
-		t.p.mu.Unlock()
+	if sent == 0 {
+		return false, 0, nil
 	}
-	return live, nil
+	t.p.mu.Lock()
+	defer t.p.mu.Unlock()
+	t.ticks = append(t.ticks, now)
+	if !t.cfg.UntilFirst {
+		through = float64(len(t.flows)-t.unreached) / float64(len(t.flows))
+	}
+	return true, through, nil
 }
 
 func (t *Train) tickFrom(s *sender, now event.Mono) (sent int, err error) {
@@ -356,8 +366,9 @@ type Gap struct {
 func (g Gap) Length() time.Duration { return g.To.Sub(g.From) }
 
 // Stop ends the sending, waits until what is under way has arrived or had
-// time enough (four times the longest transit seen, at least 60 ms), and
-// returns what was seen. Stopping again returns the same.
+// time enough (three times the longest transit seen, at least 40 ms), and
+// returns what was seen. A train that was only to find the first packets does
+// not wait when it has them. Stopping again returns the same.
 func (t *Train) Stop(ctx context.Context) (*TrainResult, error) {
 	t.ending.Lock()
 	defer t.ending.Unlock()
@@ -392,7 +403,7 @@ func (t *Train) Stop(ctx context.Context) (*TrainResult, error) {
 // drain waits for the probes that are still on their way.
 func (t *Train) drain(ctx context.Context) error {
 	t.p.mu.Lock()
-	wait := max(60*time.Millisecond, 4*t.maxTransit)
+	wait := max(40*time.Millisecond, 3*t.maxTransit)
 	t.p.mu.Unlock()
 	grace := time.NewTimer(wait)
 	defer grace.Stop()
@@ -400,7 +411,7 @@ func (t *Train) drain(ctx context.Context) error {
 		t.p.mu.Lock()
 		all := true
 		for _, f := range t.flows {
-			all = all && f.received+f.refused >= f.sent
+			all = all && (f.received+f.refused >= f.sent || t.cfg.UntilFirst && f.received > 0)
 		}
 		t.p.mu.Unlock()
 		if all {
