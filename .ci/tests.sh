@@ -39,34 +39,16 @@ leave_out() {
 	printf -- '-     %-42s left out: %s\n' "$1" "$2"
 }
 
-# go_test NAME ARG…: `go test -v ARG…`, with its tests counted. Packages are
-# listed as they end; what failed is shown in full.
+# go_test NAME ARG…: `go test ARG…`, its tests counted; what failed is shown.
 go_test() {
-	local name=$1 began=$SECONDS status=0 p f s log
+	local name=$1 p=0 f=1 s=0
 	shift
-	log=$logs/$(printf '%s' "$name" | tr -c 'a-zA-Z0-9' _)
-	go test -v "$@" >"$log" 2>&1 || status=$?
-	p=$(grep -c '^--- PASS' "$log") || true
-	f=$(grep -c '^--- FAIL' "$log") || true
-	s=$(grep -c '^--- SKIP' "$log") || true
-	# A package that does not build, panics or runs out of time fails once more.
-	if [ $status != 0 ] && [ "$f" = 0 ]; then
+	{ go test -json "$@" 2>&1 || true; } | "$logs/testsum" "$name" 2>"$logs/totals" || failures+=("$name")
+	read -r _ p f s < <(grep '^totals ' "$logs/totals") || {
+		failures+=("$name: no totals")
 		f=1
-	fi
+	}
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-	if [ $status = 0 ]; then
-		printf 'ok    %-42s %3d s  %d passed, %d skipped\n' "$name" $((SECONDS - began)) "$p" "$s"
-	else
-		failures+=("$name")
-		printf 'FAIL  %-42s %3d s  %d passed, %d failed, %d skipped\n' "$name" $((SECONDS - began)) "$p" "$f" "$s"
-		grep -vE '^(=== |--- PASS|    --- PASS|PASS$|ok  )|no test files' "$log" | tail -n 300 | sed 's/^/      /'
-	fi
-	if [ "$s" != 0 ]; then
-		# The reason is the line before or after the verdict, by Go's version.
-		grep -A1 '^--- SKIP' "$log" | grep -E '^ +[a-z_0-9]+\.go:' | sed -E 's/^ +[a-z_0-9]+\.go:[0-9]+: //' | sort | uniq -c | while read -r n why; do
-			printf '        %d skipped: %s\n' "$n" "$why"
-		done
-	fi
 }
 
 gofmt_clean() {
@@ -149,6 +131,7 @@ run_tests() {
 	trap 'rm -rf "$logs"' EXIT
 	# Labs of the tests live there, not beside the user's own.
 	export VPCLAB_HOME=$logs/home
+	go build -o "$logs/testsum" ./.ci/testsum || return
 	for s in $steps; do
 		case $s in
 		format) step gofmt gofmt_clean ;;
@@ -161,7 +144,10 @@ run_tests() {
 				leave_out shellcheck "it is not installed (apt-get install shellcheck)"
 			fi
 			;;
-		host) test_host ;;
+		host)
+			go_test "the summary of tests" ./.ci/testsum
+			test_host
+			;;
 		kernel) test_kernel ;;
 		e2e) test_e2e ;;
 		*)

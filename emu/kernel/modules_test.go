@@ -154,9 +154,8 @@ func TestUMLNotThere(t *testing.T) {
 }
 
 func TestUMLFoundInCache(t *testing.T) {
-	if _, err := os.Stat("/usr/bin/linux.uml"); err == nil {
-		t.Skip("the system's own comes first")
-	}
+	defer func(path string) { systemUML = path }(systemUML)
+	systemUML = "/nowhere/linux.uml"
 	cache := t.TempDir()
 	write(t, cache, "vpclab/uml/1/usr/bin/linux.uml", "#!/bin/sh\n")
 	if err := os.Chmod(filepath.Join(cache, "vpclab/uml/1/usr/bin/linux.uml"), 0o755); err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,17 +31,42 @@ func newScratch(dir string) (*scratch, error) {
 	if dir != "" {
 		return claimScratch(filepath.Join(dir, scratchName))
 	}
-	root := filepath.Join(os.TempDir(), "vpclab-kernel-"+strconv.Itoa(os.Getuid()))
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return nil, err
+	root := filepath.Join(os.TempDir(), scratchRoot+strconv.Itoa(os.Getuid()))
+	for {
+		if err := os.MkdirAll(root, 0o700); err != nil {
+			return nil, err
+		}
+		if err := ownFolder(root); err != nil {
+			return nil, err
+		}
+		sweep(root)
+		dir, err := os.MkdirTemp(root, "")
+		if err == nil {
+			return claimScratch(dir)
+		}
+		if !errors.Is(err, os.ErrNotExist) { // else another one's end removed the root
+			return nil, err
+		}
 	}
-	sweep(root)
-	dir, err := os.MkdirTemp(root, "")
-	if err != nil {
-		return nil, err
-	}
-	return claimScratch(dir)
 }
+
+// ownFolder refuses a folder that another user has put in our way.
+func ownFolder(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return nil // gone again; the caller makes it anew
+		}
+		return fmt.Errorf("folder %s: %w", dir, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Getuid() {
+		return fmt.Errorf("folder %s belongs to somebody else: remove it, or set TMPDIR", dir)
+	}
+	return nil
+}
+
+// scratchRoot begins the name of a user's folder of temporary scratch folders.
+const scratchRoot = "vpclab-kernel-"
 
 // claimScratch makes dir ours, clearing what a dead owner left in it.
 func claimScratch(dir string) (*scratch, error) {
@@ -103,8 +129,17 @@ func sweep(root string) {
 
 // remove gives the folder up and deletes it.
 func (s *scratch) remove() {
-	os.RemoveAll(s.dir)
+	removeScratch(s.dir)
 	s.lock.Close()
+}
+
+// removeScratch deletes the folder, and the user's root of temporary ones with
+// the last of them.
+func removeScratch(dir string) {
+	os.RemoveAll(dir)
+	if root := filepath.Dir(dir); strings.HasPrefix(filepath.Base(root), scratchRoot) {
+		os.Remove(root) // fails while it holds others
+	}
 }
 
 // place puts the program at path into the folder and returns where it is. A

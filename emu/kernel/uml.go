@@ -57,6 +57,9 @@ func findUML(ctx context.Context) (*umlProgram, error) {
 	return u, nil
 }
 
+// systemUML is where the package puts it; PATH need not lead there.
+var systemUML = "/usr/bin/linux.uml"
+
 func findUMLPath() (string, error) {
 	if path := os.Getenv("VPCLAB_UML"); path != "" {
 		if _, err := exec.LookPath(path); err != nil {
@@ -64,7 +67,7 @@ func findUMLPath() (string, error) {
 		}
 		return filepath.Abs(path)
 	}
-	for _, name := range []string{"linux.uml", "/usr/bin/linux.uml"} {
+	for _, name := range []string{"linux.uml", systemUML} {
 		if path, err := exec.LookPath(name); err == nil {
 			return filepath.Abs(path)
 		}

@@ -86,7 +86,7 @@ func wardenMain() int {
 	if err := life.Decode(&w.orders); err != nil {
 		return 1
 	}
-	defer os.RemoveAll(w.orders.Scratch)
+	defer removeScratch(w.orders.Scratch)
 	console, err := w.start()
 	if err != nil {
 		w.tell(wardenNews{Error: err.Error()})
@@ -97,7 +97,7 @@ func wardenMain() int {
 	go w.watchLauncher(io.MultiReader(life.Buffered(), os.Stdin)) // ends with this process
 	how := w.reap()
 	copying.Wait()
-	os.RemoveAll(w.orders.Scratch)
+	removeScratch(w.orders.Scratch)
 	w.tell(wardenNews{Exit: how})
 	return 0
 }

@@ -109,6 +109,9 @@ func testLine(t *testing.T, spool string) {
 			t.Error("what came is not what was sent")
 		}
 	}
+	if err := outer.await(func() bool { return outer.files == 0 }, func() {}); err != nil {
+		t.Errorf("files were not read: %v", err)
+	}
 	if most.Load() > lineWindow {
 		t.Errorf("%d bytes were under way to the inside, more than the window of %d", most.Load(), lineWindow)
 	}
