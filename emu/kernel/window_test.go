@@ -26,8 +26,9 @@ func (m *meteredTTY) Read(p []byte) (int, error) {
 }
 
 // linePair joins an outer and an inner line by a connection, and tells how
-// many bytes were at most under way to the inside.
-func linePair(t testing.TB, spool string) (outer *outerLine, inner *innerLine, most *atomic.Int64) {
+// many bytes were at most under way to the inside. The inner end begins with
+// hello.
+func linePair(t testing.TB, spool string) (outer *outerLine, inner *innerLine, hello func(), most *atomic.Int64) {
 	t.Helper()
 	a, b := net.Pipe()
 	t.Cleanup(func() { a.Close(); b.Close() })
@@ -36,8 +37,8 @@ func linePair(t testing.TB, spool string) (outer *outerLine, inner *innerLine, m
 	outer = newOuterLine(&countingConn{Conn: a, pending: &pending, most: most}, spool)
 	inner = &innerLine{tty: &meteredTTY{Conn: b, in: b, pending: &pending}, spool: spool}
 	inner.r = bufio.NewReaderSize(ackReader{inner}, lineWindow)
-	go func() { _, _ = io.WriteString(b, "noise\nmore noise "+helloMark+"\n") }()
-	return outer, inner, most
+	hello = func() { _, _ = io.WriteString(b, "noise\nmore noise "+helloMark+"\n") }
+	return outer, inner, hello, most
 }
 
 type countingConn struct {
@@ -68,7 +69,7 @@ func TestLineWindow(t *testing.T) {
 }
 
 func testLine(t *testing.T, spool string) {
-	outer, inner, most := linePair(t, spool)
+	outer, inner, hello, most := linePair(t, spool)
 	rng := rand.New(rand.NewPCG(1, 2))
 	data := make([]byte, 300_000)
 	for i := range data {
@@ -96,7 +97,10 @@ func testLine(t *testing.T, spool string) {
 		_, _ = io.Copy(io.Discard, r) // acknowledgements go on until the end
 	}
 	go send(outer, []int{1, 12, 4000, 70_000})
-	go send(inner, []int{12, 32_768, 1, 100_000})
+	go func() {
+		hello() // before any frame, as newInnerLine does
+		send(inner, []int{12, 32_768, 1, 100_000})
+	}()
 	go receive(inner)
 	go receive(outer)
 	for range 4 {
@@ -118,7 +122,9 @@ func testLine(t *testing.T, spool string) {
 }
 
 func TestLineCloseFreesWriter(t *testing.T) {
-	outer, _, _ := linePair(t, "")
+	outer, _, hello, _ := linePair(t, "")
+	go hello()
+	go func() { _, _ = outer.Read(make([]byte, 1)) }()
 	done := make(chan error, 1)
 	go func() {
 		_, err := outer.Write(make([]byte, 10*lineWindow)) // nobody takes it
