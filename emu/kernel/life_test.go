@@ -78,8 +78,8 @@ func startLauncher(t *testing.T, mode, word string, env ...string) *launcher {
 	return l
 }
 
-// processes lists the ids of those whose command line or open lock names dir:
-// the kernel's by their command line, the warden by the lock it keeps.
+// processes lists the ids of those that belong to the kernel in dir: its own by
+// their command line, the warden by its program, which lies there.
 func processes(t *testing.T, dir string) []int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
@@ -190,10 +190,16 @@ func TestLauncherKilled(t *testing.T) {
 
 func TestLauncherKilledWhileBooting(t *testing.T) {
 	l := startLauncher(t, "boot", "booting")
-	// The kernel is there once its lock is; any moment after that will do.
+	// Any moment after its first processes are there will do.
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(lifeLimit)
 	var pids []int
-	for deadline := time.Now().Add(lifeLimit); len(pids) < 2; {
-		if pids = processes(t, l.dir); time.Now().After(deadline) {
+	for len(pids) < 2 {
+		select {
+		case <-tick.C:
+			pids = processes(t, l.dir)
+		case <-deadline:
 			t.Fatal("no kernel came up")
 		}
 	}
