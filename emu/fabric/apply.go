@@ -247,16 +247,15 @@ type filling struct {
 
 // peer is one end of a link of the work, seen from a node.
 type peer struct {
-	dev        string
-	mac        topo.MAC
-	far        *node
-	farDev     string
-	farMAC     topo.MAC
-	mtu        int
-	old        *linkObj // as it is now; nil: to be made
-	oldMAC     topo.MAC
-	link       key
-	alreadyNew bool // the far end's node has made it
+	dev    string
+	mac    topo.MAC
+	far    *node
+	farDev string
+	farMAC topo.MAC
+	mtu    int
+	old    *linkObj // as it is now; nil: to be made
+	oldMAC topo.MAC
+	link   key
 }
 
 // fillNodes sends each node's batch. The node of a link that comes first in

@@ -24,7 +24,8 @@ import (
 // machine a 465 Mbit/s line carried 230 to 370. netem's own rate keeps the
 // rate by a schedule, but counts a super frame as one packet of its queue, so
 // that the queue is up to 43 times as long as was said. The real-time curve of
-// HFSC is a schedule too, and its leaf counts bytes.
+// HFSC is a schedule too, and its leaf counts bytes. Jitter can put packets out
+// of order, as netem does.
 type egress struct {
 	delay, jitter time.Duration
 	loss          uint32 // share of 2^32-1, as the kernel has it
