@@ -37,7 +37,7 @@ const maxFlows = 12
 // makeJoin draws the stages of joining and leaving, over all trials, and the
 // probes of one trial meanwhile; either alone where a run has but one.
 func makeJoin(d *data) (*page, string, error) {
-	train, record, err := d.lastTrain()
+	train, record, err := d.tellingTrain()
 	if err != nil {
 		return nil, "", err
 	}
@@ -94,28 +94,46 @@ func stackParts(parts []part) (vg.Length, func(draw.Canvas)) {
 	}
 }
 
-// lastTrain reads train.json of the last good trial that has one: trials are
-// in order of their points, so that is one of the largest lab.
-func (d *data) lastTrain() (*metrics.Train, metrics.TrialRecord, error) {
+// tellingTrain reads the train.json that tells most: the one with most probes
+// lost, so that no loss is hidden, and among equals the one with most probes.
+func (d *data) tellingTrain() (best *metrics.Train, record metrics.TrialRecord, err error) {
 	dirs, records := d.store.TrialDirs("")
-	for i, dir := range slices.Backward(dirs) {
-		name := filepath.Join(dir, "train.json")
-		raw, err := os.ReadFile(name)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
+	mostLost := -1
+	for i, dir := range dirs {
+		t, err := readTrain(filepath.Join(dir, "train.json"))
 		if err != nil {
 			return nil, records[i], err
 		}
-		var t metrics.Train
-		if err := json.Unmarshal(raw, &t); err != nil {
-			return nil, records[i], fmt.Errorf("%s: %w", name, err)
+		if t == nil || len(t.Probes) == 0 {
+			continue
 		}
-		if len(t.Probes) > 0 {
-			return &t, records[i], nil
+		lost := 0
+		for _, p := range t.Probes {
+			if !p.OK {
+				lost++
+			}
+		}
+		if lost > mostLost || lost == mostLost && len(t.Probes) > len(best.Probes) {
+			best, record, mostLost = t, records[i], lost
 		}
 	}
-	return nil, metrics.TrialRecord{}, nil
+	return best, record, nil
+}
+
+// readTrain reads one train.json; nil: there is none.
+func readTrain(name string) (*metrics.Train, error) {
+	raw, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var t metrics.Train
+	if err := json.Unmarshal(raw, &t); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &t, nil
 }
 
 // flow is the probes of one ordered pair, by time.
