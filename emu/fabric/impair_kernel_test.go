@@ -211,7 +211,7 @@ func TestRateIsTrueAndLive(t *testing.T) {
 		// Never more; on a busy machine it may be less, and most so where the
 		// line is fast.
 		require.Less(t, got, float64(mbit)*1.06, "too fast")
-		require.Greater(t, got, float64(mbit)*map[bool]float64{true: 0.8, false: 0.4}[mbit <= 100], "too slow")
+		require.Greater(t, got, float64(mbit)*map[bool]float64{true: 0.8, false: 0.25}[mbit <= 100], "too slow")
 	}
 	require.Nil(t, p.err.Load(), "the connection broke")
 }
@@ -256,7 +256,7 @@ func TestLossAndJitter(t *testing.T) {
 			_, err := src.WriteTo([]byte("x"), dst.LocalAddr())
 			require.NoError(t, err)
 		}
-		require.NoError(t, dst.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
+		require.NoError(t, dst.SetReadDeadline(time.Now().Add(time.Second)))
 		buf := make([]byte, 16)
 		for {
 			if _, _, err := dst.ReadFrom(buf); err != nil {
@@ -270,15 +270,15 @@ func TestLossAndJitter(t *testing.T) {
 	require.InDelta(t, 0.2*n, lost, 5.5*math.Sqrt(n*0.2*0.8), "lost %d of %d", lost, n) // 1 in 10^7 by chance
 	require.Equal(t, n, count("b", "a", "10.7.0.1", n), "the other direction loses nothing")
 
-	apply(t, f, wire(topo.Impairment{Delay: topo.Duration(30 * time.Millisecond), Jitter: topo.Duration(5 * time.Millisecond)}, topo.Impairment{}))
-	rtts := echoes(t, f, 80)
+	apply(t, f, wire(topo.Impairment{Delay: topo.Duration(60 * time.Millisecond), Jitter: topo.Duration(15 * time.Millisecond)}, topo.Impairment{}))
+	rtts := echoes(t, f, 50)
 	slices.Sort(rtts)
 	// By quartiles, which the stalls of a busy machine leave alone.
 	median := rtts[len(rtts)/2]
 	sigma := time.Duration(float64(rtts[len(rtts)*3/4]-rtts[len(rtts)/4]) / 1.349)
-	t.Logf("delay 30 ms, jitter 5 ms: median %v, deviation %v", median, sigma)
-	require.InDelta(t, 30.5, float64(median)/1e6, 4)
-	require.InDelta(t, 5, float64(sigma)/1e6, 3)
+	t.Logf("delay 60 ms, jitter 15 ms: median %v, deviation %v", median, sigma)
+	require.InDelta(t, 62, float64(median)/1e6, 10)
+	require.InDelta(t, 16, float64(sigma)/1e6, 8)
 }
 
 // TestImpairmentsComeAndGo walks through all forms of disciplines, each of
