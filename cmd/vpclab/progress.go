@@ -15,6 +15,7 @@ import (
 // terminal, a line a phase elsewhere.
 type progress struct {
 	w     io.Writer
+	fd    int
 	tty   bool
 	began time.Time
 
@@ -28,7 +29,7 @@ type progress struct {
 }
 
 func newProgress(f *os.File) *progress {
-	p := &progress{w: f, tty: term.IsTerminal(int(f.Fd())), began: time.Now(), done: make(chan struct{})}
+	p := &progress{w: f, fd: int(f.Fd()), tty: term.IsTerminal(int(f.Fd())), began: time.Now(), done: make(chan struct{})}
 	if p.tty {
 		p.tick = time.NewTicker(200 * time.Millisecond)
 		p.wg.Add(1)
@@ -99,6 +100,11 @@ func (p *progress) draw() {
 		return
 	}
 	s := p.line()
+	if width, _, err := term.GetSize(p.fd); err == nil && width > 1 { // a line that wraps cannot be rewritten
+		if r := []rune(s); len(r) >= width {
+			s = string(r[:width-1])
+		}
+	}
 	pad := max(0, p.drawn-len(s))
 	fmt.Fprintf(p.w, "\r%s%s", s, strings.Repeat(" ", pad))
 	p.drawn = len(s)

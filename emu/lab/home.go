@@ -249,6 +249,9 @@ func (h *Home) Client(lab string) (*Client, error) {
 var ErrNoLab = errors.New("is not deployed")
 
 func (h *Home) noLab(lab string) error {
+	if _, err := os.Stat(h.folder(lab)); err == nil {
+		return fmt.Errorf("lab %q %w any more: its keeper is dead (%s may tell why; vpclab gc removes it)", lab, ErrNoLab, filepath.Join(h.folder(lab), logName))
+	}
 	all, _ := h.List()
 	var living []string
 	for _, i := range all {

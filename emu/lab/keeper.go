@@ -164,22 +164,37 @@ func (h *Holder) Client() *Client { return NewClient(h.Machine.Dial) }
 // Done is closed when the kernel has ended, as it does after a destroy.
 func (h *Holder) Done() <-chan struct{} { return h.Machine.Done() }
 
-// stopDeadline bounds the orderly end of a lab's kernel.
-const stopDeadline = 20 * time.Second
+// stopDeadline bounds the orderly end of a lab on the host's kernel, where it
+// has to be taken down object by object; a booted kernel takes all along when
+// it is killed, so that there is little to wait for.
+const (
+	stopDeadline       = 20 * time.Second
+	stopDeadlineBooted = 3 * time.Second
+)
 
 // Close ends the kernel and removes the lab's folder.
-func (h *Holder) Close() error {
+func (h *Holder) Close() error { return h.end(h.claim.release) }
+
+// leave is Close, but for the folder: it stays, dead, with the log that tells
+// why.
+func (h *Holder) leave() error { return h.end(h.claim.lock.Close) }
+
+func (h *Holder) end(folder func() error) error {
 	h.finish.Do(func() {
 		if h.ln != nil {
 			h.ln.Close()
 		}
 		if h.Machine != nil {
-			ctx, cancel := context.WithTimeout(context.Background(), stopDeadline)
+			limit := stopDeadlineBooted
+			if h.Machine.Substrate == kernel.Host {
+				limit = stopDeadline
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
 			h.err = h.Machine.Stop(ctx)
 		}
 		h.wg.Wait()
-		h.err = errors.Join(h.err, h.claim.release())
+		h.err = errors.Join(h.err, folder())
 	})
 	return h.err
 }
@@ -230,10 +245,11 @@ func Keep(ctx context.Context, cfg HoldConfig, conn io.ReadWriteCloser) error {
 	_ = enc.Encode(keeperLine{Up: true, Substrate: string(h.Machine.Substrate), Boot: h.Machine.BootTime})
 	select {
 	case <-h.Done():
-		err = h.Machine.Err()
+		if err := h.Machine.Err(); err != nil {
+			return errors.Join(err, h.leave())
+		}
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
-	cfg.Log.Info("the lab ends", "lab", cfg.Lab, "why", err)
 	return errors.Join(err, h.Close())
 }
