@@ -55,6 +55,26 @@ func addMachine(plan *topo.Plan, at member, name string) (*topo.Plan, topo.Node,
 	return &q, node, nil
 }
 
+// withMachines is the plan with at most n machines in each LAN.
+func withMachines(plan *topo.Plan, n int) *topo.Plan {
+	gone := map[string]bool{}
+	q := *plan
+	q.VPCs = slices.Clone(plan.VPCs)
+	for i := range q.VPCs {
+		q.VPCs[i].Attachments = slices.Clone(q.VPCs[i].Attachments)
+		for j := range q.VPCs[i].Attachments {
+			a := &q.VPCs[i].Attachments[j]
+			for _, m := range a.Machines[min(n, len(a.Machines)):] {
+				gone[m] = true
+			}
+			a.Machines = a.Machines[:min(n, len(a.Machines))]
+		}
+	}
+	q.Nodes = slices.DeleteFunc(slices.Clone(plan.Nodes), func(n topo.Node) bool { return gone[n.Name] })
+	q.Links = slices.DeleteFunc(slices.Clone(plan.Links), func(l topo.Link) bool { return gone[l.A.Node] })
+	return &q
+}
+
 // next is the MAC address of the LAN's next machine; see topo/number.go.
 func next(m topo.MAC) topo.MAC {
 	if m[5]++; m[5] == 0 {

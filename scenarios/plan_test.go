@@ -99,6 +99,14 @@ func TestAddAndMoveAMachine(t *testing.T) {
 	require.Equal(t, "t2-s3-ce", wire.B.Node)
 }
 
+func TestFewerMachines(t *testing.T) {
+	plan := demoPlan(t)
+	few := withMachines(plan, 1)
+	require.Len(t, few.Machines(), 4*3)
+	require.Len(t, few.Links, len(plan.Links)-4*3*2)
+	require.Len(t, plan.Machines(), 4*3*3, "the plan it was made from is as it was")
+}
+
 func TestTouchedCountsAChangeOnce(t *testing.T) {
 	before := entries{"a": "1", "b": "1", "c": "1"}
 	after := entries{"a": "1", "b": "2", "d": "1"}

@@ -117,14 +117,15 @@ type setup struct {
 
 // openSetup builds backbone and LANs and puts a socket into every machine.
 func openSetup(o opening) (*setup, error) {
-	needed := map[member]bool{}
+	needed, machines := map[member]bool{}, 0
 	for _, pt := range o.points {
+		machines = max(machines, pt.number("machines"))
 		for m := range newScope(o.plan, pt).with() {
 			needed[m] = true
 		}
 	}
 	s := &setup{lab: o.lab, seed: o.seed}
-	s.base = o.plan.Restrict(func(a topo.Attachment) bool { return needed[memberOf(a)] })
+	s.base = withMachines(o.plan.Restrict(func(a topo.Attachment) bool { return needed[memberOf(a)] }), machines)
 	var eps []traffic.Endpoint
 	for _, n := range s.base.Machines() {
 		eps = append(eps, traffic.Endpoint{Name: n.Name, VPC: n.VPC, Site: n.Site, Addr: n.Addr})
