@@ -10,6 +10,7 @@
 //     acknowledged, and the wait between the two;
 //   - speakers.go: one BGP speaker process a router, started, configured and
 //     brought back when it dies;
+//   - sessions.go: which BGP sessions are up, as the speakers report;
 //   - bus.go: the event bus; timeline.go: what Apply measured;
 //   - inspect.go, table.go: the lab as it is in the kernel, for programs and
 //     for people;
