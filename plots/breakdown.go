@@ -49,7 +49,7 @@ func makeBreakdown(d *data) (*page, string, error) {
 	if len(experiments) == 0 {
 		return nil, "", missingf("no samples of setup.first_packet: no vpc-setup experiment has finished a trial")
 	}
-	exp := best(experiments, func(e string) int { return len(points(d.of(e, "setup.first_packet"))) })
+	exp := best(d.repeated(experiments, "setup.first_packet"), func(e string) int { return len(points(d.of(e, "setup.first_packet"))) })
 	all := points(d.of(exp, "setup.first_packet"))
 	varied, fixed := varying(all)
 	shown := thin(all, maxGroups(d.of(exp, "setup.first_packet")))

@@ -63,6 +63,22 @@ func (d *data) experiments(metricNames ...string) []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
+// repeated are those experiments whose trials were repeated most: times are
+// drawn from them, and not from one that was run once to count something.
+func (d *data) repeated(experiments []string, metricNames ...string) []string {
+	n := map[string]int{}
+	for _, r := range d.rows {
+		if slices.Contains(metricNames, r.Metric) {
+			n[r.Experiment] = max(n[r.Experiment], r.N)
+		}
+	}
+	most := 0
+	for _, e := range experiments {
+		most = max(most, n[e])
+	}
+	return slices.DeleteFunc(slices.Clone(experiments), func(e string) bool { return n[e] < most })
+}
+
 // best is the experiment that scores highest, the first of equals; "" where
 // there is none.
 func best(experiments []string, score func(string) int) string {

@@ -354,7 +354,7 @@ func (d *data) joinStages() (*stageDots, []string) {
 	if len(experiments) == 0 {
 		return nil, nil
 	}
-	exp := experiments[0]
+	exp := d.repeated(experiments, names...)[0]
 	var rows []metrics.PointSummary
 	for _, n := range names {
 		rows = append(rows, d.of(exp, n)...)
