@@ -40,7 +40,6 @@ func Handler(l Lab) http.Handler {
 			http.Error(w, "run: another run is under way in this lab", http.StatusConflict)
 			return
 		}
-		defer running.Unlock()
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		out := json.NewEncoder(w)
 		flush := http.NewResponseController(w)
@@ -51,6 +50,7 @@ func Handler(l Lab) http.Handler {
 			}
 		}
 		v, err := serve(r.Context(), l, req, func(p Progress) { say(Reply{Progress: &p}) })
+		running.Unlock() // before the last line: who has read it may ask for the next run
 		reply := Reply{Verdict: &v}
 		if err != nil {
 			reply.Error = err.Error()

@@ -96,12 +96,13 @@ func (r *runner) run(ctx context.Context) error {
 		return err
 	}
 	had := r.cfg.Lab.Plan()
+	var err error
 	if had == nil {
-		if err := r.deploy(ctx); err != nil {
-			return err
-		}
+		err = r.deploy(ctx)
 	}
-	err := r.all(ctx)
+	if err == nil {
+		err = r.all(ctx)
+	}
 	return errors.Join(err, r.restore(ctx, had))
 }
 
