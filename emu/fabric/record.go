@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,13 +52,36 @@ func (e *HeldError) Error() string {
 // acquire locks a lab for this process, or says who holds it; the kernel frees
 // the lock when we die.
 func acquire(lab string) (*os.File, error) {
+	var waiting <-chan time.Time
 	for {
 		f, err := tryLock(lab)
-		if f != nil || err != nil {
-			return f, err
+		var held *HeldError
+		switch {
+		case f != nil:
+			return f, nil
+		case errors.As(err, &held) && held.PID != 0 && unix.Kill(held.PID, 0) == unix.ESRCH:
+			// The kernel closes the files of a killed process some time after
+			// its end.
+			if waiting == nil {
+				waiting = time.After(deadHolderDeadline)
+			}
+			select {
+			case <-waiting:
+				return nil, fmt.Errorf("%w; that process has ended, but its lock was not freed within %v", err, deadHolderDeadline)
+			case <-time.After(deadHolderTick):
+			}
+		case err != nil:
+			return nil, err
 		}
 	}
 }
+
+// How long the lock of a process that has ended is waited for, and how often
+// it is looked at: there is no event to wait on.
+const (
+	deadHolderDeadline = 5 * time.Second
+	deadHolderTick     = 10 * time.Millisecond
+)
 
 // tryLock returns neither lock nor error if the folder was removed by its last
 // owner just when we opened the lock in it.
