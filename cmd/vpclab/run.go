@@ -38,12 +38,12 @@ func newRun() *cobra.Command {
 
 A scenario is a file, or one of the library: ` + strings.Join(scenarioNames(), ", ") + `.
 
-Interrupted, it keeps the finished trials and draws what they give; --resume goes on from there.`,
-		Example:           "  vpclab run vpc-setup\n  vpclab run mylab.vpclab.yml --trials 12\n  vpclab run mylab.vpclab.yml --resume results/mylab/20260101-120000",
+Interrupted, it keeps the finished trials and draws what they give; --resume goes on from there, with the scenario as it was unless another is named.`,
+		Example:           "  vpclab run vpc-setup\n  vpclab run mylab.vpclab.yml --trials 12\n  vpclab run --resume results/mylab/20260101T120000.000Z-1a2b",
 		Args:              maxArgs(1),
 		ValidArgsFunction: completeScenarios,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			sc, plan, err := scenario(args)
+			sc, plan, err := o.scenario(args)
 			if err != nil {
 				return err
 			}
@@ -59,6 +59,31 @@ Interrupted, it keeps the finished trials and draws what they give; --resume goe
 	f.IntVar(&o.trials, "trials", 0, "trials of each point, instead of what the scenario says")
 	f.StringSliceVar(&o.only, "experiment", nil, "only these experiments")
 	f.BoolVar(&o.noPlots, "no-plots", false, "draw no figures and no report")
+	return cmd
+}
+
+// scenario is what the user named, or what the run to go on with was given.
+func (o runOptions) scenario(args []string) (*topo.Scenario, *topo.Plan, error) {
+	if o.resume == "" || len(args) > 0 || global.topo != "" {
+		return scenario(args)
+	}
+	store, err := metrics.Open(o.resume)
+	if err != nil {
+		return nil, nil, usageError{err}
+	}
+	info := store.Info()
+	return scenarios.Parse(info.File, []byte(info.Source))
+}
+
+// goOn is the command that does what an interrupted run has left.
+func (o runOptions) goOn(dir string) string {
+	cmd := "vpclab run --resume " + dir
+	if o.trials > 0 {
+		cmd += fmt.Sprintf(" --trials %d", o.trials)
+	}
+	for _, e := range o.only {
+		cmd += " --experiment " + e
+	}
 	return cmd
 }
 
@@ -83,7 +108,7 @@ func run(cmd *cobra.Command, sc *topo.Scenario, plan *topo.Plan, o runOptions) e
 	figures, drawErr := drawRun(dir, sc.Figures, o.noPlots)
 	p.end()
 	if ctx.Err() != nil {
-		fmt.Fprintf(os.Stderr, "vpclab: interrupted; finished trials are kept in %s\n  go on: vpclab run %s --resume %s\n", dir, sc.File, dir)
+		fmt.Fprintf(os.Stderr, "vpclab: interrupted; finished trials are kept in %s\n  go on: %s\n", dir, o.goOn(dir))
 		return errors.Join(context.Cause(ctx), drawErr)
 	}
 	if drawErr != nil {
