@@ -38,7 +38,7 @@ func TestExecStreamsAndCode(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, out, errs := run(t, Config{Lab: "box"}, strings.NewReader("some input\n"),
-		`cat; pwd; echo $COLOUR $VPCLAB_KERNEL $(id -u) $(hostname); echo oops >&2; (sleep 1000 &) ; exit 7`)
+		`cat; pwd; echo $COLOUR $VPCLAB_INSIDE $(id -u) $(hostname); echo oops >&2; (sleep 1000 &) ; exit 7`)
 	if want := "some input\n" + dir + "\nblue uml 0 box\n"; out != want {
 		t.Errorf("stdout %q, want %q", out, want)
 	}

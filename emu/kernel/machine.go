@@ -234,7 +234,7 @@ func insideEnv(extra []string) []string {
 
 // EnvKernel is set inside a lab kernel, to the word for its substrate. Tests
 // look at it to know whether they can build labs.
-const EnvKernel = "VPCLAB_KERNEL"
+const EnvKernel = "VPCLAB_INSIDE"
 
 func insidePath(path string) string {
 	parts := strings.Split(path, ":")

@@ -10,7 +10,7 @@ import (
 // Need skips the test, and says why, unless it runs inside a lab kernel.
 func Need(t testing.TB) {
 	t.Helper()
-	if os.Getenv("VPCLAB_KERNEL") == "" {
+	if os.Getenv("VPCLAB_INSIDE") == "" {
 		t.Skip("needs a lab kernel: ./run.sh test runs it inside one")
 	}
 }
