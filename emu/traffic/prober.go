@@ -371,9 +371,3 @@ func errnoText(err error) string {
 func addrOf(a netip.Addr) *net.UDPAddr {
 	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, Port))
 }
-
-// sortedNames is for messages.
-func sortedNames(names []string) []string {
-	slices.Sort(names)
-	return slices.Compact(names)
-}

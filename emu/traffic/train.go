@@ -48,7 +48,6 @@ type Train struct {
 
 	// guarded by Prober.mu
 	ticks      []event.Mono // when each probe number left
-	tickCost   time.Duration
 	err        error
 	unreached  int // flows without an arrival
 	maxTransit time.Duration
