@@ -70,7 +70,8 @@ type Matrix struct {
 	Endpoints []MatrixEndpoint `json:"endpoints"`
 	// Cells[i] is row i, one byte a column: '.' self, 'A' allowed and
 	// reached, 'a' allowed but not reached (a failure), 'f' forbidden and not
-	// reached, 'L' forbidden but reached (a leak).
+	// reached, 'L' forbidden but reached (a leak), '=' forbidden and with the
+	// sender's own address: its packets to that address never leave it.
 	Cells []string `json:"cells"`
 }
 

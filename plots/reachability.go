@@ -23,10 +23,11 @@ const (
 	cellFailed  = 'a'
 	cellBlocked = 'f'
 	cellLeak    = 'L'
+	cellTwin    = '=' // the sender's own address: cannot be asked
 )
 
 var cellColors = map[byte]color.Color{
-	cellSelf: midGrey, cellReached: blue, cellFailed: yellow, cellBlocked: paleGrey, cellLeak: vermillion,
+	cellSelf: midGrey, cellReached: blue, cellFailed: yellow, cellBlocked: paleGrey, cellLeak: vermillion, cellTwin: color.White,
 }
 
 // matrixFile is a stored matrix and the trial that it is the evidence of.
@@ -58,9 +59,12 @@ func makeReachability(d *data) (*page, string, error) {
 		{fmt.Sprintf("failure: %s", groupDigits(float64(m.counts[cellFailed]))), cellThumb(cellFailed)},
 		{"itself", cellThumb(cellSelf)},
 	}
+	if twins := m.counts[cellTwin]; twins > 0 {
+		pg.legend = append(pg.legend, entry{fmt.Sprintf("same address: %s", groupDigits(float64(twins))), cellThumb(cellTwin)})
+	}
 	trial := m.system() + ", " + trialText(m.record)
 	what := fmt.Sprintf("%s, %s, %s ordered pairs probed (n = 1 trial: %s).", count(fmt.Sprint(n), "machine"), count(fmt.Sprint(len(tenants)), "tenant"),
-		groupDigits(float64(n*(n-1))), trial)
+		groupDigits(float64(n*(n-1)-m.counts[cellTwin])), trial)
 	pg.subtitle = []string{what, d.kernelText()}
 	caption := fmt.Sprintf("Who reaches whom: rows send, columns receive, machines grouped by tenant. A leak is a pair that must not reach and does; a failure is one that must and does not. %s It is one of the %d matrices of this run, which together have %d leaks and %d failures. %s",
 		what, all.files, all.leaks, all.failures, d.kernelText())

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
 	"time"
 
@@ -42,10 +40,8 @@ const (
 	talkFlows      = 4
 	talkDuty       = 0.2 // of the CPU, for them
 
-	// What a new interface of any namespace gets is the first namespace's
-	// default. Milliseconds; Linux has 1000.
-	arpRetryFile = "/proc/sys/net/ipv4/neigh/default/retrans_time_ms"
-	arpRetry     = "50"
+	// After a site has left: probes go on for so long, and must not arrive.
+	leaveWatch = 60 * time.Millisecond
 )
 
 func vpcSetup() kind {
@@ -112,7 +108,6 @@ type setup struct {
 	conns  map[string]*nftables.Conn // to the twins' firewalls
 	prober *traffic.Prober
 	seed   uint64
-	arp    []byte // the kernel's own time between neighbour requests; nil: not changed
 }
 
 // openSetup builds backbone and LANs and puts a socket into every machine.
@@ -145,9 +140,6 @@ func openSetup(o opening) (*setup, error) {
 }
 
 func (s *setup) build(o opening, eps []traffic.Endpoint) error {
-	if err := s.askAgainSoon(); err != nil {
-		return err
-	}
 	tl, err := s.lab.Apply(o.ctx, joined(s.base, nil))
 	if err != nil {
 		return err
@@ -168,32 +160,6 @@ func (s *setup) close() {
 		s.prober.Close()
 	}
 	_ = closeAll(s.conns) // sockets that held nothing back
-	if s.arp != nil {
-		_ = os.WriteFile(arpRetryFile, s.arp, 0) // it could be written before
-	}
-}
-
-// askAgainSoon shortens the time after which the kernel repeats a neighbour
-// (ARP) request, for interfaces that come from now on; close puts it back. The
-// first packet over a new circuit waits for neighbour resolution, and that wait
-// is part of what is timed. But a request or answer that meets a circuit whose
-// other end is coming up in the same milliseconds is lost, and Linux repeats it
-// after a second: that would then be most of the set-up time, and would say
-// nothing of the system under test.
-func (s *setup) askAgainSoon() error {
-	was, err := os.ReadFile(arpRetryFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a kernel that shows it in its first namespace only, and this is another one
-	}
-	if err == nil {
-		if err = os.WriteFile(arpRetryFile, []byte(arpRetry), 0); err == nil {
-			s.arp = was
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("shorten the repetition of neighbour requests: %w", err)
-	}
-	return nil
 }
 
 // apply converges the lab to a plan. Within a run nobody else changes the lab,
@@ -440,6 +406,9 @@ func (s *setup) comeAndGo(ctx context.Context, sc scope, t *metrics.Trial) error
 		return err
 	}
 	set := labels{"system": systemVPN}
+	if len(r.Flows) == 0 {
+		return t.WriteJSON("train.json", ev.train(r)) // nobody was left to talk: nothing to say of losses
+	}
 	t.Add("join.probes_sent", "count", float64(r.Sent), set)
 	t.Add("join.probes_lost", "count", float64(r.Lost), set)
 	t.Add("join.probe_interval", "s", r.Interval.Seconds(), set)
@@ -503,9 +472,19 @@ func (s *setup) leave(ctx context.Context, sc scope, old []topo.Attachment, t *m
 	if err != nil {
 		return err
 	}
+	gone := event.Now()
+	if err := wait(ctx, leaveWatch); err != nil {
+		return err
+	}
 	result, err := train.Stop(ctx) // waits for packets that should not come any more
 	if err != nil {
 		return err
+	}
+	for _, f := range result.Flows {
+		if f.Last.Sent > gone {
+			return fmt.Errorf("%s left, and still %s reaches %s: a probe sent %v after the last route was withdrawn came through",
+				sc.newcomer.Site, f.From, f.To, f.Last.Sent.Sub(gone))
+		}
 	}
 	set := labels{"system": systemVPN}
 	t.Add("leave.withdrawn", "s", tl.Withdrawn.Sub(tl.Request).Seconds(), set)
@@ -519,6 +498,18 @@ func (s *setup) leave(ctx context.Context, sc scope, old []topo.Attachment, t *m
 		t.Add("leave.last_packet", "s", last.Sub(tl.Request).Seconds(), set)
 	}
 	return nil
+}
+
+// wait lets time pass in which something must not happen.
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // waitFirst waits for the first packet of every flow of a train that goes on.

@@ -24,6 +24,7 @@ func Compile(plan *topo.Plan, st *fabric.State) {
 	c.coreRoutes()
 	c.lsps()
 	c.vpns()
+	c.circuits()
 	c.ends()
 	for name, n := range c.nodes {
 		st.Nodes[name] = *n
@@ -157,6 +158,27 @@ func (c *compiler) vpns() {
 				continue
 			}
 			n.Routes = append(n.Routes, fabric.Route{Table: table, Dst: a.Subnet, Via: a.CEAddr, Dev: a.PEIf})
+		}
+	}
+}
+
+// arpRetry is how long, in milliseconds, either end of an attachment circuit
+// waits before it repeats a neighbour (ARP) request.
+const arpRetry = "50"
+
+// circuits lets both ends of a new circuit ask for each other's address again
+// soon. A request that meets an end which is coming up in the same
+// milliseconds is lost, and Linux would repeat it after a second: that would
+// be most of a VPN's set-up time and say nothing of VPNs.
+func (c *compiler) circuits() {
+	for _, l := range c.plan.Links {
+		if !l.AC {
+			continue
+		}
+		for _, e := range []topo.Endpoint{l.A, l.B} {
+			if n := c.node(e.Node); n != nil {
+				n.Sysctls["net.ipv4.neigh."+e.Ifname+".retrans_time_ms"] = arpRetry
+			}
 		}
 	}
 }

@@ -53,7 +53,8 @@ type Matrix struct {
 	// Cells[i] is row i, one byte a column: '.' self, 'A' allowed and
 	// reached (asked, and the answer came back with the right identity), 'a'
 	// allowed and not reached, 'f' forbidden and nothing arrived, 'L'
-	// forbidden and something arrived.
+	// forbidden and something arrived, '=' forbidden and with the sender's own
+	// address, so that nothing can be asked.
 	Cells []string
 
 	Allowed, Reached, Forbidden, Leaks int
@@ -534,6 +535,9 @@ func (run *matrixRun) judge(m *Matrix, i, j int) byte {
 		m.Leaks++
 		m.Leaked = append(m.Leaked, run.pair(i, j, c))
 		return 'L'
+	}
+	if run.points[i].Addr == run.points[j].Addr {
+		return '=' // a packet to one's own address never leaves: not asked, not counted
 	}
 	m.Forbidden++
 	return 'f'

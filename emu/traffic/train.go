@@ -151,7 +151,9 @@ func (t *Train) send() {
 		if cost == 0 {
 			cost = took
 		}
-		cost = (3*cost + took) / 4
+		// One stall of the machine is no cost: the estimate grows by a quarter a
+		// tick at most.
+		cost = (3*cost + min(took, 2*cost)) / 4
 		pace := max(t.cfg.Interval, time.Duration(float64(cost)/t.cfg.Duty))
 		if !live {
 			pace = max(pace, 20*time.Millisecond) // nothing to send any more; Stop will come
