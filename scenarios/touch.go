@@ -112,7 +112,8 @@ func routerEntries(f *fabric.Fabric, plan *topo.Plan) (entries, error) {
 }
 
 // nodeEntries are the interfaces, addresses, routes and rules of a machine or
-// CE as its kernel holds them: all that a command typed there could have set.
+// CE as its kernel holds them. Firewall rules, neighbours and sysctls are not
+// read: what somebody changed there would not be seen.
 func nodeEntries(f *fabric.Fabric, node string) (entries, error) {
 	out := entries{}
 	err := f.Do(node, func() error {

@@ -17,7 +17,7 @@ func newExec() *cobra.Command {
 		Long: `Run a command in a node's network namespace, with these streams, and exit with its code.
 
 The files are this machine's; on a booted kernel they are read-only.`,
-		Example: "  vpclab exec -t quickstart acme-hq-1 -- ping -c 3 10.1.2.10",
+		Example: "  vpclab exec -t quickstart red-paris-1 -- ping -c 3 10.0.2.11",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 || len(args) == 2 && args[1] == "--" {
 				return usageError{fmt.Errorf("exec wants a node and a command")}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -240,9 +241,15 @@ func settle(ctx context.Context, dir string, cause error) error {
 
 // drawRun draws the figures and the report from what is stored.
 func drawRun(dir string, names []string, skip bool) ([]plots.Figure, error) {
-	store, err := metrics.Open(dir)
-	if skip || err != nil {
+	if skip {
 		return nil, nil
+	}
+	store, err := metrics.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // interrupted before there was anything
+	}
+	if err != nil {
+		return nil, err
 	}
 	if trials, err := store.Trials(); err != nil || len(trials) == 0 {
 		return nil, err // nothing to draw

@@ -389,6 +389,10 @@ func TestPolicyAloneJoinsAndExpelsASite(t *testing.T) {
 	b.wait(t, m, "pe3", "route.programmed", "vrf=vrf-red", "prefix=10.0.1.0/24")
 	b.wait(t, m, "pe3", "route.programmed", "vrf=vrf-red", "prefix=10.0.2.0/24")
 
+	// Sites 1 and 2 hear of each other's new targets, which no kernel shows.
+	b.wait(t, m, "pe1", "bgp.received", "rd=65000:1002")
+	b.wait(t, m, "pe2", "bgp.received", "rd=65000:1001")
+
 	// The same configuration again changes nothing anywhere.
 	m = b.mark()
 	b.configureAll()
