@@ -141,11 +141,12 @@ func (b *builder) link(l Link) {
 	b.plan.Links = append(b.plan.Links, l)
 }
 
-// queued gives a rate a queue: one bandwidth-delay product in packets of 1500
-// bytes, and 100.
+// queued gives a rate a queue: the bandwidth-delay product of a path of two
+// such links, there and back, in packets of 1500 bytes, and 100. One link's own
+// product starves a single TCP flow.
 func (i Impairment) queued() Impairment {
 	if i.Rate > 0 && i.Queue == 0 {
-		i.Queue = 100 + int(i.Delay.Std().Seconds()*float64(i.Rate)/(8*1500))
+		i.Queue = 100 + int(4*i.Delay.Std().Seconds()*float64(i.Rate)/(8*1500))
 	}
 	return i
 }

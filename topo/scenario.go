@@ -101,7 +101,7 @@ type Impairment struct {
 	Jitter Duration `yaml:"jitter,omitempty" example:"1ms"`
 	// Share of packets lost, each on its own.
 	Loss Percent `yaml:"loss,omitempty" example:"0.1%"`
-	// Packets that wait where a rate is set, before they are dropped. Without it: one bandwidth-delay product of 1500-byte packets, and 100.
+	// Packets that wait where a rate is set, before they are dropped. Without it: four times rate times one-way delay in 1500-byte packets, and 100.
 	Queue int `yaml:"queue,omitempty" jsonschema:"minimum=1,maximum=1000000" example:"200"`
 }
 
