@@ -430,7 +430,7 @@ func TestNumbersByEye(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.what, c.got, c.want)
 		}
 	}
-	if q := p.Links[0].AtoB.Queue; q != 100+259 { // 465 Mbit/s × 6.7 ms / 12,000 bit
+	if q := p.Links[0].AtoB.Queue; q != 100+1038 { // 4 × 465 Mbit/s × 6.7 ms / 12,000 bit
 		t.Errorf("queue of %d packets", q)
 	}
 	if l := p.Links[1]; l.AtoB.Rate != 10e6 || l.BtoA.Rate != 1e9 || l.BtoA.Loss != 0.5 || l.AtoB.Delay != l.BtoA.Delay {
