@@ -4,6 +4,7 @@
 #   ./run.sh                the main job: build the vpc-setup lab, measure, draw
 #   ./run.sh test           all tests
 #   ./run.sh VERB [ARG…]    any verb of vpclab, as in ./run.sh doctor
+#   ./run.sh kernel-image   unpack Debian's stock kernel into the cache folder
 #
 # As root it installs Debian's package user-mode-linux by apt-get; as an
 # ordinary user it unpacks the same package into the cache folder
@@ -100,7 +101,7 @@ get_kernel() {
 
 no_package() {
 	unable "cannot get the package user-mode-linux: $1" \
-		"unpack Debian's package (https://packages.debian.org/user-mode-linux) into $cache/uml/1 (usr/bin, usr/lib)," \
+		"unpack Debian's package user-mode-linux by dpkg-deb -x into $cache/uml/1 (usr/bin, usr/lib)," \
 		"or set VPCLAB_UML to a User Mode Linux program and VPCLAB_UML_MODULES to its modules"
 }
 
@@ -119,6 +120,34 @@ install_package() {
 		apt-get install -y -qq --no-install-recommends user-mode-linux >&2 || no_package "apt-get install failed"
 	fi
 	have_uml || no_package "the package was installed, but linux.uml is not there"
+}
+
+# kernel_image unpacks Debian's stock kernel into the cache folder, for those
+# who boot it in QEMU. It installs nothing, whoever asks.
+kernel_image() {
+	local image have
+	for have in "$cache"/kernel/*/boot/vmlinuz-*; do
+		[ -e "$have" ] && say "kernel image: $have" && return
+	done
+	image=$(apt-cache depends linux-image-amd64 2>/dev/null | awk '$1 == "Depends:" && $2 ~ /^linux-image-/ { print $2; exit }')
+	[ -n "$image" ] || unable "the package lists know no linux-image-amd64: run apt-get update as root first"
+	local work version deb
+	mkdir -p "$cache/kernel"
+	work=$(mktemp -d "$cache/kernel/.work.XXXXXX")
+	# shellcheck disable=SC2064 # the folder of now
+	trap "rm -rf '$work'" EXIT
+	say "downloading Debian's package $image into $cache/kernel (nothing is installed)"
+	private_apt "$work"
+	(cd "$work" && apt-get -c "$work/apt.conf" download -qq "$image" >&2) || unable "apt-get download $image failed"
+	for deb in "$work"/linux-image-*.deb; do
+		version=$(dpkg-deb -f "$deb" Version)
+		dpkg-deb -x "$deb" "$work/root"
+		rm -rf "$cache/kernel/$version"
+		mv "$work/root" "$cache/kernel/$version"
+	done
+	rm -rf "$work"
+	trap - EXIT
+	kernel_image
 }
 
 # unpack_package is the way without root: the same package, unpacked into the
@@ -167,6 +196,10 @@ private_apt() {
 }
 
 main() {
+	if [ "${1:-}" = kernel-image ]; then
+		kernel_image
+		return
+	fi
 	find_go
 	build
 	if [ "${1:-}" = test ]; then
