@@ -209,20 +209,26 @@ func (s *setup) trial(ctx context.Context, pt point, number int, t *metrics.Tria
 		if err := system(); err != nil {
 			return err
 		}
-		keep(t, sub)
+		if err := keep(t, sub); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // keep stores the lab's events that have come so far. It is called when
-// nothing is being timed.
-func keep(t *metrics.Trial, sub *lab.Subscription) {
+// nothing is being timed. A trial in which a speaker died has measured that:
+// it fails, even where the lab has healed by itself.
+func keep(t *metrics.Trial, sub *lab.Subscription) (died error) {
 	for {
 		select {
 		case e := <-sub.C:
 			t.Event(e)
+			if e.Kind == "speaker.exit" {
+				died = errors.Join(died, fmt.Errorf("BGP speaker of %s died during the trial: %s", e.Node, e.Attr["status"]))
+			}
 		default:
-			return
+			return died
 		}
 	}
 }
