@@ -109,7 +109,7 @@ e2e_nothing_left() {
 	local left
 	left=$(pgrep -u "$(id -u)" -f "rootfstype=hostfs.*$logs" || true)
 	[ -z "$left" ] || { echo "processes of a kernel are left: $left" && return 1; }
-	left=$(find "$logs/home/labs" -mindepth 1 -maxdepth 1 2>/dev/null || true)
+	left=$(find "$logs/home/labs" -mindepth 1 -maxdepth 1 ! -name '.*' 2>/dev/null || true)
 	[ -z "$left" ] || { echo "folders of labs are left: $left" && return 1; }
 }
 
