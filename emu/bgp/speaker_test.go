@@ -463,6 +463,9 @@ func TestSamePrefixAtTwoSitesUsesOneAndFallsBack(t *testing.T) {
 	b.wait(t, m, "pe1", "route.programmed", "prefix=10.9.0.0/16", "egress=127.0.1.2")
 	require.Equal(t, b.count(m, "pe2", "route.removed", "prefix=10.9.0.0/16"), b.count(m, "pe2", "route.programmed", "prefix=10.9.0.0/16"),
 		"an attached site wins over a learned route")
+	// What they fall back to has to be there, which no kernel shows.
+	b.wait(t, m, "pe1", "bgp.received", "prefix=10.9.0.0/16", "rd=65000:1003")
+	b.wait(t, m, "pe2", "bgp.received", "prefix=10.9.0.0/16", "rd=65000:1003")
 	m = b.mark()
 	c := b.cfg["pe2"]
 	c.VRFs[0].Circuits = c.VRFs[0].Circuits[:1]
