@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -303,10 +304,28 @@ func (b *bench) configureAll() {
 }
 
 func freePort(t testing.TB) uint16 {
-	l, err := net.Listen("tcp4", "127.0.1.9:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
+	// Below the ports that the kernel gives to outgoing connections: the
+	// speakers' own could take one between here and its use.
+	first := 10000 + rand.IntN(20000)
+	for port := first; port < first+1000; port++ {
+		if listens(loopbacks, port) {
+			return uint16(port)
+		}
+	}
+	t.Fatalf("no free port in %d..%d", first, first+999)
+	return 0
+}
+
+// listens says whether port is free on all addresses.
+func listens(addrs map[string]netip.Addr, port int) bool {
+	for _, a := range addrs {
+		l, err := net.Listen("tcp4", netip.AddrPortFrom(a, uint16(port)).String())
+		if err != nil {
+			return false
+		}
+		l.Close()
+	}
+	return true
 }
 
 func TestSpeakersExchangeRoutesWithinATenant(t *testing.T) {
