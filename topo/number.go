@@ -31,7 +31,11 @@ import (
 //	02:fe:KK:KK:00:NN  link k between bare nodes, likewise
 //
 //	label 10000+100r+e    what router r gave out for the LSP to PE e
-//	label 20000+100v+e    what PE e gave out for VPC v
+//	label 20000+100v+e    l3vpn: what PE e gave out for VPC v
+//	                      vpls: what each PE gave out for the pseudowire of VPC v that PE e
+//	                      sends on; inside that PE the way back to PE e
+//	label 30000+r         on to router r: a hop of an explicit path
+//	label 40000+2n-1, 40000+2n  reservation n, there and back
 //	  beyond 99 routers: 10000+(r-1)E+e and 10000+R·E+(v-1)E+e, for E PEs and R routers
 //
 //	table 1000+v            VRF of VPC v

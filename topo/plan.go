@@ -4,22 +4,28 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 )
 
 // Plan is a lab with nothing left to decide: every node, link, address, MAC,
 // label, RD and RT. The same Scenario and seed give the same Plan. Plans are
 // values: Restrict and Detach return changed copies.
 type Plan struct {
-	Lab        string
-	Seed       uint64
-	ASN        uint32
-	CoreMTU    int
-	Nodes      []Node // routers first, then sites, in order of the file
-	Links      []Link
-	VPCs       []VPCPlan
-	LSPs       []LSP
-	CoreRoutes []CoreRoute // plain IP routes of the backbone's own addresses
-	TopLabel   uint32      // highest label any router was given; 0: none
+	Lab     string
+	Seed    uint64
+	ASN     uint32
+	CoreMTU int
+	Nodes   []Node // routers first, then sites, in order of the file
+	Links   []Link
+	Sites   []SitePlan
+	VPCs    []VPCPlan
+	LSPs    []LSP
+	// Adjacencies are the labels of explicit paths; only those that some
+	// reservation uses.
+	Adjacencies  []Adjacency
+	Reservations []ReservationPlan
+	CoreRoutes   []CoreRoute // plain IP routes of the backbone's own addresses
+	TopLabel     uint32      // highest label any router was given; 0: none
 }
 
 // NodeKind says what a node is in the field's words.
@@ -52,6 +58,35 @@ type Node struct {
 	Routes []Route
 	// Addr is the address that others reach this node by, for machines.
 	Addr netip.Addr
+	// Number of a machine in its LAN, from 1; see number.go.
+	Number int
+	// Routing says who distributes labels and VPN routes at a PE or P.
+	Routing Routing
+	// IPv6 gives a machine an IPv6 link-local address.
+	IPv6 bool
+}
+
+// Routing is the control plane of a router.
+type Routing string
+
+const (
+	// RoutingController: labels come from the testbed's controller, VPN
+	// routes from a GoBGP speaker.
+	RoutingController Routing = ""
+	// RoutingFRR: FRR's daemons. Where all PEs and Ps run them, labels come
+	// from OSPF and LDP; in a mixed backbone they come from the controller.
+	RoutingFRR Routing = "frr"
+)
+
+// SitePlan is a site as far as VPCs that come to it later need it.
+type SitePlan struct {
+	Name     string
+	Index    int    // from 1, used in numbers
+	Kind     string // cloud | enterprise
+	PE       string
+	Hosts    []string // node names of a cloud's hypervisor hosts
+	Machines int      // of each VPC that comes to the site by itself
+	Access   Impairment
 }
 
 // Bridge is a LAN segment inside a node (a CE's LAN, a host's VPC segment).
@@ -59,6 +94,8 @@ type Bridge struct {
 	Name string
 	Addr netip.Prefix // gateway address with prefix length, or zero
 	MAC  MAC
+	// Ageing is how long a silent MAC is remembered; 0: the kernel's 300 s.
+	Ageing time.Duration
 }
 
 // Route is a static IP route.
@@ -78,6 +115,9 @@ type Link struct {
 	Cost       int    // for shortest paths; core links only
 	VPC, Site  string // set for links that belong to an attachment's LAN or circuit
 	AC         bool   // attachment circuit: A is the PE, B the CE
+	// Failed takes both ends down: the link is there and carries nothing.
+	// LSPs and reservations avoid it.
+	Failed bool
 }
 
 // Name is "a:ifname--b:ifname", the name capture and inspect use.
@@ -89,7 +129,7 @@ type Endpoint struct {
 	Ifname string // at most 15 bytes
 	MAC    MAC
 	Addr   netip.Prefix // host address with prefix length; zero: none
-	Bridge string       // enslaved to this bridge of the node
+	Bridge string       // enslaved to this bridge of the node (a VSI at the PE side of a VPLS circuit)
 	VRF    string       // enslaved to this VRF of the node (PE side of an attachment circuit)
 }
 
@@ -114,10 +154,29 @@ func (m *MAC) UnmarshalText(b []byte) error {
 // VPCPlan is one VPN with everything numbered.
 type VPCPlan struct {
 	Name        string
-	Index       int // from 1
-	Service     string
-	VRFs        []VRF // one a PE that has a site of this VPC
+	Index       int          // from 1
+	Service     string       // l3vpn | vpls
+	VRFs        []VRF        // l3vpn: one a PE that has a joined site of this VPC
+	VSIs        []VSI        // vpls: likewise
+	Subnet      netip.Prefix // vpls: the one subnet of all sites
+	MTU         int          // of the VPC's LANs
+	Ageing      time.Duration
+	IPv6        bool
 	Attachments []Attachment
+}
+
+// VSI is a VPLS's virtual switch instance at one PE (RFC 4761): a bridge with
+// a port for each attached site and one for each pseudowire. PE j reaches PE i
+// with the label LabelBase+(VEID of j)-BlockOffset that PE i gave out.
+type VSI struct {
+	PE          string
+	Name        string // device name vsi-<vpc>
+	MAC         MAC
+	RD          string
+	VEID        int // VPLS edge identifier: the PE's number
+	BlockOffset int // VE block offset: 1
+	BlockSize   int // VE block size: the number of PEs
+	LabelBase   uint32
 }
 
 // VRF is a VPC's routing table at one PE.
@@ -132,13 +191,14 @@ type VRF struct {
 // Attachment is a site's membership in a VPC: CE, LAN, circuit and PE.
 type Attachment struct {
 	VPC, Site string
-	Index     int    // site's index from 1, used in numbers
-	PE, CE    string // node names
-	VRF       string
+	Index     int          // site's index from 1, used in numbers
+	PE, CE    string       // node names
+	VRF       string       // l3vpn: VRF of the PE
+	VSI       string       // vpls: VSI of the PE; the CE is then a bridge, and the circuit has no addresses
 	PEIf      string       // interface at the PE
-	PEAddr    netip.Prefix // 169.254.x.y/31, PE end
-	CEAddr    netip.Addr   // CE end: next hop of the LAN
-	Subnet    netip.Prefix // the LAN
+	PEAddr    netip.Prefix // l3vpn: 169.254.x.y/31, PE end
+	CEAddr    netip.Addr   // l3vpn: CE end, next hop of the LAN
+	Subnet    netip.Prefix // the LAN; vpls: that of the VPC
 	Machines  []string     // node names
 	// ExportRT is put on the site's routes by its PE; ImportRT is what its
 	// VRF imports. Which ExportRT becomes which ImportRTs is decided at the
@@ -174,4 +234,59 @@ type CoreRoute struct {
 	Via  netip.Addr
 	Dev  string
 	Src  netip.Addr // the node's own loopback
+}
+
+// Adjacency is a label that forwards to one neighbour whatever is below it:
+// a router's part of explicit paths, as a segment of RFC 8402 section 3.4.
+type Adjacency struct {
+	Node  string // the router that pops Label
+	Label uint32
+	Next  string
+	Via   netip.Addr
+	Dev   string
+}
+
+// ReservationPlan is bandwidth set aside between two ends of one VPC, both
+// ways, on every core link between their PEs.
+type ReservationPlan struct {
+	Name  string
+	Index int // from 1, used in labels
+	VPC   string
+	Rate  Rate // each way
+	// Between are the two ends as the file names them: a machine, or a site.
+	Between [2]string
+	// Asked is the path that the file asks for, PE to PE; nil: the cheapest
+	// with room.
+	Asked []string
+	// Directions are from the first end to the second and back; none where
+	// both ends are at one PE or an end has not joined.
+	Directions []ReservedPath
+}
+
+// ReservedPath is one direction of a reservation.
+type ReservedPath struct {
+	From, To string   // PEs
+	Path     []string // routers, From and To included
+	// What traffic is meant, at PE From. l3vpn: Src and Dst (a machine's /32
+	// or a site's subnet), arriving by one of In. vpls: SrcMAC and DstMAC, a
+	// zero one standing for any.
+	Src, Dst       netip.Prefix
+	SrcMAC, DstMAC MAC
+	In             []string // interfaces of From
+	Table          int      // l3vpn: kernel table of its one route at From
+	// Label is what PE To gave out for this traffic instead of its VPN or
+	// pseudowire label; no other traffic of the backbone has it.
+	Label uint32
+	// Stack is pushed above Label by From: the LSP's label, or the
+	// adjacencies of an explicit path. It is empty where To is the neighbour.
+	Stack []uint32
+	Via   netip.Addr
+	Dev   string
+	Hops  []ReservedHop // the core links crossed, in order
+}
+
+// ReservedHop is one core link of a reserved path.
+type ReservedHop struct {
+	Node, Ifname string // sending end
+	Depth        int    // of Label in the label stack there; 1 is the top
 }

@@ -1,6 +1,10 @@
 package bgp
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/vpclab/vpclab/topo"
+)
 
 // Config is what one speaker process is told; it is sent whole each time and
 // the speaker converges to it (adds, changes and withdraws the difference).
@@ -14,6 +18,7 @@ type Config struct {
 	Reflector bool         `json:"reflector,omitempty"`
 	Neighbors []netip.Addr `json:"neighbors"`
 	VRFs      []VRF        `json:"vrfs,omitempty"`    // PE only
+	VSIs      []VSI        `json:"vsis,omitempty"`    // PE only
 	Tunnels   []Tunnel     `json:"tunnels,omitempty"` // PE only: what BGP next hops resolve to
 	Policy    []RTRule     `json:"policy,omitempty"`  // reflector only
 	// Port is the TCP port of all sessions; 0: 179.
@@ -32,6 +37,35 @@ type VRF struct {
 	// Circuits are the sites attached here; each exports its prefix with its
 	// own route target and imports by its own (their union is the VRF's).
 	Circuits []Circuit `json:"circuits"`
+}
+
+// VSI is one VPLS instance of a PE as BGP sees it (RFC 4761): it announces one
+// VPLS NLRI, and makes a pseudowire to each PE whose NLRI it imports.
+type VSI struct {
+	Name        string   `json:"name"` // bridge device
+	RD          string   `json:"rd"`
+	VEID        int      `json:"ve_id"`
+	BlockOffset int      `json:"block_offset"`
+	BlockSize   int      `json:"block_size"`
+	LabelBase   uint32   `json:"label_base"`
+	MTU         int      `json:"mtu"`        // of the LAN; a peer that says another gets no pseudowire
+	ExportRTs   []string `json:"export_rts"` // of the sites joined here
+	ImportRTs   []string `json:"import_rts"`
+	Flows       []Flow   `json:"flows,omitempty"`
+}
+
+// Flow is reserved traffic of a VSI. Frames from Src to Dst that leave by the
+// pseudowire to Egress carry Labels instead of the pseudowire's stack; frames
+// that come in with the label In are that pseudowire's as well.
+type Flow struct {
+	Name   string     `json:"name"`
+	Egress netip.Addr `json:"egress"`
+	Src    topo.MAC   `json:"src"` // zero: any
+	Dst    topo.MAC   `json:"dst"`
+	Labels []uint32   `json:"labels"` // the whole stack, outermost first; the last is the reservation's
+	Via    netip.Addr `json:"via"`
+	Dev    string     `json:"dev"`
+	In     uint32     `json:"in"` // label of the opposite direction
 }
 
 // Circuit is a site attached to a VRF.

@@ -71,9 +71,9 @@ func TestCompileKeepsWhatThePlanSays(t *testing.T) {
 func TestRecordIsExact(t *testing.T) {
 	s := compiled(t, small)
 	s.Nodes["odd"] = Node{Name: "odd",
-		Routes: []Route{{Dst: netip.MustParsePrefix("10.1.2.0/23"), Labels: [4]uint32{1, 2, 3, 4}, Metric: 7}, {Unreachable: true, Dst: defaultRoute}},
-		MPLS:   []MPLSRoute{{In: 16, Out: [4]uint32{9}, Via: netip.MustParseAddr("10.0.0.1"), NoTTLPropagate: true}},
-		VRFs:   []VRF{{"v", 1001}}, Rules: []Rule{{1, 2, true}}}
+		Routes: []Route{{Dst: netip.MustParsePrefix("10.1.2.0/23"), Labels: Stack{1, 2, 3, 4}, Metric: 7}, {Unreachable: true, Dst: defaultRoute}},
+		MPLS:   []MPLSRoute{{In: 16, Out: Stack{9}, Via: netip.MustParseAddr("10.0.0.1"), NoTTLPropagate: true}},
+		VRFs:   []VRF{{"v", 1001}}, Rules: []Rule{{Pref: 1, Table: 2, Del: true}}}
 	s.Links["odd:a--odd:b"] = Link{A: End{Node: "odd", Ifname: "a", MPLSInput: true,
 		Egress: topo.Impairment{Rate: 123457, Delay: 1234567, Jitter: 1, Loss: 1.0 / 3, Queue: 3}}, B: End{Node: "odd", Ifname: "b"}}
 	data, err := json.Marshal(record{State: s})
@@ -90,7 +90,7 @@ func TestDiff(t *testing.T) {
 		return State{
 			Nodes: map[string]Node{
 				"a": {Name: "a", Kind: topo.KindPlain, Routes: []Route{{Dst: p("10.9.0.0/24"), Via: netip.MustParseAddr("10.1.0.2")}}},
-				"b": {Name: "b", Kind: topo.KindPlain, Bridges: []Bridge{{"lan", mac(9), p("10.1.0.2/24")}}, Sysctls: map[string]string{"net.ipv4.ip_forward": "1"}},
+				"b": {Name: "b", Kind: topo.KindPlain, Bridges: []Bridge{{Name: "lan", MAC: mac(9), Addr: p("10.1.0.2/24")}}, Sysctls: map[string]string{"net.ipv4.ip_forward": "1"}},
 			},
 			Links: map[string]Link{"a:e--b:p": {MTU: 1500,
 				A: End{Node: "a", Ifname: "e", MAC: mac(1), Addr: p("10.1.0.1/24"), Egress: topo.Impairment{Delay: topo.Duration(time.Millisecond)}},

@@ -315,7 +315,7 @@ func slashed(labels []uint32) string {
 }
 
 // stack cuts an array at its first 0.
-func stack(a [4]uint32) []uint32 {
+func stack(a Stack) []uint32 {
 	for i, l := range a {
 		if l == 0 {
 			return a[:i:i]
@@ -325,7 +325,7 @@ func stack(a [4]uint32) []uint32 {
 }
 
 // array is the reverse of stack.
-func array(s []uint32) (a [4]uint32) {
+func array(s []uint32) (a Stack) {
 	copy(a[:], s)
 	return a
 }

@@ -31,12 +31,12 @@ func router() fabric.State {
 			Lo:      []netip.Prefix{p("10.255.0.1/32")},
 			Routes: []fabric.Route{
 				{Dst: p("10.255.0.2/32"), Via: a("10.7.0.2"), Dev: "core", Src: a("10.255.0.1")},
-				{Table: 1001, Dst: p("10.20.0.0/16"), Via: a("10.7.0.2"), Dev: "core", Labels: [4]uint32{2002, 2003}, Metric: 20},
+				{Table: 1001, Dst: p("10.20.0.0/16"), Via: a("10.7.0.2"), Dev: "core", Labels: fabric.Stack{2002, 2003}, Metric: 20},
 				{Dst: p("10.66.0.0/16"), Unreachable: true},
 			},
 			MPLS: []fabric.MPLSRoute{
 				{In: 2001, Dev: "vrf-x"},
-				{In: 2004, Out: [4]uint32{2005, 2006}, Via: a("10.7.0.2"), Dev: "core"},
+				{In: 2004, Out: fabric.Stack{2005, 2006}, Via: a("10.7.0.2"), Dev: "core"},
 				{In: 2007, Via: a("10.7.0.2"), Dev: "core", NoTTLPropagate: true},
 			},
 			Rules: []fabric.Rule{{Pref: 32765, Table: 255}, {Pref: 0, Table: 255, Del: true}},

@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/vpclab/vpclab/topo"
 )
@@ -30,9 +31,10 @@ type Node struct {
 
 // Bridge is a Linux bridge: multicast snooping and STP off.
 type Bridge struct {
-	Name string
-	MAC  topo.MAC
-	Addr netip.Prefix // zero: none
+	Name   string
+	MAC    topo.MAC
+	Addr   netip.Prefix  // zero: none
+	Ageing time.Duration // of learned MACs; 0: the kernel's 300 s
 }
 
 // VRF is a Linux VRF device bound to a routing table, which ends in an
@@ -46,6 +48,7 @@ type VRF struct {
 type Link struct {
 	A, B End
 	MTU  int
+	Down bool // both ends are there and down
 }
 
 // End is one end of a Link with all that hangs on it.
@@ -56,6 +59,21 @@ type End struct {
 	Master       string          // bridge or VRF of the node, or ""
 	MPLSInput    bool            // net.mpls.conf.<if>.input
 	Egress       topo.Impairment // what happens to packets that leave by this end
+	// Block is the shared filter block of what comes in by this end (a clsact
+	// discipline with that ingress block); 0: none. What is in the block is
+	// the business of the speaker that programs pseudowires.
+	Block uint32
+	// Classes are reservations on this end's line; without a rate there is no
+	// line and nothing to reserve.
+	Classes []Class
+}
+
+// Class sets bandwidth aside for packets with a label at a depth of their
+// stack (1: the top).
+type Class struct {
+	Label uint32
+	Depth int
+	Rate  topo.Rate
 }
 
 // Route is an IP route, optionally with an MPLS label stack (outermost
@@ -66,7 +84,7 @@ type Route struct {
 	Via    netip.Addr
 	Dev    string
 	Src    netip.Addr
-	Labels [4]uint32 // 0 ends the stack; an array so that Route is comparable
+	Labels Stack
 	Metric int
 	// Unreachable makes it a reject route; Via and Dev are then empty.
 	Unreachable bool
@@ -75,15 +93,22 @@ type Route struct {
 // MPLSRoute is an entry of the incoming label map.
 type MPLSRoute struct {
 	In             uint32
-	Out            [4]uint32  // swap to this stack (outermost first); all 0: pop
+	Out            Stack      // swap to this stack; empty: pop
 	Via            netip.Addr // next hop; zero with Dev alone: pop and look up there (a VRF device)
 	Dev            string
 	NoTTLPropagate bool // egress: do not copy the label TTL into the IP header (pipe model)
 }
 
-// Rule is an `ip rule`; Del removes one that the kernel makes by itself.
+// Stack is a label stack, outermost first; 0 ends it. An array, so that what
+// holds it is comparable.
+type Stack [8]uint32
+
+// Rule is an `ip rule`; Del removes one that the kernel makes by itself. Zero
+// From, To and Iif match everything.
 type Rule struct {
-	Pref  int
-	Table int
-	Del   bool
+	Pref     int
+	Table    int
+	From, To netip.Prefix
+	Iif      string
+	Del      bool
 }

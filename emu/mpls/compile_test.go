@@ -36,7 +36,7 @@ func TestCompileLabels(t *testing.T) {
 	// pe1 > p1 > p2 > pe2: one swap, one penultimate hop.
 	hops := lspHops(t, plan, "pe1", "pe2")
 	require.Len(t, hops, 3)
-	require.Contains(t, st.Nodes["p1"].MPLS, fabric.MPLSRoute{In: hops[1].InLabel, Out: [4]uint32{hops[1].OutLabel}, Via: hops[1].Via, Dev: hops[1].Dev})
+	require.Contains(t, st.Nodes["p1"].MPLS, fabric.MPLSRoute{In: hops[1].InLabel, Out: fabric.Stack{hops[1].OutLabel}, Via: hops[1].Via, Dev: hops[1].Dev})
 	require.Contains(t, st.Nodes["p2"].MPLS, fabric.MPLSRoute{In: hops[2].InLabel, Via: hops[2].Via, Dev: hops[2].Dev})
 	for _, r := range st.Nodes["pe1"].MPLS {
 		require.NotZero(t, r.In, "a router that nobody sends labels to has no entry for it")
@@ -138,6 +138,6 @@ func TestCompileDoesNotShare(t *testing.T) {
 
 func TestVPNRoute(t *testing.T) {
 	p, via := netip.MustParsePrefix("10.0.2.0/24"), netip.MustParseAddr("10.254.0.3")
-	require.Equal(t, fabric.Route{Table: 1001, Dst: p, Via: via, Dev: "p1", Labels: [4]uint32{10402, 20102}}, mpls.VPNRoute(1001, p, 10402, 20102, via, "p1"))
-	require.Equal(t, fabric.Route{Table: 1001, Dst: p, Via: via, Dev: "pe2", Labels: [4]uint32{20102}}, mpls.VPNRoute(1001, p, 0, 20102, via, "pe2"))
+	require.Equal(t, fabric.Route{Table: 1001, Dst: p, Via: via, Dev: "p1", Labels: fabric.Stack{10402, 20102}}, mpls.VPNRoute(1001, p, 10402, 20102, via, "p1"))
+	require.Equal(t, fabric.Route{Table: 1001, Dst: p, Via: via, Dev: "pe2", Labels: fabric.Stack{20102}}, mpls.VPNRoute(1001, p, 0, 20102, via, "pe2"))
 }
