@@ -15,7 +15,7 @@ func Compile(plan *topo.Plan) State {
 		s.Nodes[n.Name] = compileNode(n)
 	}
 	for _, l := range plan.Links {
-		s.Links[l.Name()] = Link{A: compileEnd(l.A, l.AtoB), B: compileEnd(l.B, l.BtoA), MTU: l.MTU}
+		s.Links[l.Name()] = Link{A: compileEnd(l.A, l.AtoB), B: compileEnd(l.B, l.BtoA), MTU: l.MTU, Down: l.Failed}
 	}
 	return s
 }
@@ -25,11 +25,15 @@ func compileNode(n topo.Node) Node {
 	if n.Forward {
 		out.Sysctls["net.ipv4.ip_forward"] = "1"
 	}
+	if n.IPv6 {
+		// Namespaces have IPv6 off; one interface with it is enough for link-local addresses.
+		out.Sysctls["net.ipv6.conf.eth0.disable_ipv6"] = "0"
+	}
 	if n.Loopback.IsValid() {
 		out.Lo = []netip.Prefix{netip.PrefixFrom(n.Loopback, n.Loopback.BitLen())}
 	}
 	for _, b := range n.Bridges {
-		out.Bridges = append(out.Bridges, Bridge{Name: b.Name, MAC: b.MAC, Addr: b.Addr})
+		out.Bridges = append(out.Bridges, Bridge{Name: b.Name, MAC: b.MAC, Addr: b.Addr, Ageing: b.Ageing})
 	}
 	for _, r := range n.Routes {
 		out.Routes = append(out.Routes, Route{Dst: r.Dst, Via: r.Via, Dev: r.Dev})

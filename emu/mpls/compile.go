@@ -16,16 +16,22 @@ const localRulePref = 32765
 const tableLocal = 255
 
 // Compile adds to st what the backbone of plan needs besides nodes and links:
-// sysctls, core routes, LSPs, and for each joined site its VRF, VPN label and
-// the route to its LAN. st is what fabric.Compile made of the same plan.
+// sysctls, core routes, LSPs, for each joined site its VRF, VPN label and the
+// route to its LAN, the ground for pseudowires, and reservations. st is what
+// fabric.Compile made of the same plan.
 func Compile(plan *topo.Plan, st *fabric.State) {
-	c := compiler{plan: plan, st: st, nodes: map[string]*fabric.Node{}}
+	c := compiler{plan: plan, st: st, nodes: map[string]*fabric.Node{}, kinds: make(map[string]topo.NodeKind, len(plan.Nodes))}
+	for _, n := range plan.Nodes {
+		c.kinds[n.Name] = n.Kind
+	}
 	c.routers()
 	c.coreRoutes()
 	c.lsps()
 	c.vpns()
 	c.circuits()
 	c.ends()
+	c.vsis()
+	c.reservations()
 	for name, n := range c.nodes {
 		st.Nodes[name] = *n
 	}
@@ -37,6 +43,7 @@ type compiler struct {
 	plan  *topo.Plan
 	st    *fabric.State
 	nodes map[string]*fabric.Node
+	kinds map[string]topo.NodeKind
 }
 
 // node is the working copy of st's node, or nil where the plan's node is not
@@ -172,8 +179,8 @@ const arpRetry = "50"
 // be most of a VPN's set-up time and say nothing of VPNs.
 func (c *compiler) circuits() {
 	for _, l := range c.plan.Links {
-		if !l.AC {
-			continue
+		if !l.AC || !l.A.Addr.IsValid() {
+			continue // a vpls circuit has no addresses to ask for
 		}
 		for _, e := range []topo.Endpoint{l.A, l.B} {
 			if n := c.node(e.Node); n != nil {
@@ -187,18 +194,13 @@ func (c *compiler) circuits() {
 // an attachment circuit it stays closed: there a tenant could send a frame
 // with another tenant's VPN label.
 func (c *compiler) ends() {
-	kinds := make(map[string]topo.NodeKind, len(c.plan.Nodes))
-	for _, n := range c.plan.Nodes {
-		kinds[n.Name] = n.Kind
-	}
-	switches := func(node string) bool { return kinds[node] == topo.KindPE || kinds[node] == topo.KindP }
 	for _, pl := range c.plan.Links {
 		name := pl.Name()
 		l, ok := c.st.Links[name]
 		if !ok {
 			continue
 		}
-		l.A.MPLSInput = pl.Core && switches(pl.A.Node) && switches(pl.B.Node)
+		l.A.MPLSInput = c.core(pl)
 		l.B.MPLSInput = l.A.MPLSInput
 		if pl.A.VRF != "" {
 			l.A.Master = pl.A.VRF

@@ -6,6 +6,8 @@
 //
 //   - compile.go: [Compile] adds to a fabric.State what does not change while
 //     BGP runs: core routes, incoming label maps, VRFs, rules, sysctls;
+//   - vpls.go: the ground for pseudowires, which the speakers make;
+//   - reserve.go: classes, labels and rules of reservations;
 //   - vpnroute.go: [VPNRoute] is the one place that knows which labels a
 //     packet to another site gets; the BGP speakers ask it;
 //   - read.go: [Read] reports labels and VRF routes as the kernel has them.

@@ -1,0 +1,46 @@
+package mpls
+
+import "github.com/vpclab/vpclab/topo"
+
+// PseudowireBlock is the number of the shared filter block on the core
+// interfaces of a PE with a VPLS: in it the speaker tells by its label which
+// pseudowire a frame belongs to, whichever core link it came by.
+const PseudowireBlock = 1
+
+// vsis readies each PE with a VPLS for its pseudowires: what the PE sends on
+// one is pushed a local label and handed to the kernel's own label switching
+// by way of lo, which resolves the next hop as for any LSP. The bridge itself
+// is a part of the plan's nodes; the pseudowires are the speaker's.
+func (c *compiler) vsis() {
+	at := map[string]bool{}
+	for _, v := range c.plan.VPCs {
+		for _, vsi := range v.VSIs {
+			at[vsi.PE] = true
+			if n := c.node(vsi.PE); n != nil {
+				n.Sysctls["net.mpls.conf.lo.input"] = "1"
+			}
+		}
+	}
+	for _, pl := range c.plan.Links {
+		l, ok := c.st.Links[pl.Name()]
+		if !ok || !c.core(pl) {
+			continue
+		}
+		if at[pl.A.Node] {
+			l.A.Block = PseudowireBlock
+		}
+		if at[pl.B.Node] {
+			l.B.Block = PseudowireBlock
+		}
+		c.st.Links[pl.Name()] = l
+	}
+}
+
+// core reports whether both ends of a link switch labels.
+func (c *compiler) core(l topo.Link) bool {
+	return l.Core && c.switches(l.A.Node) && c.switches(l.B.Node)
+}
+
+func (c *compiler) switches(node string) bool {
+	return c.kinds[node] == topo.KindPE || c.kinds[node] == topo.KindP
+}
