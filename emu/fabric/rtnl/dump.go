@@ -25,6 +25,12 @@ type LinkInfo struct {
 	Alias  string
 	Group  uint32
 	Table  int // vrf
+	// Ageing of learned addresses; bridge.
+	Ageing time.Duration
+	// MasterKind is bridge, vrf …; Port and Isolated count at a bridge's ports.
+	MasterKind string
+	Port       PortState
+	Isolated   bool
 }
 
 // AddrInfo is an IPv4 address of an interface.
@@ -41,7 +47,8 @@ type QdiscInfo struct {
 	Handle Handle
 	Parent Handle
 	Netem  Netem
-	Limit  int // bfifo: bytes
+	Limit  int    // bfifo: bytes
+	Block  uint32 // clsact: shared filter block of what comes in; 0: none
 }
 
 // ClassInfo is a class of an HTB or HFSC qdisc.
@@ -198,18 +205,37 @@ func (l *LinkInfo) set(typ uint16, v []byte) {
 	case unix.IFLA_ADDRESS:
 		copy(l.MAC[:], v)
 	case unix.IFLA_LINKINFO:
+		attrs(v, 0, l.setInfo)
+	}
+}
+
+// setInfo takes what is special to the interface's kind, and to the kind of
+// its master.
+func (l *LinkInfo) setInfo(typ uint16, v []byte) {
+	switch typ {
+	case nl.IFLA_INFO_KIND:
+		l.Kind = cstring(v)
+	case nl.IFLA_INFO_DATA:
+		attrs(v, 0, func(typ uint16, v []byte) {
+			switch {
+			case l.Kind == "vrf" && typ == nl.IFLA_VRF_TABLE:
+				l.Table = number(v)
+			case l.Kind == "bridge" && typ == nl.IFLA_BR_AGEING_TIME:
+				l.Ageing = time.Duration(number(v)) * userTick
+			}
+		})
+	case nl.IFLA_INFO_SLAVE_KIND:
+		l.MasterKind = cstring(v)
+	case nl.IFLA_INFO_SLAVE_DATA:
+		if l.MasterKind != "bridge" {
+			return
+		}
 		attrs(v, 0, func(typ uint16, v []byte) {
 			switch typ {
-			case nl.IFLA_INFO_KIND:
-				l.Kind = cstring(v)
-			case nl.IFLA_INFO_DATA:
-				if l.Kind == "vrf" {
-					attrs(v, 0, func(typ uint16, v []byte) {
-						if typ == nl.IFLA_VRF_TABLE {
-							l.Table = number(v)
-						}
-					})
-				}
+			case nl.IFLA_BRPORT_STATE:
+				l.Port = PortState(number(v))
+			case nl.IFLA_BRPORT_ISOLATED:
+				l.Isolated = number(v) == 1
 			}
 		})
 	}
@@ -352,6 +378,8 @@ func (c *Conn) Qdiscs() (out []QdiscInfo, err error) {
 			switch {
 			case typ == nl.TCA_KIND:
 				q.Kind = cstring(v)
+			case typ == nl.TCA_INGRESS_BLOCK:
+				q.Block = uint32(number(v))
 			case typ == nl.TCA_OPTIONS && q.Kind == "netem":
 				q.Netem.decode(v)
 			case typ == nl.TCA_OPTIONS && q.Kind == "bfifo":

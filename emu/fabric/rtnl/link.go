@@ -3,7 +3,6 @@ package rtnl
 import (
 	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -91,25 +90,6 @@ func (b *Batch) Veth(v Veth, opts ...Option) {
 	b.end()
 }
 
-// Bridge is an Ethernet switch without multicast snooping and spanning tree.
-type Bridge struct {
-	Link
-	Ageing time.Duration // of learned addresses; 0: the kernel's 300 s
-}
-
-// Bridge adds a bridge.
-func (b *Batch) Bridge(br Bridge, opts ...Option) {
-	b.newLink("bridge", br.Link, opts)
-	b.linkInfo("bridge", func() {
-		b.u32(nl.IFLA_BR_STP_STATE, 0)
-		b.u8(nl.IFLA_BR_MCAST_SNOOPING, 0)
-		if br.Ageing != 0 {
-			b.u32(nl.IFLA_BR_AGEING_TIME, uint32(br.Ageing/(10*time.Millisecond)))
-		}
-	})
-	b.end()
-}
-
 // VRF is a routing domain: an interface bound to a routing table.
 type VRF struct {
 	Link
@@ -152,6 +132,14 @@ func (c LinkChange) String() string {
 		return c.Name
 	}
 	return fmt.Sprintf("interface %d", c.Index)
+}
+
+// of is the interface as the end of a phrase.
+func (c LinkChange) of() string {
+	if c.Name != "" {
+		return " " + c.Name
+	}
+	return fmt.Sprintf(" %d", c.Index)
 }
 
 // LinkSet changes an interface. The kernel applies the master before up or

@@ -21,8 +21,15 @@ const Root Handle = 0xFFFFFFFF // TC_H_ROOT
 func MakeHandle(major, minor uint16) Handle { return Handle(major)<<16 | Handle(minor) }
 
 func (h Handle) String() string {
-	if h == Root {
+	switch h {
+	case Root:
 		return "root"
+	case Ingress:
+		return "ingress"
+	case Egress:
+		return "egress"
+	case clsactParent:
+		return "clsact"
 	}
 	return fmt.Sprintf("%x:%x", uint32(h)>>16, uint32(h)&0xFFFF)
 }

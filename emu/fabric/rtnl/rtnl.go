@@ -1,10 +1,11 @@
 // Package rtnl speaks route netlink in batches: many messages in one sendmsg,
 // one acknowledgement for all of them, and errors that name the object.
 //
-// Division of labour: batch.go encodes messages one behind the other, link.go,
-// route.go, mpls.go, rule.go and qdisc.go say what each kind of message holds,
-// conn.go sends a Batch and matches the answers, errors.go is what a refusal
-// looks like, dump.go reads tables back as they are in the kernel.
+// Division of labour: batch.go encodes messages one behind the other; link.go,
+// bridge.go, route.go, mpls.go, rule.go, qdisc.go, filter.go and action.go say
+// what each kind of message holds; conn.go sends a Batch and matches the
+// answers, errors.go is what a refusal looks like, dump.go reads tables back
+// as they are in the kernel.
 //
 // It is for those who set many things at once: emu/fabric and the BGP
 // speakers. For reading at leisure vishvananda/netlink, on whose message types

@@ -106,6 +106,45 @@ func TestNetemReadsBack(t *testing.T) {
 	}
 }
 
+func TestFilterReadsBack(t *testing.T) {
+	mac := func(n byte) [6]byte { return [6]byte{2, 0, 0, 0, 0, n} }
+	for _, want := range []Filter{
+		{Prio: 1, Handle: 7, Protocol: EtherAll, Actions: []Action{PushLabel{20103, 255}, PushEth{mac(1), mac(2)}, ToHost{}, Redirect{1, true}}},
+		{Prio: 10, Handle: 2, Protocol: EtherMPLS, Flower: &Flower{Label: 1048575, Depth: 1, Bottom: true},
+			Actions: []Action{PopEth{}, PopLabel{EtherTEB}, Redirect{1 << 20, false}}},
+		{Prio: 65535, Handle: 1 << 31, Protocol: EtherMPLS, Flower: &Flower{Label: 16, Depth: 7}, Class: MakeHandle(0x10, 3)},
+		{Prio: 3, Handle: 9, Protocol: EtherAll, Flower: &Flower{Dst: mac(3), Src: mac(4)}, Class: MakeHandle(1, 2)},
+	} {
+		var b Batch
+		b.Filter(want)
+		got, ok := parseFilter(only(t, &b, unix.RTM_NEWTFILTER))
+		require.True(t, ok)
+		require.Equal(t, want, got)
+	}
+}
+
+func TestFilterIsNamed(t *testing.T) {
+	f := Filter{Block: 1, Prio: 10, Flower: &Flower{Label: 20103}}
+	require.Equal(t, "filter prio 10 label 20103 of block 1", f.String())
+	require.Equal(t, "filter 1 prio 2 at egress of pw3", Filter{Prio: 2, Handle: 1, Dev: "pw3", Parent: Egress}.String())
+	require.Equal(t, "filter prio 1 at 10:0 of 17", Filter{Prio: 1, DevIndex: 17, Parent: MakeHandle(0x10, 0)}.String())
+}
+
+func TestAddressesOfABlock(t *testing.T) {
+	var b Batch
+	b.FilterDel(Filter{Block: 5, DevIndex: 9, Parent: Egress, Prio: 3, Protocol: EtherMPLS})
+	msg := nl.DeserializeTcMsg(only(t, &b, unix.RTM_DELTFILTER))
+	require.Equal(t, int32(-1), msg.Ifindex, "TCM_IFINDEX_MAGIC_BLOCK")
+	require.Equal(t, uint32(5), msg.Parent)
+	require.Equal(t, uint32(3<<16|0x4788), msg.Info, "EtherType in network order")
+}
+
+func TestBridgeTimesAreRoundedUp(t *testing.T) {
+	require.Equal(t, uint32(30000), userTicks(300*time.Second))
+	require.Equal(t, uint32(1), userTicks(time.Nanosecond), "0 would mean never to learn")
+	require.Equal(t, uint32(math.MaxInt32), userTicks(math.MaxInt64))
+}
+
 func TestNormalTable(t *testing.T) {
 	table := normalTable()
 	var sum, squares float64
@@ -192,5 +231,8 @@ func FuzzParse(f *testing.F) {
 		k.htb(p)
 		k.hfsc(p)
 		attrs(p, unix.SizeofRtMsg, func(typ uint16, v []byte) { r.set(typ, v); m.set(typ, v) })
+		_, _ = parseFilter(p)
+		_, _ = parseFDB(p)
+		parseActions(p)
 	})
 }
