@@ -9,7 +9,10 @@
 //   - matrix.go: [Prober.Matrix], every ordered pair asked, allowed pairs until
 //     they answer, forbidden pairs for long enough to have answered;
 //   - train.go: [Prober.Train], numbered probes at a steady pace over many
-//     flows: first packet through, last packet through, what was lost between.
+//     flows: first packet through, last packet through, what was lost between,
+//     and how long each was under way;
+//   - bulk.go: [Prober.OpenBulk], TCP flows, greedy or with a rate, started and
+//     paused at will; goodput.go: what of them arrived, over time.
 //
 // A machine's socket is an ordinary UDP socket of its namespace: the probe is
 // routed, labelled, filtered and queued by the kernel like any other packet,

@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -53,6 +55,7 @@ type Prober struct {
 	byName map[string]*point
 	matrix *matrixRun
 	trains map[uint32]*Train
+	bulks  map[*Bulk]bool
 	lastID uint32 // of a train
 	strays uint64 // packets that were no probes, or another Prober's
 }
@@ -74,7 +77,7 @@ type point struct {
 // answer. Close the Prober before the namespaces are destroyed: a socket keeps
 // its namespace alive.
 func Open(enter Enter, eps []Endpoint) (*Prober, error) {
-	p := &Prober{enter: enter, nonce: rand.Uint64(), byName: map[string]*point{}, trains: map[uint32]*Train{}}
+	p := &Prober{enter: enter, nonce: rand.Uint64(), byName: map[string]*point{}, trains: map[uint32]*Train{}, bulks: map[*Bulk]bool{}}
 	p.alignClocks()
 	if err := p.Add(eps...); err != nil {
 		p.Close()
@@ -166,19 +169,23 @@ func (pt *point) close() {
 	<-pt.done
 }
 
-// Close ends the trains that still run, closes all sockets and waits for
-// their readers.
+// Close ends the trains and bulk flows that still run, closes all sockets and
+// waits for their readers.
 func (p *Prober) Close() {
 	p.mu.Lock()
 	trains := make([]*Train, 0, len(p.trains))
 	for _, t := range p.trains {
 		trains = append(trains, t)
 	}
+	bulks := slices.Collect(maps.Keys(p.bulks))
 	points := p.points
 	p.points, p.byName = nil, map[string]*point{}
 	p.mu.Unlock()
 	for _, t := range trains {
 		t.halt()
+	}
+	for _, b := range bulks {
+		_, _ = b.Close() // who wanted to know has closed it
 	}
 	for _, pt := range points {
 		if pt != nil {

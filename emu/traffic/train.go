@@ -28,6 +28,9 @@ type TrainConfig struct {
 	Duty float64
 	// UntilFirst ends a flow when its first probe has arrived.
 	UntilFirst bool
+	// Log keeps every arrival, for one-way delays; see Arrival. It costs one
+	// reading of the clock more a sender and tick.
+	Log bool
 }
 
 // Train is a probe train under way.
@@ -75,15 +78,21 @@ type flow struct {
 	got       []uint64 // bit set of received numbers
 	first     Arrival
 	last      Arrival
+	log       []Arrival
 }
 
 // Arrival is one probe of a train that came through. Sent is read just before
-// the machines' batches of that number are handed to the kernel, Received is
-// the kernel's time stamp at the receiver.
+// the machines' batches of that number are handed to the kernel (with
+// TrainConfig.Log: before this machine's), Received is the kernel's time stamp
+// at the receiver. Both are of the one clock of the lab's kernel, so their
+// difference is the way's own delay, no half of a round trip.
 type Arrival struct {
 	Seq            uint64
 	Sent, Received event.Mono
 }
+
+// Delay is how long the probe was under way.
+func (a Arrival) Delay() time.Duration { return a.Received.Sub(a.Sent) }
 
 // StartTrain starts to send and returns. Stop ends it.
 //
@@ -200,13 +209,17 @@ func (t *Train) tickFrom(s *sender, now event.Mono) (sent int, err error) {
 		chunk := flows[:min(batchLen, len(flows))]
 		flows = flows[len(chunk):]
 		batch := make([]*flow, 0, len(chunk))
+		sentAt := now
+		if t.cfg.Log {
+			sentAt = event.Now()
+		}
 		t.p.mu.Lock()
 		seq := uint64(len(t.ticks))
 		for _, f := range chunk {
 			if !f.active {
 				continue
 			}
-			pr := probe{kind: kindTrain, nonce: t.p.nonce, sender: s.from.id, target: f.index, round: t.id, seq: seq, sent: now}
+			pr := probe{kind: kindTrain, nonce: t.p.nonce, sender: s.from.id, target: f.index, round: t.id, seq: seq, sent: sentAt}
 			pr.put(s.from.out[len(batch)].Buffers[0])
 			s.from.out[len(batch)].Addr = f.dst
 			batch = append(batch, f)
@@ -247,6 +260,9 @@ func (t *Train) arrived(at *point, pr *probe, when event.Mono) {
 	f.mark(pr.seq)
 	f.received++
 	a := Arrival{Seq: pr.seq, Sent: pr.sent, Received: when}
+	if t.cfg.Log {
+		f.log = append(f.log, a)
+	}
 	if f.received == 1 {
 		f.first = a
 		t.unreached--
@@ -351,7 +367,8 @@ type FlowResult struct {
 	Refused              uint64 // not sent: the sender's kernel refused; counted in Lost
 	Why                  string // of the last refusal
 	First, Last          Arrival
-	Gaps                 []Gap // runs of lost probes, in order; before the first and after the last arrival included
+	Arrivals             []Arrival // all, in the order they came in; with TrainConfig.Log
+	Gaps                 []Gap     // runs of lost probes, in order; before the first and after the last arrival included
 }
 
 // Gap is a run of lost probes.
@@ -444,7 +461,7 @@ func spacing(ticks []event.Mono) (median, longest time.Duration) {
 func (f *flow) result(ticks []event.Mono, end event.Mono) FlowResult {
 	r := FlowResult{
 		Flow: Flow{f.from.Name, f.to.Name}, Sent: f.sent, Received: f.received, Lost: f.sent - f.received,
-		Double: f.double, Elsewhere: f.elsewhere, Refused: f.refused, Why: f.why, First: f.first, Last: f.last,
+		Double: f.double, Elsewhere: f.elsewhere, Refused: f.refused, Why: f.why, First: f.first, Last: f.last, Arrivals: f.log,
 	}
 	when := func(seq uint64) event.Mono {
 		if seq < uint64(len(ticks)) {
