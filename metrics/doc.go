@@ -11,7 +11,8 @@
 //   - slug.go: folder names of points, natural order;
 //   - csv.go, bench.go: the two text formats for other people's tools;
 //   - summary.go: medians with intervals;
-//   - expect.go, quantity.go, eval.go: what a scenario demands of the numbers.
+//   - expect.go, quantity.go, eval.go: what a scenario demands of the numbers;
+//   - claim.go: what it claims by them.
 //
 // The folder of a run:
 //

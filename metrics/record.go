@@ -34,6 +34,8 @@ type RunInfo struct {
 	Error    string            `json:"error,omitempty"`
 	// Outcomes are the judged expectations, in the scenario's order.
 	Outcomes []Outcome `json:"outcomes,omitempty"`
+	// Claims are the scenario's claims with what came of each.
+	Claims []ClaimOutcome `json:"claims,omitempty"`
 }
 
 // Verdicts of a run. A run that was killed stays VerdictRunning.

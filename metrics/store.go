@@ -183,18 +183,25 @@ func (s *Store) Judge(experiment string, expect []string) ([]Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	samples = slices.DeleteFunc(samples, func(x Sample) bool { return x.Experiment != experiment })
-	failed := 0
-	for _, t := range s.sorted() {
-		if t.Experiment == experiment && t.Status != StatusOK {
-			failed++
-		}
+	outcomes, err := s.eval(samples, experiment, expect)
+	if err != nil {
+		return nil, fmt.Errorf("experiment %s: %w", experiment, err)
 	}
+	return outcomes, s.Update(func(info *RunInfo) {
+		kept := slices.DeleteFunc(slices.Clone(info.Outcomes), func(o Outcome) bool { return o.Experiment == experiment })
+		info.Outcomes = append(kept, outcomes...)
+	})
+}
+
+// eval judges expectations over the samples of one experiment.
+func (s *Store) eval(samples []Sample, experiment string, expect []string) ([]Outcome, error) {
+	samples = slices.DeleteFunc(slices.Clone(samples), func(x Sample) bool { return x.Experiment != experiment })
+	_, failed := s.count(experiment)
 	outcomes := make([]Outcome, 0, len(expect))
 	for _, text := range expect {
 		e, err := ParseExpect(text)
 		if err != nil {
-			return nil, fmt.Errorf("experiment %s: expectation: %w", experiment, err)
+			return nil, fmt.Errorf("expectation: %w", err)
 		}
 		o := e.Eval(samples)
 		o.Experiment = experiment
@@ -203,10 +210,22 @@ func (s *Store) Judge(experiment string, expect []string) ([]Outcome, error) {
 		}
 		outcomes = append(outcomes, o)
 	}
-	return outcomes, s.Update(func(info *RunInfo) {
-		kept := slices.DeleteFunc(slices.Clone(info.Outcomes), func(o Outcome) bool { return o.Experiment == experiment })
-		info.Outcomes = append(kept, outcomes...)
-	})
+	return outcomes, nil
+}
+
+// count is how many trials of an experiment are finished, and how many of
+// them have failed.
+func (s *Store) count(experiment string) (all, failed int) {
+	for _, t := range s.sorted() {
+		if t.Experiment != experiment {
+			continue
+		}
+		all++
+		if t.Status != StatusOK {
+			failed++
+		}
+	}
+	return all, failed
 }
 
 // storedTrial is a published trial and its folder below trials/.

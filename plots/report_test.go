@@ -30,12 +30,19 @@ func TestReportSaysEverything(t *testing.T) {
 	require.NoError(t, tr.Commit(metrics.StatusFailed, errors.New("pe2: <speaker> died")))
 	_, err = s.Judge("vpc-setup", []string{"setup.leaks == 0", "vpn.setup.first_packet.p50 < 1ns"})
 	require.NoError(t, err)
+	_, err = s.JudgeClaims([]metrics.Claim{
+		{ID: "C1", Says: "Nothing <leaks>.", Holds: []metrics.Support{{Experiment: "vpc-setup", Expect: []string{"setup.leaks == 0"}}}},
+		{ID: "C2", Says: "It takes no time.", Holds: []metrics.Support{{Experiment: "vpc-setup", Expect: []string{"vpn.setup.first_packet.p50 < 1ns"}}}},
+	}, nil)
+	require.NoError(t, err)
 	require.NoError(t, s.Finish(metrics.VerdictFail, errors.New("1 expectation failed")))
 	text := readReport(t, s)
 	for _, part := range []string{
 		`<span class="badge fail">fail</span></h1>`, "1 expectation failed",
 		`<span class="badge pass">pass</span> <code>setup.leaks == 0</code>`,
 		`<span class="badge fail">fail</span> <code>vpn.setup.first_packet.p50 &lt; 1ns</code>`,
+		`<td class="says">Nothing &lt;leaks&gt;.</td>`, `<span class="pass">holds:</span> setup.leaks (every sample) 0 == 0`, `<strong class="fail">does not hold:</strong> vpn.setup.first_packet.p50`,
+		`<span class="badge pass">pass</span></td></tr>`, `<span class="badge fail">fail</span></td></tr>`,
 		"12 good trials, 1 failed", "pe2: &lt;speaker&gt; died",
 		"synthetic.vpclab.yml, seed 7", "6.1.176 (uml), 1 CPU, 2048 MiB", "monotonic", "Debian 12, kernel 6.8.0", "0.31 at the start, 1.07 at the end", "v0.0.0-test", "gobgp v3.37.0",
 		"made-up &lt;numbers&gt; &amp; no measurement", "vpclab run synthetic.vpclab.yml",

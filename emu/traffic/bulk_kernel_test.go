@@ -151,5 +151,5 @@ func TestTrainLogsOneWayDelays(t *testing.T) {
 		return delays[0][0]
 	}
 	none, some := least("0ms"), least("20ms")
-	require.InDelta(t, 20, (some - none).Seconds()*1000, 1.5)
+	require.InDelta(t, 20, (some-none).Seconds()*1000, 1.5)
 }
