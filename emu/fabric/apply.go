@@ -16,10 +16,7 @@ import (
 // ownerGroup is the link group of our devices (`ip link show group 7762028`):
 // it is the one tag that a device can be born with. The ifalias, for people,
 // follows in the next message.
-const ownerGroup = 0x76706c // "vpl"
-
-// doomedGroup gathers devices that are deleted together.
-const doomedGroup = ownerGroup + 1
+const ownerGroup = rtnl.GroupFabric
 
 // carryOut does the work on one thread, node by node: the kernel takes one
 // lock for all of route netlink, so more threads would only wait for it. What
@@ -81,6 +78,7 @@ type removal struct {
 	node    *node
 	batch   rtnl.Batch
 	devices []int
+	bridges map[int]bool // those of devices that are bridges
 	inputs  []string
 }
 
@@ -99,11 +97,19 @@ func (r *removal) add(k key, o object) {
 		n.rule(b, v.Rule, !v.Del)
 	case qdiscObj:
 		b.QdiscDel(rootQdisc(k.dev, index), gone)
+	case blockObj:
+		b.ClsactDel(index, k.dev, gone)
 	case addrObj:
 		b.AddrDel(rtnl.Address{Index: index, Prefix: v.prefix, Dev: k.dev}, gone)
 	case masterObj:
 		b.LinkSet(rtnl.LinkChange{Index: index, Name: k.dev, Master: new(int)}, gone)
-	case linkObj, bridgeObj, vrfObj:
+	case bridgeObj:
+		if r.bridges == nil {
+			r.bridges = map[int]bool{}
+		}
+		r.bridges[index] = true
+		r.devices = append(r.devices, index)
+	case linkObj, vrfObj:
 		r.devices = append(r.devices, index)
 	}
 }
@@ -111,8 +117,11 @@ func (r *removal) add(k key, o object) {
 // do carries the removal out. Devices go as a group: each deletion by itself
 // waits for the kernel's RCU (18.7 ms), a group waits once.
 func (r *removal) do() error {
+	if err := r.pseudowires(); err != nil {
+		return err
+	}
 	b := &r.batch
-	group := uint32(doomedGroup)
+	group := uint32(rtnl.GroupDoomed)
 	switch len(r.devices) {
 	case 0:
 	case 1:
@@ -131,6 +140,24 @@ func (r *removal) do() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// pseudowires takes along those that speakers made ports of bridges that go: a
+// bridge only lets go of its ports, and a speaker may have died.
+func (r *removal) pseudowires() error {
+	if len(r.bridges) == 0 {
+		return nil
+	}
+	links, err := r.node.conn.Links()
+	if err != nil {
+		return fmt.Errorf("node %s: %w", r.node.name, err)
+	}
+	for _, l := range links {
+		if l.Group == rtnl.GroupSpeaker && r.bridges[l.Master] {
+			r.devices = append(r.devices, l.Index)
+		}
+	}
+	return nil
 }
 
 // removeNode ends a namespace and the processes in it.
@@ -253,6 +280,7 @@ type peer struct {
 	farDev string
 	farMAC topo.MAC
 	mtu    int
+	down   bool
 	old    *linkObj // as it is now; nil: to be made
 	oldMAC topo.MAC
 	link   key
@@ -330,8 +358,8 @@ func (f *Fabric) fillings(w *work) (map[string]*filling, error) {
 			if err != nil {
 				return nil, fmt.Errorf("link %s:%s--%s:%s: %w", k.node, k.dev, v.peerNode, v.peerIf, err)
 			}
-			p := peer{dev: k.dev, mac: v.mac, far: far.node, farDev: v.peerIf, farMAC: v.peerMAC, mtu: v.mtu, link: k}
-			q := peer{dev: v.peerIf, mac: v.peerMAC, far: fill.node, farDev: k.dev, farMAC: v.mac, mtu: v.mtu, link: k}
+			p := peer{dev: k.dev, mac: v.mac, far: far.node, farDev: v.peerIf, farMAC: v.peerMAC, mtu: v.mtu, down: v.down != noEnd, link: k}
+			q := peer{dev: v.peerIf, mac: v.peerMAC, far: fill.node, farDev: k.dev, farMAC: v.mac, mtu: v.mtu, down: v.down != noEnd, link: k}
 			if old, ok := w.old[k].(linkObj); ok {
 				p.old, p.oldMAC, q.old, q.oldMAC = &old, old.mac, &old, old.peerMAC
 			}
@@ -344,8 +372,8 @@ func (f *Fabric) fillings(w *work) (map[string]*filling, error) {
 	return fills, nil
 }
 
-// up is what a *bool of a message points to.
-var up = true
+// up and down are what a *bool of a message points to.
+var up, down = true, false
 
 // encode writes the node's batch: devices, then links, ports, addresses,
 // impairments, rules, routes, labels.
@@ -371,6 +399,9 @@ func (fill *filling) encode(b *rtnl.Batch, w *work, tag string, made map[key]boo
 	}
 	for _, p := range fill.ends {
 		c := rtnl.LinkChange{Index: n.index[p.dev], Name: p.dev, Up: &up}
+		if p.down {
+			c.Up = &down
+		}
 		if p.old == nil {
 			c.Alias = &tag
 		} else {
@@ -408,9 +439,10 @@ func (n *node) device(b *rtnl.Batch, dev string, o object, exists bool, tag stri
 	case bridgeObj:
 		if exists {
 			c.MAC = (*[6]byte)(&v.mac)
+			b.BridgeSet(rtnl.BridgeChange{Index: n.index[dev], Name: dev, Ageing: v.ageing})
 			break
 		}
-		b.Bridge(rtnl.Bridge{Link: n.newEnd(dev, v.mac, 0)})
+		b.Bridge(rtnl.Bridge{Link: n.newEnd(dev, v.mac, 0), Ageing: v.ageing})
 	case vrfObj:
 		if !exists {
 			b.VRF(rtnl.VRF{Link: n.newEnd(dev, topo.MAC{}, 0), Table: v.table})
@@ -429,6 +461,8 @@ func (n *node) set(b *rtnl.Batch, k key, o, old object) {
 	case qdiscObj:
 		was, _ := old.(qdiscObj)
 		shape(b, k.dev, index, was.egress, v.egress)
+	case blockObj:
+		b.Clsact(index, k.dev, v.block)
 	case ruleObj:
 		n.rule(b, v.Rule, v.Del)
 	case routeObj:
@@ -439,10 +473,11 @@ func (n *node) set(b *rtnl.Batch, k key, o, old object) {
 }
 
 func (n *node) rule(b *rtnl.Batch, r Rule, del bool) {
+	rule := rtnl.Rule{Pref: r.Pref, Table: r.Table, From: r.From, To: r.To, Iif: r.Iif}
 	if del {
-		b.RuleDel(rtnl.Rule{Pref: r.Pref, Table: r.Table}, rtnl.IgnoreMissing)
+		b.RuleDel(rule, rtnl.IgnoreMissing)
 	} else {
-		b.Rule(rtnl.Rule{Pref: r.Pref, Table: r.Table}, rtnl.IgnoreExist)
+		b.Rule(rule, rtnl.IgnoreExist)
 	}
 }
 

@@ -45,6 +45,11 @@ func (s State) check() error {
 		}
 	}
 	for _, name := range sortedKeys(s.Nodes) {
+		for _, r := range s.Nodes[name].Rules {
+			if r.Iif != "" && !devices[end{name, r.Iif}] {
+				errs = append(errs, fmt.Errorf("node %s: rule %d: no interface %s", name, r.Pref, r.Iif))
+			}
+		}
 		for _, r := range s.Nodes[name].Routes {
 			if r.Dev != "" && !devices[end{name, r.Dev}] {
 				errs = append(errs, fmt.Errorf("node %s: route %v: no interface %s", name, r.Dst, r.Dev))

@@ -108,7 +108,11 @@ func (w *work) cascade(want objects) {
 	}
 	for k, o := range w.old {
 		switch v := o.(type) {
-		case masterObj, bridgeObj, vrfObj:
+		case bridgeObj:
+			now := w.add[k].(bridgeObj)
+			now.ageing = v.ageing // which moves nothing
+			rerouted[k.node] = rerouted[k.node] || now != v
+		case masterObj, vrfObj:
 			rerouted[k.node] = true
 		case linkObj:
 			rerouted[k.node], rerouted[v.peerNode] = true, true

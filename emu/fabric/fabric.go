@@ -42,9 +42,12 @@ type Fabric struct {
 	nodes map[string]*node
 	state State
 	// applied is state taken apart; suspect says that an Apply failed or was
-	// killed since, so that only the kernel knows.
+	// killed since, so that only the kernel knows. unseen says that a
+	// predecessor's lab was not looked at yet, so that we do not know what
+	// numbers its devices and classes have.
 	applied objects
 	suspect bool
+	unseen  bool
 }
 
 // Option changes how Apply works.
@@ -89,7 +92,7 @@ func (f *Fabric) adopt() error {
 	if err != nil {
 		return err
 	}
-	f.state, f.applied, f.suspect = r.State, flatten(r.State), !r.Settled
+	f.state, f.applied, f.suspect, f.unseen = r.State, flatten(r.State), !r.Settled, true
 	inodes := map[uint64]bool{}
 	err = onThread(func() error {
 		var errs []error
@@ -178,7 +181,7 @@ func (f *Fabric) Apply(ctx context.Context, want State, opts ...Option) (Changes
 // have is what is there, as Apply's options have it.
 func (f *Fabric) have(goal objects, opts []Option) (objects, []staleDevice, error) {
 	for _, o := range opts {
-		if o == Trust && !f.suspect {
+		if o == Trust && !f.suspect && !f.unseen {
 			return f.applied, nil, nil
 		}
 	}

@@ -117,6 +117,17 @@ func TestDiff(t *testing.T) {
 		{"no impairment", edit(func(l *Link) { l.A.Egress = topo.Impairment{} }), "- a:e: impairment (delay 1ms)\n"},
 		{"address", edit(func(l *Link) { l.A.Addr = netip.MustParsePrefix("10.1.0.7/24") }),
 			"- a:e: address 10.1.0.1/24\n+ a:e: address 10.1.0.7/24\n"},
+		{"down", edit(func(l *Link) { l.Down = true }),
+			"- a: route 10.9.0.0/24 (via 10.1.0.2 dev e)\n~ link a:e--b:p (mtu 1500, 02:00:00:00:00:01, 02:00:00:00:00:02 -> mtu 1500, 02:00:00:00:00:01, 02:00:00:00:00:02, down)\n"},
+		{"block", edit(func(l *Link) { l.A.Block = 1 }), "+ a:e: ingress filters (block 1)\n"},
+		{"ageing", func(s *State) { s.Nodes["b"].Bridges[0].Ageing = time.Minute },
+			"~ b: bridge lan (02:00:00:00:00:09 -> 02:00:00:00:00:09, ageing 1m0s)\n"},
+		{"ageing as it is", func(s *State) { s.Nodes["b"].Bridges[0].Ageing = 299995 * time.Millisecond }, ""},
+		{"rule", func(s *State) {
+			n := s.Nodes["b"]
+			n.Rules = []Rule{{Pref: 5, Table: 6, From: netip.MustParsePrefix("10.1.2.3/8"), To: netip.MustParsePrefix("0.0.0.0/0"), Iif: "p"}, {Pref: 5, Table: 6}}
+			s.Nodes["b"] = n
+		}, "+ b: rule 5 from 10.0.0.0/8 iif p (lookup 6)\n+ b: rule 5 (lookup 6)\n"},
 		{"no master", edit(func(l *Link) { l.B.Master = "" }), "- b:p: port (of lan)\n"},
 		{"no link", func(s *State) { delete(s.Links, "a:e--b:p") },
 			"- link a:e--b:p (mtu 1500, 02:00:00:00:00:01, 02:00:00:00:00:02)\n~ a: route 10.9.0.0/24 (via 10.1.0.2 dev e -> via 10.1.0.2)\n"},
@@ -196,13 +207,14 @@ func TestCheckNamesWhatLeadsNowhere(t *testing.T) {
 	require.ErrorContains(t, compiled(t, small).check(), "node pe1 has no bridge or VRF vrf-acme", "VRFs are made by another package")
 	s := State{
 		Nodes: map[string]Node{"a": {Name: "a", Bridges: []Bridge{{Name: "lan"}},
-			Routes: []Route{{Dst: defaultRoute, Dev: "gone"}}, MPLS: []MPLSRoute{{In: 16, Dev: "vrf-x"}}}},
+			Routes: []Route{{Dst: defaultRoute, Dev: "gone"}}, Rules: []Rule{{Pref: 9, Iif: "eth7"}}, MPLS: []MPLSRoute{{In: 16, Dev: "vrf-x"}}}},
 		Links: map[string]Link{"l": {A: End{Node: "a", Ifname: "lan"}, B: End{Node: "b", Ifname: "muchtoolongforthis", Master: "br"}}},
 	}
 	require.EqualError(t, s.check(), `link l: node a has two interfaces called lan
 link l: node b: no such node in the running lab
 link l: node b has no bridge or VRF br
 link l: interface name "muchtoolongforthis": want 1 to 15 bytes
+node a: rule 9: no interface eth7
 node a: route 0.0.0.0/0: no interface gone
 node a: label 16: no interface vrf-x`)
 }

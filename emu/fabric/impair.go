@@ -122,13 +122,9 @@ func shape(b *rtnl.Batch, dev string, index int, old, e egress) {
 	}
 }
 
-// readQdiscs puts the disciplines of each interface together again; those that
+// readLines puts the disciplines of each interface together again; those that
 // have not our form are left out.
-func readQdiscs(conn *rtnl.Conn) (map[int]egress, error) {
-	qdiscs, err := conn.Qdiscs()
-	if err != nil {
-		return nil, err
-	}
+func readLines(conn *rtnl.Conn, qdiscs []rtnl.QdiscInfo) (map[int]egress, error) {
 	seen := map[int]egress{}
 	for _, q := range qdiscs {
 		if q.Kind == "netem" && q.Parent == rtnl.Root && q.Handle == wireHandle {

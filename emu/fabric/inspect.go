@@ -216,9 +216,13 @@ func (f *Fabric) impairments(node string, v *NodeView) {
 	for _, i := range v.Interfaces {
 		names[i.Index] = i.Name
 	}
-	seen, err := readQdiscs(n.conn)
+	qdiscs, err := n.conn.Qdiscs()
 	if err != nil {
 		return // the plain list is there
+	}
+	seen, err := readLines(n.conn, qdiscs)
+	if err != nil {
+		return
 	}
 	for index, e := range seen {
 		for i := range v.Interfaces {

@@ -2,10 +2,12 @@ package fabric
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vpclab/vpclab/topo"
 )
@@ -22,6 +24,7 @@ const (
 	rankMaster
 	rankAddr
 	rankQdisc
+	rankBlock
 	rankRule
 	rankRoute
 	rankLabel
@@ -43,8 +46,9 @@ type (
 	nsObj     struct{ kind topo.NodeKind }
 	sysctlObj struct{ value string }
 	bridgeObj struct {
-		mac  topo.MAC
-		down bool // never wanted, but it happens
+		mac    topo.MAC
+		ageing time.Duration
+		down   bool // never wanted, but it happens
 	}
 	vrfObj struct {
 		table int
@@ -54,15 +58,25 @@ type (
 		peerNode, peerIf string
 		mac, peerMAC     topo.MAC
 		mtu              int
-		down             bool // one of the ends
+		down             downEnds
 	}
 	masterObj struct{ master string }
 	addrObj   struct{ prefix netip.Prefix }
 	qdiscObj  struct{ egress }
+	blockObj  struct{ block uint32 }
 	ruleObj   struct{ Rule }
 	routeObj  struct{ Route }
 	labelObj  struct{ MPLSRoute }
 	inputObj  struct{}
+)
+
+// downEnds tells which ends of a link are down.
+type downEnds uint8
+
+const (
+	noEnd    downEnds = iota
+	oneEnd            // never wanted, but it happens
+	bothEnds          // as is wanted of a link that failed
 )
 
 // objects is a State taken apart.
@@ -73,13 +87,29 @@ type objects map[key]object
 // default wins.
 const vrfMetric = 4278198272
 
+// The kernel keeps a bridge's times in hundredths of a second.
+const (
+	defaultAgeing = 300 * time.Second
+	ageingStep    = 10 * time.Millisecond
+)
+
+// ageingOf is what the kernel makes of a Bridge's Ageing.
+func ageingOf(d time.Duration) time.Duration {
+	if d == 0 {
+		return defaultAgeing
+	}
+	return (d + ageingStep - 1).Truncate(ageingStep)
+}
+
 var defaultRoute = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 
 // flatten takes a State apart. Routes without a device get the one whose
 // subnet holds the next hop, so that they compare equal to what the kernel
-// says of them.
+// says of them. Routes over a link that is down are left out: the kernel drops
+// them and takes no new ones.
 func flatten(s State) objects {
 	o := make(objects, 8*len(s.Nodes)+6*len(s.Links))
+	down := map[end]bool{}
 	subnets := map[string]map[netip.Prefix]string{} // node -> subnet -> device
 	subnet := func(node, dev string, p netip.Prefix) {
 		if !p.IsValid() {
@@ -91,7 +121,12 @@ func flatten(s State) objects {
 		subnets[node][p.Masked()] = dev
 	}
 	for _, l := range s.Links {
-		o[key{rankLink, l.A.Node, l.A.Ifname, ""}] = linkObj{l.B.Node, l.B.Ifname, l.A.MAC, l.B.MAC, l.MTU, false}
+		link := linkObj{l.B.Node, l.B.Ifname, l.A.MAC, l.B.MAC, l.MTU, noEnd}
+		if l.Down {
+			link.down = bothEnds
+			down[end{l.A.Node, l.A.Ifname}], down[end{l.B.Node, l.B.Ifname}] = true, true
+		}
+		o[key{rankLink, l.A.Node, l.A.Ifname, ""}] = link
 		for _, e := range [2]End{l.A, l.B} {
 			o.addEnd(e)
 			subnet(e.Node, e.Ifname, e.Addr)
@@ -102,6 +137,12 @@ func flatten(s State) objects {
 			subnet(name, b.Name, b.Addr)
 		}
 		o.addNode(name, n, subnets[name])
+	}
+	if len(down) > 0 {
+		maps.DeleteFunc(o, func(k key, v object) bool {
+			r, ok := v.(routeObj)
+			return ok && down[end{k.node, r.Dev}]
+		})
 	}
 	return o
 }
@@ -115,7 +156,7 @@ func (o objects) addNode(name string, n Node, subnets map[netip.Prefix]string) {
 		o[addrKey(name, "lo", p)] = addrObj{p}
 	}
 	for _, b := range n.Bridges {
-		o[key{rankDevice, name, b.Name, ""}] = bridgeObj{mac: b.MAC}
+		o[key{rankDevice, name, b.Name, ""}] = bridgeObj{mac: b.MAC, ageing: ageingOf(b.Ageing)}
 		if b.Addr.IsValid() {
 			o[addrKey(name, b.Name, b.Addr)] = addrObj{b.Addr}
 		}
@@ -134,6 +175,7 @@ func (o objects) addNode(name string, n Node, subnets map[netip.Prefix]string) {
 		o[labelKey(name, m.In)] = labelObj{m}
 	}
 	for _, r := range n.Rules {
+		r = r.canonical()
 		o[ruleKey(name, r)] = ruleObj{r}
 	}
 }
@@ -162,6 +204,9 @@ func (o objects) addEnd(e End) {
 	if q := egressOf(e.Egress); q != (egress{}) {
 		o[key{rankQdisc, e.Node, e.Ifname, ""}] = qdiscObj{q}
 	}
+	if e.Block != 0 {
+		o[key{rankBlock, e.Node, e.Ifname, ""}] = blockObj{e.Block}
+	}
 }
 
 // addRoute files a route under what makes it one of its kind in the kernel.
@@ -189,8 +234,34 @@ func labelKey(node string, in uint32) key {
 	return key{rankLabel, node, "", strconv.FormatUint(uint64(in), 10)}
 }
 
+// canonical writes "everything" in one way, as the kernel does.
+func (r Rule) canonical() Rule {
+	for _, p := range []*netip.Prefix{&r.From, &r.To} {
+		*p = p.Masked()
+		if p.Bits() <= 0 {
+			*p = netip.Prefix{}
+		}
+	}
+	return r
+}
+
+// selector is what a rule matches: "from 10.0.0.0/8 iif eth1", or "".
+func (r Rule) selector() string {
+	s := ""
+	if r.From.IsValid() {
+		s += " from " + r.From.String()
+	}
+	if r.To.IsValid() {
+		s += " to " + r.To.String()
+	}
+	if r.Iif != "" {
+		s += " iif " + r.Iif
+	}
+	return s
+}
+
 func ruleKey(node string, r Rule) key {
-	name := strconv.Itoa(r.Pref) + " table " + strconv.Itoa(r.Table)
+	name := strconv.Itoa(r.Pref) + r.selector() + " table " + strconv.Itoa(r.Table)
 	if r.Del {
 		name = "no " + name // sorts behind the numbers: first add, then delete
 	}
@@ -232,24 +303,26 @@ func (k key) describe(o object) (name, detail string) {
 	case sysctlObj:
 		return k.node + ": sysctl " + k.name, v.value
 	case bridgeObj:
-		return k.node + ": bridge " + k.dev, state(v.mac.String(), v.down)
+		return k.node + ": bridge " + k.dev, v.String()
 	case vrfObj:
 		return k.node + ": vrf " + k.dev, state("table "+strconv.Itoa(v.table), v.down)
 	case linkObj:
 		return "link " + at + "--" + v.peerNode + ":" + v.peerIf,
-			state(fmt.Sprintf("mtu %d, %v, %v", v.mtu, v.mac, v.peerMAC), v.down)
+			fmt.Sprintf("mtu %d, %v, %v%s", v.mtu, v.mac, v.peerMAC, [...]string{noEnd: "", oneEnd: ", one end down", bothEnds: ", down"}[v.down])
 	case masterObj:
 		return at + ": port", "of " + v.master
 	case addrObj:
 		return at + ": address " + k.name, ""
 	case qdiscObj:
 		return at + ": impairment", v.egress.String()
+	case blockObj:
+		return at + ": ingress filters", fmt.Sprintf("block %d", v.block)
 	case ruleObj:
 		verb := "lookup"
 		if v.Del {
 			verb = "no lookup"
 		}
-		return k.node + ": rule " + strconv.Itoa(v.Pref), verb + " " + strconv.Itoa(v.Table)
+		return k.node + ": rule " + strconv.Itoa(v.Pref) + v.selector(), verb + " " + strconv.Itoa(v.Table)
 	case routeObj:
 		return k.node + ": route " + k.name, v.how()
 	case labelObj:
@@ -258,6 +331,14 @@ func (k key) describe(o object) (name, detail string) {
 		return at + ": mpls input", ""
 	}
 	return at + " " + k.name, ""
+}
+
+func (b bridgeObj) String() string {
+	s := b.mac.String()
+	if b.ageing != defaultAgeing {
+		s += ", ageing " + b.ageing.String()
+	}
+	return state(s, b.down)
 }
 
 func state(s string, down bool) string {

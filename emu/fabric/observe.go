@@ -40,6 +40,7 @@ func (f *Fabric) observe(want objects) (have objects, stale []staleDevice, err e
 		stale = append(stale, staleDevice{e.node, l.Index})
 	}
 	o.believed()
+	f.unseen = false
 	return o.have, stale, nil
 }
 
@@ -61,7 +62,7 @@ func (o *observation) count(objs objects) {
 		switch k.rank {
 		case rankAddr:
 			n.addrs = true
-		case rankQdisc:
+		case rankQdisc, rankBlock:
 			n.qdiscs = true
 		case rankRule:
 			n.rules = true
@@ -159,7 +160,9 @@ func (o *observation) devices(n *node, links []rtnl.LinkInfo) (names map[int]str
 	for _, l := range links {
 		names[l.Index] = l.Name
 		n.index[l.Name] = l.Index
-		n.next = max(n.next, l.Index+1)
+		if l.Index < rtnl.FirstSpeakerIndex {
+			n.next = max(n.next, l.Index+1)
+		}
 	}
 	for _, l := range links {
 		if l.Group != ownerGroup {
@@ -167,7 +170,7 @@ func (o *observation) devices(n *node, links []rtnl.LinkInfo) (names map[int]str
 		}
 		switch l.Kind {
 		case "bridge":
-			o.have[key{rankDevice, n.name, l.Name, ""}] = bridgeObj{l.MAC, !l.Up}
+			o.have[key{rankDevice, n.name, l.Name, ""}] = bridgeObj{l.MAC, l.Ageing, !l.Up}
 		case "vrf":
 			o.have[key{rankDevice, n.name, l.Name, ""}] = vrfObj{l.Table, !l.Up}
 		case "veth":
@@ -193,7 +196,13 @@ func (o *observation) links(known objects) {
 		if !okA || !okB || x.Peer != y.Index || y.Peer != x.Index {
 			continue
 		}
-		seen := linkObj{l.peerNode, l.peerIf, x.MAC, y.MAC, x.MTU, !x.Up || !y.Up}
+		seen := linkObj{l.peerNode, l.peerIf, x.MAC, y.MAC, x.MTU, noEnd}
+		switch {
+		case !x.Up && !y.Up:
+			seen.down = bothEnds
+		case !x.Up || !y.Up:
+			seen.down = oneEnd
+		}
 		if x.MTU != y.MTU {
 			seen.mtu = 0 // not as anybody wants it
 		}
@@ -218,9 +227,21 @@ func (o *observation) addrs(n *node, names map[int]string) error {
 }
 
 func (o *observation) qdiscs(n *node, names map[int]string) error {
-	seen, err := readQdiscs(n.conn)
+	qdiscs, err := n.conn.Qdiscs()
+	if err != nil {
+		return err
+	}
+	seen, err := readLines(n.conn, qdiscs)
 	for index, e := range seen {
 		o.have[key{rankQdisc, n.name, names[index], ""}] = qdiscObj{e}
+	}
+	for _, q := range qdiscs {
+		k := key{rankBlock, n.name, names[q.Index], ""}
+		// Hooks without a block are somebody else's, unless they are in the
+		// place of ours.
+		if q.Kind == "clsact" && (q.Block != 0 || o.known[k] != nil) {
+			o.have[k] = blockObj{q.Block}
+		}
 	}
 	return err
 }
@@ -230,18 +251,21 @@ func (o *observation) rules(n *node, _ map[int]string) error {
 	if err != nil {
 		return err
 	}
-	there := map[rtnl.Rule]bool{}
+	there := map[Rule]bool{}
 	for _, r := range rules {
-		there[r.Rule] = true
+		v := Rule{Pref: r.Pref, Table: r.Table, From: r.From, To: r.To, Iif: r.Iif}
+		there[v] = true
 		if r.Protocol == rtnl.ProtocolFabric {
-			v := Rule{Pref: r.Pref, Table: r.Table}
 			o.have[ruleKey(n.name, v)] = ruleObj{v}
 		}
 	}
 	for _, known := range []objects{o.f.applied, o.known} {
 		for k, v := range known {
-			if r, ok := v.(ruleObj); ok && k.node == n.name && r.Del && !there[rtnl.Rule{Pref: r.Pref, Table: r.Table}] {
-				o.have[k] = v
+			if r, ok := v.(ruleObj); ok && k.node == n.name && r.Del {
+				r.Del = false
+				if !there[r.Rule] {
+					o.have[k] = v
+				}
 			}
 		}
 	}

@@ -351,19 +351,30 @@ func (c *Conn) Rules() (out []RuleInfo, err error) {
 			return
 		}
 		r := RuleInfo{Rule: Rule{Table: int(p[4])}}
-		attrs(p, unix.SizeofRtMsg, func(typ uint16, v []byte) {
-			switch typ {
-			case nl.FRA_PRIORITY:
-				r.Pref = number(v)
-			case nl.FRA_TABLE:
-				r.Table = number(v)
-			case nl.FRA_PROTOCOL:
-				r.Protocol = uint8(number(v))
-			}
-		})
+		attrs(p, unix.SizeofRtMsg, func(typ uint16, v []byte) { r.set(typ, v, int(p[1]), int(p[2])) })
 		out = append(out, r)
 	})
 	return out, err
+}
+
+// set takes an attribute; dst and src are the lengths of the prefixes, which
+// are in the header.
+func (r *RuleInfo) set(typ uint16, v []byte, dst, src int) {
+	ip, _ := netip.AddrFromSlice(v)
+	switch typ {
+	case nl.FRA_PRIORITY:
+		r.Pref = number(v)
+	case nl.FRA_TABLE:
+		r.Table = number(v)
+	case nl.FRA_PROTOCOL:
+		r.Protocol = uint8(number(v))
+	case nl.FRA_SRC:
+		r.From = netip.PrefixFrom(ip, src)
+	case nl.FRA_DST:
+		r.To = netip.PrefixFrom(ip, dst)
+	case nl.FRA_IIFNAME:
+		r.Iif = cstring(v)
+	}
 }
 
 // Qdiscs reads the queueing disciplines of all interfaces.

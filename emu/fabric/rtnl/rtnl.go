@@ -22,3 +22,17 @@ const (
 	// the field uses for BGP daemons (RTPROT_BGP), shown as `proto bgp`.
 	ProtocolBGP = 186
 )
+
+// Link groups (`ip link show group N`) say who made an interface.
+const (
+	// GroupFabric marks those of emu/fabric: "vpl".
+	GroupFabric = 0x76706c
+	// GroupDoomed gathers interfaces that are to be deleted together.
+	GroupDoomed = GroupFabric + 1
+	// GroupSpeaker marks pseudowires, which belong to a router's BGP speaker.
+	GroupSpeaker = GroupFabric + 2
+)
+
+// FirstSpeakerIndex is where speakers begin to number their interfaces, so
+// that they never take an index that emu/fabric chooses.
+const FirstSpeakerIndex = 1 << 20
