@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // check reports what is wrong with the meaning of a scenario. Whatever passes
@@ -15,6 +16,7 @@ func (c *checker) check(f fullScenario) {
 	c.backbone(f)
 	c.sites(f)
 	c.vpcs(f)
+	c.frames(f)
 	c.vms(f)
 	c.plainNodes(f)
 	c.plainLinks(f)
@@ -230,12 +232,62 @@ func (c *checker) vpcs(f fullScenario) {
 		if len(e.Value.Sites)+len(e.Value.Subnets) == 0 && !c.touched("vpcs", e.Name) && !f.made[join(at)] {
 			c.fault(at, "the VPC has no site; expected sites or subnets", "add for example `sites: ["+strings.Join(f.Topology.Sites.Names(), ", ")+"]`")
 		}
+		c.service(e.Value, at)
 		if len(f.VPCs) <= maxVPCs && len(f.Topology.Sites) <= maxSites {
-			c.lans(f, e.Name, f.lans(i+1))
+			c.lans(f, i+1, f.lans(i+1))
 		}
 	}
 	if n := len(f.VPCs); n > maxVPCs {
 		c.fault(path("vpcs"), fmt.Sprintf("%d VPCs are too many; expected at most %d", n, maxVPCs), "")
+	}
+}
+
+// service checks what only one of the services has, and the frames of a vpls
+// against the backbone.
+func (c *checker) service(v VPC, at []string) {
+	key := func(name string) []string { return append(slices.Clone(at), name) }
+	only := func(given bool, name, service, hint string) {
+		if given && v.Service != "" && v.Service != service {
+			c.faultKey(key(name), fmt.Sprintf("only a VPC with service %s has %s, and this one is %s", service, name, v.Service), hint)
+		}
+	}
+	only(len(v.Subnets) > 0, "subnets", ServiceL3VPN, "a vpls has one subnet: choose it by `subnet: 10.0.0.0/24` and name its sites in sites")
+	only(v.Subnet != nil, "subnet", ServiceVPLS, "choose the subnet of each site by subnets")
+	only(v.MACAgeing != 0, "mac-ageing", ServiceVPLS, "")
+	only(v.IPv6, "ipv6", ServiceVPLS, "")
+	if v.Service != ServiceVPLS {
+		return
+	}
+	if v.MACAgeing < Duration(time.Second) && !c.lost(key("mac-ageing")...) {
+		c.fault(key("mac-ageing"), fmt.Sprintf("%s is too short for a bridge to remember anything; expected at least 1s", v.MACAgeing), "")
+	}
+	if v.IPv6 && v.MTU < 1280 && !c.touched(key("mtu")...) {
+		c.fault(key("mtu"), fmt.Sprintf("%d bytes are too few for IPv6; expected at least 1280", v.MTU), "or take ipv6 away")
+	}
+}
+
+// frames reports a backbone that the frames of a vpls do not fit through: a
+// pseudowire cannot fragment them (RFC 4761 has no way to), and a P router
+// would drop them without a word.
+func (c *checker) frames(f fullScenario) {
+	mtu := path("topology", "backbone", "mtu")
+	core := f.Topology.Backbone.MTU
+	if c.lost(mtu...) || len(f.Topology.Backbone.PE) == 0 {
+		return
+	}
+	_, _, chosen := c.doc.locate(mtu)
+	for _, e := range f.VPCs {
+		at, need := path("vpcs", e.Name, "mtu"), frameOf(e.Value.MTU, 2)
+		if e.Value.Service != ServiceVPLS || need <= core || c.lost(at...) {
+			continue
+		}
+		says := fmt.Sprintf("the frames of vpls %s have %d bytes in the backbone (MTU of its LANs %d, Ethernet header %d, two labels %d), and its links carry %d: %d too few",
+			e.Name, need, e.Value.MTU, etherHeader, 2*labelBytes, core, need-core)
+		if chosen {
+			c.fault(mtu, says, fmt.Sprintf("expected at least %d", need))
+			return
+		}
+		c.fault(at, says, fmt.Sprintf("set topology.backbone.mtu to %d or more", need))
 	}
 }
 
@@ -251,7 +303,8 @@ var reserved = []struct {
 }
 
 // lans checks the LANs of one VPC: sites, subnets, and room for the machines.
-func (c *checker) lans(f fullScenario, vpc string, lans []lan) {
+func (c *checker) lans(f fullScenario, v int, lans []lan) {
+	vpls := f.VPCs[v-1].Value.Service == ServiceVPLS
 	sites := f.Topology.Sites.Names()
 	known := !c.lost("topology", "sites") && !c.unsure("generate")
 	for i, l := range lans {
@@ -269,19 +322,50 @@ func (c *checker) lans(f fullScenario, vpc string, lans []lan) {
 		case twice >= 0:
 			c.fault(l.path, fmt.Sprintf("site %q is here twice", l.Site), "")
 		case !l.Subnet.IsValid():
+		case vpls:
+			c.roomAt(f, f.VPCs[v-1].Name, l)
 		default:
-			c.subnet(f, vpc, l, lans[:i])
+			c.subnet(f, f.VPCs[v-1].Name, l, lans[:i])
 		}
+	}
+	if vpls && f.VPCs[v-1].Value.Subnet != nil {
+		c.shared(f, v, lans)
+	}
+}
+
+// outOfBounds reports a subnet that no LAN may have.
+func (c *checker) outOfBounds(subnet Prefix, at []string) bool {
+	for _, r := range reserved {
+		if subnet.Overlaps(r.prefix) {
+			c.fault(at, fmt.Sprintf("%s overlaps %s, which are %s; expected a subnet such as 10.0.0.0/24", subnet, r.prefix, r.what), "")
+			return true
+		}
+	}
+	return false
+}
+
+// shared checks the one subnet of a vpls: all its machines must fit in.
+func (c *checker) shared(f fullScenario, v int, lans []lan) {
+	name, subnet := f.VPCs[v-1].Name, *f.VPCs[v-1].Value.Subnet
+	at := path("vpcs", name, "subnet")
+	if c.lost(at...) || c.outOfBounds(subnet, at) || subnet == defaultSubnet(v) {
+		return
+	}
+	want := 0
+	for _, l := range lans {
+		if l.Number > 0 {
+			want += f.Topology.Sites[l.Number-1].Value.Machines + len(f.placed(name, l.Site))
+		}
+	}
+	if room := (block{subnet, subnet}).room(); want > room && !c.touched("topology", "sites") {
+		c.fault(at, fmt.Sprintf("%s has room for %s, and the sites of %s have %d", subnet, plural(room, "machine"), name, want), "choose a larger subnet")
 	}
 }
 
 // subnet checks the addresses of one LAN against those before it.
 func (c *checker) subnet(f fullScenario, vpc string, l lan, before []lan) {
-	for _, r := range reserved {
-		if l.Subnet.Overlaps(r.prefix) {
-			c.fault(l.path, fmt.Sprintf("%s overlaps %s, which are %s; expected a subnet such as 10.0.0.0/24", l.Subnet, r.prefix, r.what), "")
-			return
-		}
+	if c.outOfBounds(l.Subnet, l.path) {
+		return
 	}
 	for _, o := range before {
 		if o.Subnet.IsValid() && o.Number > 0 && o.Subnet.Overlaps(l.Subnet) {
@@ -289,22 +373,39 @@ func (c *checker) subnet(f fullScenario, vpc string, l lan, before []lan) {
 			return
 		}
 	}
+	c.roomAt(f, vpc, l)
+}
+
+// roomAt checks that the machines of a site fit into what the LAN has for it.
+func (c *checker) roomAt(f fullScenario, vpc string, l lan) {
 	if l.Number == 0 {
 		return
 	}
+	v, _ := f.VPCs.Get(vpc)
+	if v.Service == ServiceVPLS && l.from == l.Subnet {
+		return // shared counts all sites together
+	}
 	site := f.Topology.Sites[l.Number-1].Value
 	placed := len(f.placed(vpc, l.Site))
-	if want := site.Machines + placed; want > l.room() && !c.touched("topology", "sites", l.Site, "machines") {
-		msg := fmt.Sprintf("%s has room for %s beside the gateway, and site %s has %d", l.Subnet, plural(l.room(), "machine"), l.Site, site.Machines)
-		if placed > 0 {
-			msg += fmt.Sprintf(" and %d VMs placed by hand", placed)
-		}
-		hint := "choose a larger subnet"
-		if !l.Chosen {
-			hint = fmt.Sprintf("choose one by subnets: {%s: 10.%d.0.0/16}", l.Site, 100+l.Number%100)
-		}
-		c.fault(l.path, msg, hint)
+	if site.Machines+placed <= l.room() || c.touched("topology", "sites", l.Site, "machines") {
+		return
 	}
+	beside := " beside the gateway"
+	if v.Service == ServiceVPLS {
+		beside = ""
+	}
+	msg := fmt.Sprintf("%s has room for %s%s, and site %s has %d", l.from, plural(l.room(), "machine"), beside, l.Site, site.Machines)
+	if placed > 0 {
+		msg += fmt.Sprintf(" and %d VMs placed by hand", placed)
+	}
+	hint := "choose a larger subnet"
+	switch {
+	case v.Service == ServiceVPLS:
+		hint = fmt.Sprintf("choose one for all sites by `subnet: 10.%d.0.0/16`", 100+l.Number%100)
+	case !l.Chosen:
+		hint = fmt.Sprintf("choose one by subnets: {%s: 10.%d.0.0/16}", l.Site, 100+l.Number%100)
+	}
+	c.fault(l.path, msg, hint)
 }
 
 func (c *checker) vms(f fullScenario) {
@@ -334,6 +435,79 @@ func (c *checker) vms(f fullScenario) {
 				strings.Join(slices.Concat(vpc.Sites, vpc.Subnets.Names()), ", ")), fmt.Sprintf("or add %s to the sites of %s", siteName, e.Value.VPC))
 		}
 	}
+	for i, e := range f.VPCs {
+		if !c.touched("vpcs", e.Name) && !c.lost("topology", "sites") && len(f.VPCs) <= maxVPCs && len(f.Topology.Sites) <= maxSites {
+			c.chosen(f, i+1)
+		}
+	}
+}
+
+// chosen checks the addresses and MACs that VMs of VPC number v are given by
+// the file.
+func (c *checker) chosen(f fullScenario, v int) {
+	name := f.VPCs[v-1].Name
+	lans := f.lans(v)
+	macs, addrs := map[MAC]string{}, map[Addr]string{}
+	for _, e := range f.VMs {
+		at := path("vms", e.Name)
+		site, _, err := splitHost(e.Value.Host)
+		i := slices.IndexFunc(lans, func(l lan) bool { return l.Site == site && l.Number > 0 })
+		if e.Value.VPC != name || err != nil || i < 0 || c.lost(at...) {
+			continue
+		}
+		if m := e.Value.MAC; !m.IsZero() {
+			at := append(slices.Clone(at), "mac")
+			switch other, twice := macs[m]; {
+			case twice:
+				c.fault(at, fmt.Sprintf("%s is the MAC of VM %s; expected one of its own within VPC %s", m, other, name), "")
+			case m[1] == byte(v>>8) && m[2] == byte(v):
+				c.fault(at, fmt.Sprintf("%s is one of those that vpclab gives in VPC %s, which begin with %s", m, name, m.String()[:8]), "choose another, such as 02:aa"+m.String()[5:])
+			}
+			macs[m] = e.Name
+		}
+		if e.Value.Address != nil {
+			c.address(f, v, lans[i], *e.Value.Address, addrs, append(at, "address"))
+			addrs[*e.Value.Address] = e.Name
+		}
+	}
+}
+
+// address checks one that is chosen for a VM in a LAN; taken are those of the
+// VMs before it.
+func (c *checker) address(f fullScenario, v int, l lan, a Addr, taken map[Addr]string, at []string) {
+	vpls := f.VPCs[v-1].Value.Service == ServiceVPLS
+	last := offset(l.Subnet, 1<<(32-l.Subnet.Bits())-1)
+	other, twice := taken[a]
+	switch {
+	case !l.Subnet.Contains(a):
+		c.fault(at, fmt.Sprintf("%s is not in %s, the subnet of VPC %s at site %s", a, l.Subnet, f.VPCs[v-1].Name, l.Site), "")
+	case a == l.Subnet.Addr() || a == last:
+		c.fault(at, fmt.Sprintf("%s is the first or last address of %s, which no machine can have", a, l.Subnet), "")
+	case !vpls && a == l.gateway().Addr():
+		c.fault(at, fmt.Sprintf("%s is the gateway's in %s", a, l.Subnet), "")
+	case twice:
+		c.fault(at, fmt.Sprintf("%s is the address of VM %s; expected one of its own within the VPC", a, other), "")
+	default:
+		if m := f.numbered(v, a); m != "" {
+			c.fault(at, fmt.Sprintf("%s is the address of %s", a, m), "choose another, or fewer machines")
+		}
+	}
+}
+
+// numbered names the machine of VPC number v whose address follows from its
+// number and is a.
+func (f fullScenario) numbered(v int, a Addr) string {
+	for _, l := range f.lans(v) {
+		if l.Number == 0 || f.VPCs[v-1].Value.Service == ServiceVPLS && l.from == l.Subnet {
+			continue
+		}
+		for m := range min(f.Topology.Sites[l.Number-1].Value.Machines, l.room()) {
+			if l.machine(m+1) == a {
+				return machineName(f.VPCs[v-1].Name, l.Site, m+1)
+			}
+		}
+	}
+	return ""
 }
 
 func plural(n int, what string) string {

@@ -12,7 +12,8 @@
 //     wrong with the meaning; diagnostic.go: how it is shown;
 //   - generate.go: regular labs and defaults written out; render.go: the same
 //     as a file;
-//   - expand.go: [Expand] turns a Scenario into a [Plan];
+//   - expand.go: [Expand] turns a Scenario into a [Plan], piece by piece with
+//     build.go, which also changes one that is there;
 //   - plan.go: the [Plan]: every node, link, address, MAC, label, RD and RT;
 //     select.go: looking things up in it and taking parts of it;
 //   - number.go: the one visible rule by which numbers are given, so that a

@@ -3,7 +3,6 @@ package topo
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -23,15 +22,29 @@ func Expand(sc *Scenario) (*Plan, error) {
 	if err := c.ds.err(); err != nil {
 		return nil, err
 	}
-	b := newBuilder(f)
-	b.routers()
-	b.coreLinks()
-	b.siteNodes()
-	b.vpcs()
-	b.plain()
-	b.nodesInOrder()
-	b.plan.route(b.labels)
-	return b.plan, nil
+	return expand(f)
+}
+
+// expand makes the plan of a scenario that check has passed.
+func expand(f fullScenario) (*Plan, error) {
+	t := f.Topology
+	b := build(&Plan{Lab: f.Name, Seed: f.Seed, ASN: t.Backbone.ASN, CoreMTU: t.Backbone.MTU})
+	if len(t.Backbone.PE) > 0 {
+		b.backbone(t.Backbone)
+	}
+	for i, e := range t.Sites {
+		b.hosts(e.Name, i+1, e.Value)
+	}
+	for i := range f.VPCs {
+		if err := b.customer(f, i+1); err != nil {
+			return nil, fmt.Errorf("VPC %s: %w", f.VPCs[i].Name, err)
+		}
+	}
+	b.plain(t)
+	p := b.finish()
+	p.route()
+	p.raiseTopLabel()
+	return p, nil
 }
 
 // parsed returns sc as if it had been read from a file: a scenario that was
@@ -48,71 +61,17 @@ func (sc *Scenario) parsed() (*Scenario, error) {
 	return Parse(cmpOr(sc.File, "<"+sc.Name+">"), src)
 }
 
-// builder makes one plan.
-type builder struct {
-	f      fullScenario
-	plan   *Plan
-	labels labels
-	ifs    map[string]ifnames // by node
-	nodes  []*Node
-	index  map[string]*Node
-	count  map[NodeKind]int
-}
-
-func newBuilder(f fullScenario) *builder {
-	t := f.Topology.Backbone
-	b := &builder{
-		f: f,
-		plan: &Plan{
-			Lab: f.Name, Seed: f.Seed, ASN: t.ASN, CoreMTU: t.MTU,
-		},
-		ifs: map[string]ifnames{}, index: map[string]*Node{}, count: map[NodeKind]int{},
-	}
-	if len(t.PE) > 0 {
-		b.labels = labels{routers: len(t.PE) + len(t.P) + 1, pes: len(t.PE)}
-	}
-	return b
-}
-
-// add makes a node of the plan; taken are interface names it has beforehand.
-func (b *builder) add(n Node, taken ...string) *Node {
-	b.count[n.Kind]++
-	if n.Index == 0 {
-		n.Index = b.count[n.Kind]
-	}
-	added := &n
-	b.nodes = append(b.nodes, added)
-	b.index[n.Name] = added
-	b.ifs[n.Name] = newIfnames(taken...)
-	return added
-}
-
-// routers adds PEs, Ps and the reflector. A PE keeps the names of its VRF
-// devices from the links.
-func (b *builder) routers() {
-	t := b.f.Topology.Backbone
-	if len(t.PE) == 0 {
-		return
-	}
-	var vrfs []string
-	for _, name := range b.f.VPCs.Names() {
-		vrfs = append(vrfs, vrfName(name))
-	}
+// backbone adds PEs, Ps, the reflector and the links between them, the
+// reflector's last.
+func (b *builder) backbone(t Backbone) {
+	b.labels = labels{routers: len(t.PE) + len(t.P) + 1, pes: len(t.PE)}
 	for i, name := range t.PE {
-		b.add(Node{Name: name, Kind: KindPE, Loopback: loopback(KindPE, i+1), Forward: true}, vrfs...)
+		b.add(Node{Name: name, Kind: KindPE, Loopback: loopback(KindPE, i+1), Forward: true})
 	}
 	for i, name := range t.P {
 		b.add(Node{Name: name, Kind: KindP, Index: len(t.PE) + i + 1, Loopback: loopback(KindP, i+1), Forward: true})
 	}
 	b.add(Node{Name: reflector, Kind: KindRR, Index: b.labels.routers, Loopback: loopback(KindRR, 1), Forward: true})
-}
-
-// coreLinks adds the links of the backbone, the reflector's last.
-func (b *builder) coreLinks() {
-	t := b.f.Topology.Backbone
-	if len(t.PE) == 0 {
-		return
-	}
 	for i, l := range t.Links {
 		forward, backward := l.Impairment, l.Impairment
 		if l.Forward != nil {
@@ -129,137 +88,68 @@ func (b *builder) coreLinks() {
 func (b *builder) coreLink(k int, a, z string, forward, backward Impairment, cost int) {
 	addrA, addrZ := coreEnds(k)
 	b.link(Link{
-		A:    Endpoint{Node: a, Ifname: b.ifs[a].take(z), MAC: coreMAC(k, 1), Addr: addrA},
-		B:    Endpoint{Node: z, Ifname: b.ifs[z].take(a), MAC: coreMAC(k, 2), Addr: addrZ},
+		A:    Endpoint{Node: a, MAC: coreMAC(k, 1), Addr: addrA},
+		B:    Endpoint{Node: z, MAC: coreMAC(k, 2), Addr: addrZ},
 		AtoB: forward, BtoA: backward, MTU: b.plan.CoreMTU, Core: true, Cost: cost,
 	})
 }
 
-// link adds l with its queues sized.
-func (b *builder) link(l Link) {
-	l.AtoB, l.BtoA = l.AtoB.queued(), l.BtoA.queued()
-	b.plan.Links = append(b.plan.Links, l)
-}
-
-// queued gives a rate a queue: the bandwidth-delay product of a path of two
-// such links, there and back, in packets of 1500 bytes, and 100. One link's own
-// product starves a single TCP flow.
-func (i Impairment) queued() Impairment {
-	if i.Rate > 0 && i.Queue == 0 {
-		i.Queue = 100 + int(4*i.Delay.Std().Seconds()*float64(i.Rate)/(8*1500))
+// hosts adds a site, with the hypervisor hosts of a cloud.
+func (b *builder) hosts(name string, s int, site Site) {
+	at := SitePlan{Name: name, Index: s, Kind: site.Kind, PE: site.PE, Machines: site.Machines, Access: site.Access}
+	for h := range site.Hosts {
+		at.Hosts = append(at.Hosts, b.add(Node{Name: hostName(name, h+1), Kind: KindHost, Site: name}).Name)
 	}
-	return i
+	b.plan.Sites = append(b.plan.Sites, at)
 }
 
-// siteNodes adds the hypervisor hosts of the clouds.
-func (b *builder) siteNodes() {
-	for _, e := range b.f.Topology.Sites {
-		for h := range e.Value.Hosts {
-			b.add(Node{Name: hostName(e.Name, h+1), Kind: KindHost, Site: e.Name})
+// customer adds VPC number v of the file: what it has at each of its sites,
+// and the VMs placed by hand.
+func (b *builder) customer(f fullScenario, v int) error {
+	e := f.VPCs[v-1]
+	made := VPCPlan{
+		Name: e.Name, Service: e.Value.Service, MTU: e.Value.MTU,
+		Ageing: e.Value.MACAgeing.Std(), IPv6: e.Value.IPv6,
+	}
+	if e.Value.Subnet != nil {
+		made.Subnet = *e.Value.Subnet
+	}
+	vpc := b.vpc(made)
+	for _, vm := range f.VMs {
+		if vm.Value.VPC == e.Name && vm.Value.Address != nil {
+			b.given[e.Name].addrs[*vm.Value.Address] = true // no other machine may be given it
 		}
 	}
-}
-
-// vpcs adds what each VPC has at each of its sites, and its VRFs.
-func (b *builder) vpcs() {
-	for i, e := range b.f.VPCs {
-		v := i + 1
-		vpc := VPCPlan{Name: e.Name, Index: v, Service: e.Value.Service}
-		for _, l := range b.f.lans(v) {
-			vpc.Attachments = append(vpc.Attachments, b.attachment(v, e.Name, l))
+	for _, l := range f.lans(v) {
+		site := b.plan.Sites[l.Number-1]
+		a := b.attach(vpc, site, l.Subnet)
+		b.join(vpc, a)
+		if err := b.populate(vpc, a, site); err != nil {
+			return err
 		}
-		for p, pe := range b.f.Topology.Backbone.PE {
-			if slices.ContainsFunc(vpc.Attachments, func(a Attachment) bool { return a.PE == pe }) {
-				vpc.VRFs = append(vpc.VRFs, VRF{
-					PE: pe, Name: vrfName(e.Name), Table: tableBase + v,
-					RD: rd(b.plan.ASN, v, p+1), Label: b.labels.vpn(v, p+1),
-				})
+		for _, vm := range f.placed(e.Name, l.Site) {
+			_, h, _ := splitHost(vm.Value.Host) // check has seen it
+			w := newcomer{name: vm.Name, host: site.Hosts[h-1], mac: vm.Value.MAC}
+			if vm.Value.Address != nil {
+				w.addr = *vm.Value.Address
+			}
+			if err := b.machine(vpc, a, w); err != nil {
+				return fmt.Errorf("VM %s: %w", vm.Name, err)
 			}
 		}
-		b.plan.VPCs = append(b.plan.VPCs, vpc)
 	}
-}
-
-// attachment adds VPC number v at one site: CE, circuit, LAN and machines.
-func (b *builder) attachment(v int, vpc string, l lan) Attachment {
-	site := b.f.Topology.Sites[l.Number-1].Value
-	s := l.Number
-	peAddr, ceAddr := circuitEnds(s)
-	ce := b.add(Node{
-		Name: ceName(vpc, l.Site), Kind: KindCE, VPC: vpc, Site: l.Site, Forward: true,
-		Bridges: []Bridge{{Name: "lan", Addr: l.gateway(), MAC: lanMAC(v, s, 0)}},
-		Routes:  []Route{{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: peAddr.Addr(), Dev: "wan"}},
-	}, "lan", "wan")
-	a := Attachment{
-		VPC: vpc, Site: l.Site, Index: s, PE: site.PE, CE: ce.Name, VRF: vrfName(vpc),
-		PEIf:   b.ifs[site.PE].take(fmt.Sprintf("%s-%d", vpc, s)),
-		PEAddr: peAddr, CEAddr: ceAddr.Addr(), Subnet: l.Subnet,
-		ExportRT: exportRT(b.plan.ASN, v, s), ImportRT: importRT(b.plan.ASN, v, s), Joined: true,
-	}
-	b.link(Link{
-		A:    Endpoint{Node: a.PE, Ifname: a.PEIf, MAC: lanMAC(v, s, macCircuitPE), Addr: peAddr, VRF: a.VRF},
-		B:    Endpoint{Node: a.CE, Ifname: "wan", MAC: lanMAC(v, s, macCircuitCE), Addr: ceAddr},
-		AtoB: site.Access, BtoA: site.Access, MTU: defaultLANMTU, VPC: vpc, Site: l.Site, AC: true,
-	})
-	for h := range site.Hosts {
-		b.hostSegment(v, vpc, l, h+1)
-	}
-	for m := range site.Machines {
-		host := ""
-		if site.Hosts > 0 {
-			host = hostName(l.Site, m%site.Hosts+1)
-		}
-		a.Machines = append(a.Machines, b.machine(v, vpc, l, m+1, machineName(vpc, l.Site, m+1), host))
-	}
-	for i, vm := range b.f.placed(vpc, l.Site) {
-		_, h, _ := splitHost(vm.Value.Host) // check has seen it
-		a.Machines = append(a.Machines, b.machine(v, vpc, l, site.Machines+i+1, vm.Name, hostName(l.Site, h)))
-	}
-	return a
-}
-
-// hostSegment puts the VPC's LAN on host h: a bridge with an uplink to the CE.
-func (b *builder) hostSegment(v int, vpc string, l lan, h int) {
-	node, ce := b.index[hostName(l.Site, h)], ceName(vpc, l.Site)
-	bridge := hostBridge(vpc)
-	node.Bridges = append(node.Bridges, Bridge{Name: bridge, MAC: lanMAC(v, l.Number, macHost|h)})
-	b.ifs[node.Name][bridge] = true
-	b.link(Link{
-		A:   Endpoint{Node: node.Name, Ifname: b.ifs[node.Name].take("up-" + vpc), MAC: lanMAC(v, l.Number, macUplink|h), Bridge: bridge},
-		B:   Endpoint{Node: ce, Ifname: b.ifs[ce].take(node.Name), MAC: lanMAC(v, l.Number, macUplinkTo|h), Bridge: "lan"},
-		MTU: defaultLANMTU, VPC: vpc, Site: l.Site,
-	})
-}
-
-// machine adds machine m of the LAN, plugged into its host's bridge or, where
-// it has no host, into the CE's.
-func (b *builder) machine(v int, vpc string, l lan, m int, name, host string) string {
-	addr := l.machine(m)
-	b.add(Node{
-		Name: name, Kind: KindMachine, VPC: vpc, Site: l.Site, Host: host, Addr: addr.Addr(),
-		Routes: []Route{{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: l.gateway().Addr(), Dev: "eth0"}},
-	}, "eth0")
-	at, bridge := ceName(vpc, l.Site), "lan"
-	if host != "" {
-		at, bridge = host, hostBridge(vpc)
-	}
-	b.link(Link{
-		A:   Endpoint{Node: name, Ifname: "eth0", MAC: lanMAC(v, l.Number, m), Addr: addr},
-		B:   Endpoint{Node: at, Ifname: b.ifs[at].take(name), MAC: lanMAC(v, l.Number, macPort|m), Bridge: bridge},
-		MTU: defaultLANMTU, VPC: vpc, Site: l.Site,
-	})
-	return name
+	return nil
 }
 
 // plain adds the bare nodes and their links.
-func (b *builder) plain() {
-	for _, e := range b.f.Topology.Nodes {
+func (b *builder) plain(t Topology) {
+	for _, e := range t.Nodes {
 		n := b.add(Node{Name: e.Name, Kind: KindPlain, Forward: e.Value.Forward})
 		for _, r := range e.Value.Routes {
-			n.Routes = append(n.Routes, Route{Dst: r.To, Via: r.Via, Dev: plainDev(b.f.Topology.Links, e.Name, r.Via)})
+			n.Routes = append(n.Routes, Route{Dst: r.To, Via: r.Via, Dev: plainDev(t.Links, e.Name, r.Via)})
 		}
 	}
-	for i, l := range b.f.Topology.Links {
+	for i, l := range t.Links {
 		out := Link{MTU: l.MTU, AtoB: l.Impairment, BtoA: l.Impairment}
 		if l.Forward != nil {
 			out.AtoB = *l.Forward
@@ -290,23 +180,4 @@ func plainDev(links []PlainLink, node string, via netip.Addr) string {
 		}
 	}
 	return dev
-}
-
-// nodesInOrder puts the nodes into the plan: routers, then site by site its
-// hosts and what each VPC has there, then bare nodes.
-func (b *builder) nodesInOrder() {
-	sites := map[string]int{"": -1}
-	for i, e := range b.f.Topology.Sites {
-		sites[e.Name] = i
-	}
-	group := func(n *Node) int {
-		if n.Kind == KindPlain {
-			return len(sites)
-		}
-		return sites[n.Site]
-	}
-	slices.SortStableFunc(b.nodes, func(x, y *Node) int { return group(x) - group(y) })
-	for _, n := range b.nodes {
-		b.plan.Nodes = append(b.plan.Nodes, *n)
-	}
 }

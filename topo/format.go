@@ -41,6 +41,7 @@ const (
 	nounAddr     = "an IPv4 address such as 10.0.0.1"
 	nounPrefix   = "an IPv4 address with its prefix length, such as 192.0.2.1/24"
 	nounSubnet   = "an IPv4 subnet such as 10.0.0.0/24"
+	nounMAC      = "a MAC address that begins with 02, such as 02:aa:00:00:00:01"
 	nounHost     = "the host of a cloud as site/number, such as texas/1"
 	nounEndpoint = "a node and its interface, such as left:eth1"
 )
@@ -67,7 +68,7 @@ var formats = map[string]format{
 	"vpclab-word":     nameFormat("a name", "name", 63),
 	"vpclab-host":     {noun: nounHost, unit: "site/number", pattern: `^` + namePattern + `/[1-9][0-9]{0,3}$`, check: checkHost},
 	"vpclab-endpoint": {noun: nounEndpoint, unit: "node:interface", pattern: `^` + namePattern + `:[a-zA-Z][a-zA-Z0-9_-]{0,14}$`, check: checkEndpoint},
-	"vpclab-service":  {noun: "l3vpn", pattern: `^[a-z0-9]+$`, check: checkService},
+	"vpclab-mac":      {noun: nounMAC, unit: "MAC address", pattern: `^02(:[0-9a-fA-F]{2}){5}$`, check: checkMAC},
 }
 
 const prefixPattern = `^[0-9]{1,3}(\.[0-9]{1,3}){3}/[0-9]{1,2}$`
@@ -184,12 +185,16 @@ var reservedIfnames = []string{
 	"lo", "all", "default", "tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0",
 }
 
-func checkService(s string) error {
-	switch s {
-	case "l3vpn":
-		return nil
-	case "vpls":
-		return &valueError{Msg: "service vpls (one Ethernet over all sites) is not built yet; expected l3vpn"}
+// checkMAC wants 02:…: not multicast, of no manufacturer, and nothing that the
+// kernel's MPLS could take for the first byte of an IP header.
+func checkMAC(s string) error {
+	if !macPattern.MatchString(s) {
+		return &valueError{Msg: fmt.Sprintf("%q is not %s", s, nounMAC)}
 	}
-	return &valueError{Msg: fmt.Sprintf("%q is no service; expected l3vpn", s), Hint: suggest(s, []string{"l3vpn"})}
+	if !strings.HasPrefix(s, "02") {
+		return &valueError{Msg: fmt.Sprintf("%q does not begin with 02; expected %s", s, nounMAC), Hint: didYouMean("02" + s[2:])}
+	}
+	return nil
 }
+
+var macPattern = regexp.MustCompile(`^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`)

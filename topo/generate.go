@@ -150,8 +150,12 @@ func (f fullScenario) generateSites(g Generate) {
 		f.Topology.Sites = append(f.Topology.Sites, Entry[Site]{name, site})
 	}
 	for _, name := range numbered("t", g.Tenants) {
-		vpc := VPC{Service: g.Service, Sites: sites}
-		if g.Overlap {
+		vpc := VPC{Service: g.Service, Sites: sites, MTU: defaultMTU}
+		vpc.fillByService()
+		if g.Overlap && g.Service == ServiceVPLS {
+			shared := defaultSubnet(0)
+			vpc.Subnet = &shared
+		} else if g.Overlap {
 			vpc.Sites = nil
 			for i, site := range sites {
 				vpc.Subnets = append(vpc.Subnets, Entry[Prefix]{site, defaultLAN(0, firstSite+i)})
@@ -173,10 +177,10 @@ func numbered(prefix string, n int) []string {
 
 // lan is one VPC at one site, as the file has it.
 type lan struct {
+	block
 	Site   string
-	Number int // the site's, from 1; 0: there is no such site
-	Subnet netip.Prefix
-	Chosen bool // by the user
+	Number int  // the site's, from 1; 0: there is no such site
+	Chosen bool // by the user, for this site
 	path   []string
 }
 
@@ -184,14 +188,25 @@ type lan struct {
 // first, each list in the order of the file.
 func (f fullScenario) lans(v int) []lan {
 	var all []lan
-	e := f.VPCs[v-1]
-	for i, site := range e.Value.Sites {
+	name, vpc := f.VPCs[v-1].Name, f.VPCs[v-1].Value
+	add := func(site string, choose func(s int) netip.Prefix, chosen bool, path ...string) {
 		s := f.Topology.Sites.Index(site) + 1
-		all = append(all, lan{site, s, defaultLAN(v, s), false, []string{"vpcs", e.Name, "sites", strconv.Itoa(i)}})
+		k := blockOf(vpc.Service, v, s, choose(s))
+		all = append(all, lan{k, site, s, chosen, append([]string{"vpcs", name}, path...)})
 	}
-	for _, sub := range e.Value.Subnets {
-		s := f.Topology.Sites.Index(sub.Name) + 1
-		all = append(all, lan{sub.Name, s, sub.Value, true, []string{"vpcs", e.Name, "subnets", sub.Name}})
+	for i, site := range vpc.Sites {
+		add(site, func(s int) netip.Prefix {
+			switch {
+			case vpc.Service == ServiceVPLS && vpc.Subnet != nil:
+				return *vpc.Subnet
+			case vpc.Service == ServiceVPLS:
+				return defaultSubnet(v)
+			}
+			return defaultLAN(v, s)
+		}, false, "sites", strconv.Itoa(i))
+	}
+	for _, sub := range vpc.Subnets {
+		add(sub.Name, func(int) netip.Prefix { return sub.Value }, true, "subnets", sub.Name)
 	}
 	return all
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // The numbers of a lab follow from the order of the file, by the rules here
@@ -18,15 +19,19 @@ import (
 //	10.255.2.1       loopback of the route reflector
 //	10.254.x.y/31    core link k: x·256+y is 2k at its first end, 2k+1 at its second
 //	169.254.s.0/31   circuit of site s in each VPC: .0 the PE, .1 the CE
-//	10.v.s.0/24      LAN of VPC v at site s: .1 the gateway, .(10+m) machine m
+//	10.v.s.0/24      l3vpn: LAN of VPC v at site s: .1 the gateway, .(10+m) machine m
 //	  chosen subnets the same up to /24; in narrower ones the first address
 //	  is the gateway's, then come the machines
+//	10.v.0.0/16      vpls: all LANs of VPC v: 10.v.s.(10+m) machine m of site s
+//	  in a chosen subnet the machines are numbered through, site by site:
+//	  .(10+k) the k-th, .(1+k) in one narrower than /24
 //
 //	02:VV:VV:SS:MM:MM  in the LAN of VPC v at site s (all hexadecimal), MM:MM:
 //	                     0000 gateway           00mm machine m
 //	                     8000 + m  where machine m is plugged in
 //	                     40hh bridge of host h  41hh its uplink  42hh where that is plugged in
 //	                     f000 PE end of the circuit, f001 CE end
+//	02:VV:VV:00:00:ee  bridge of VPC v, a vpls, at PE e
 //	02:ff:KK:KK:00:NN  core link k: NN 01 its first end, 02 its second
 //	02:fe:KK:KK:00:NN  link k between bare nodes, likewise
 //
@@ -34,9 +39,9 @@ import (
 //	label 20000+100v+e    l3vpn: what PE e gave out for VPC v
 //	                      vpls: what each PE gave out for the pseudowire of VPC v that PE e
 //	                      sends on; inside that PE the way back to PE e
-//	label 30000+r         on to router r: a hop of an explicit path
-//	label 40000+2n-1, 40000+2n  reservation n, there and back
 //	  beyond 99 routers: 10000+(r-1)E+e and 10000+R·E+(v-1)E+e, for E PEs and R routers
+//	label 5000+r          on to router r: a hop of an explicit path
+//	label 6000+2n-1, 6000+2n  reservation n, there and back
 //
 //	table 1000+v            VRF of VPC v
 //	RD <asn>:<1000v+e>      VPC v at PE e: distinct, so that no route hides another
@@ -49,15 +54,28 @@ const (
 	maxVPCs     = 250
 	maxMachines = 0x3fff
 
-	lspBase       = 10000
-	vpnBase       = 20000
-	labelStep     = 100
-	tableBase     = 1000
-	numberStep    = 1000
-	importRTBase  = 1_000_000
-	firstMachine  = 10 // .(10+m) in a default LAN
-	defaultLANMTU = 1500
+	lspBase      = 10000
+	vpnBase      = 20000
+	labelStep    = 100
+	tableBase    = 1000
+	numberStep   = 1000
+	importRTBase = 1_000_000
+	firstMachine = 10 // .(10+m) in a default LAN
+
+	defaultMTU    = 1500                        // of LANs, as in the schema
+	defaultAgeing = Duration(300 * time.Second) // of MACs in a vpls: IEEE 802.1Q's, and the kernel's
 )
+
+// What a frame of a vpls has in the backbone beside the MTU of its LAN: its
+// Ethernet header, and the labels above it (RFC 4448, RFC 3032).
+const (
+	etherHeader = 14
+	labelBytes  = 4
+)
+
+// frameOf is how many bytes of a backbone link's MTU the largest frame of a
+// vpls takes under so many labels.
+func frameOf(mtu, labels int) int { return mtu + etherHeader + labels*labelBytes }
 
 func addr4(n uint32) netip.Addr {
 	var b [4]byte
@@ -96,28 +114,57 @@ func defaultLAN(v, s int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(v), byte(s), 0}), 24)
 }
 
-// gateway is the CE's address in the LAN.
-func (l lan) gateway() netip.Prefix { return netip.PrefixFrom(offset(l.Subnet, 1), l.Subnet.Bits()) }
+// defaultSubnet is the one subnet of VPC v, a vpls, when none is chosen.
+func defaultSubnet(v int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(v), 0, 0}), 16)
+}
 
-// machine is the address of machine m of the LAN.
-func (l lan) machine(m int) netip.Prefix {
-	if l.wide() {
+// block is the addresses of a LAN and how its machines are numbered in it.
+type block struct {
+	Subnet netip.Prefix // with the prefix length that interfaces get
+	from   netip.Prefix // the part that machines are numbered in
+}
+
+// block is where the machines of a VPC at one of its sites are numbered.
+func (v *VPCPlan) block(a *Attachment) block { return blockOf(v.Service, v.Index, a.Index, a.Subnet) }
+
+// blockOf is the block of VPC v at site s: a part of the subnet, where that is
+// the default one of a vpls.
+func blockOf(service string, v, s int, subnet netip.Prefix) block {
+	if service == ServiceVPLS && subnet == defaultSubnet(v) {
+		return block{subnet, defaultLAN(v, s)}
+	}
+	return block{subnet, subnet}
+}
+
+// throughout says that the machines of all sites are numbered through in one
+// subnet: a vpls with a chosen one.
+func (v *VPCPlan) throughout() bool {
+	return v.Service == ServiceVPLS && v.Subnet != defaultSubnet(v.Index)
+}
+
+// gateway is the CE's address in the LAN of an l3vpn.
+func (k block) gateway() netip.Prefix { return netip.PrefixFrom(offset(k.from, 1), k.Subnet.Bits()) }
+
+// machine is the address of machine m.
+func (k block) machine(m int) netip.Addr {
+	if k.wide() {
 		m += firstMachine - 1
 	}
-	return netip.PrefixFrom(offset(l.Subnet, 1+m), l.Subnet.Bits())
+	return offset(k.from, 1+m)
 }
 
 // wide says that the LAN is numbered like a default one: .(10+m), so that a
 // person knows a machine's address without looking it up.
-func (l lan) wide() bool { return l.Subnet.Bits() <= 24 }
+func (k block) wide() bool { return k.from.Bits() <= 24 }
 
-// room is how many machines the LAN has addresses for.
-func (l lan) room() int {
-	if l.Subnet.Bits() > 30 {
+// room is how many machines there are addresses for.
+func (k block) room() int {
+	if k.from.Bits() > 30 {
 		return 0
 	}
-	n := 1<<(32-l.Subnet.Bits()) - 3 // without network, broadcast, gateway
-	if l.wide() {
+	n := 1<<(32-k.from.Bits()) - 3 // without network, broadcast, gateway
+	if k.wide() {
 		n -= firstMachine - 1
 	}
 	return min(n, maxMachines)
@@ -137,6 +184,9 @@ func lanMAC(v, s, n int) MAC {
 	return MAC{2, byte(v >> 8), byte(v), byte(s), byte(n >> 8), byte(n)}
 }
 
+// vsiMAC is the bridge of VPC v at PE e: there is no site 0.
+func vsiMAC(v, e int) MAC { return lanMAC(v, 0, e) }
+
 func coreMAC(k, end int) MAC { return MAC{2, 0xff, byte(k >> 8), byte(k), 0, byte(end)} }
 
 func plainMAC(k, end int) MAC { return MAC{2, 0xfe, byte(k >> 8), byte(k), 0, byte(end)} }
@@ -154,7 +204,8 @@ func (l labels) lsp(r, e int) uint32 {
 	return uint32(lspBase + (r-1)*l.pes + e)
 }
 
-// vpn is what PE e gives out for VPC v.
+// vpn is what PE e gives out for VPC v, an l3vpn; for a vpls, what each PE
+// gives out to PE e.
 func (l labels) vpn(v, e int) uint32 {
 	if l.byEye() {
 		return uint32(vpnBase + labelStep*v + e)

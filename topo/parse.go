@@ -144,6 +144,9 @@ func (sc *Scenario) fillByKind() {
 			site.Machines = 1
 		}
 	}
+	for i := range sc.VPCs {
+		sc.VPCs[i].Value.fillByService()
+	}
 	taken := map[string]bool{}
 	for _, e := range sc.Experiments {
 		taken[e.Name] = true
@@ -159,6 +162,13 @@ func (sc *Scenario) fillByKind() {
 				e.Name, taken[name] = name, true
 			}
 		}
+	}
+}
+
+// fillByService fills in the defaults that not every service has.
+func (v *VPC) fillByService() {
+	if v.Service == ServiceVPLS && v.MACAgeing == 0 {
+		v.MACAgeing = defaultAgeing
 	}
 }
 

@@ -87,9 +87,23 @@ func (g *core) firstHop(r int, dist []int) edge {
 	return g.edges[r][best]
 }
 
+// labels are those of the plan's backbone.
+func (p *Plan) labels() (l labels) {
+	for _, n := range p.Nodes {
+		if n.Loopback.IsValid() {
+			l.routers++
+		}
+		if n.Kind == KindPE {
+			l.pes++
+		}
+	}
+	return l
+}
+
 // route fills in the LSPs and the backbone's own routes.
-func (p *Plan) route(l labels) {
-	g := p.core()
+func (p *Plan) route() {
+	g, l := p.core(), p.labels()
+	p.LSPs, p.CoreRoutes = nil, nil
 	for dest, router := range g.routers {
 		next := g.towards(dest)
 		for r, n := range g.routers {
@@ -104,6 +118,11 @@ func (p *Plan) route(l labels) {
 		}
 	}
 	slices.SortStableFunc(p.CoreRoutes, func(a, b CoreRoute) int { return g.at[a.Node] - g.at[b.Node] })
+}
+
+// raiseTopLabel makes room for the labels of the plan. It never lowers it: a
+// label table that shrinks under running traffic gains nothing.
+func (p *Plan) raiseTopLabel() {
 	for _, lsp := range p.LSPs {
 		for _, hop := range lsp.Hops {
 			p.TopLabel = max(p.TopLabel, hop.InLabel)
@@ -112,6 +131,9 @@ func (p *Plan) route(l labels) {
 	for _, vpc := range p.VPCs {
 		for _, vrf := range vpc.VRFs {
 			p.TopLabel = max(p.TopLabel, vrf.Label)
+		}
+		for _, vsi := range vpc.VSIs {
+			p.TopLabel = max(p.TopLabel, vsi.LabelBase+uint32(vsi.BlockSize)-1)
 		}
 	}
 }

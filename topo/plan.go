@@ -137,6 +137,9 @@ type Endpoint struct {
 // multipath hash cannot mistake a pseudowire payload for IP.
 type MAC [6]byte
 
+// IsZero reports the MAC that stands for none.
+func (m MAC) IsZero() bool { return m == MAC{} }
+
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // MarshalText and UnmarshalText are the form with colons, in JSON too.
@@ -151,11 +154,17 @@ func (m *MAC) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// Services of a VPC.
+const (
+	ServiceL3VPN = "l3vpn" // BGP/MPLS IP VPN (RFC 4364)
+	ServiceVPLS  = "vpls"  // virtual private LAN service (RFC 4761)
+)
+
 // VPCPlan is one VPN with everything numbered.
 type VPCPlan struct {
 	Name        string
 	Index       int          // from 1
-	Service     string       // l3vpn | vpls
+	Service     string       // ServiceL3VPN | ServiceVPLS
 	VRFs        []VRF        // l3vpn: one a PE that has a joined site of this VPC
 	VSIs        []VSI        // vpls: likewise
 	Subnet      netip.Prefix // vpls: the one subnet of all sites

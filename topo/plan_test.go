@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -72,6 +73,9 @@ func makeSamples() map[string]*Plan {
 		"most sites":   "{backbone: star, pe: 1, sites: 250, tenants: 2}",
 		"most VPCs":    "{backbone: star, pe: 2, sites: 2, tenants: 250}",
 		"big LAN":      "{backbone: star, pe: 1, sites: 1, tenants: 1, machines: 244}",
+		"vpls":         "{backbone: ring, pe: 6, p: 3, sites: 9, tenants: 5, machines: 3, service: vpls, site-kind: cloud}",
+		"vpls overlap": "{backbone: star, pe: 3, sites: 4, tenants: 3, machines: 2, service: vpls, overlap: true}",
+		"vpls of 100":  "{backbone: ring, pe: 50, p: 49, sites: 50, tenants: 3, service: vpls}",
 		"no machines":  "{backbone: star, pe: 2, sites: 2, tenants: 1, machines: 0}",
 		"no customers": "{backbone: mesh, pe: 3, p: 3, sites: 0, tenants: 0}",
 	} {
@@ -128,6 +132,11 @@ func TestInterfaceNamesFitTheKernel(t *testing.T) {
 			for _, f := range v.VRFs {
 				take(f.PE, f.Name, "a VRF")
 			}
+			for _, a := range v.Attachments {
+				if !a.Joined { // its port comes back under its name
+					take(a.PE, a.PEIf, "the circuit of "+a.CE)
+				}
+			}
 		}
 		for _, l := range p.Links {
 			take(l.A.Node, l.A.Ifname, l.Name())
@@ -136,28 +145,36 @@ func TestInterfaceNamesFitTheKernel(t *testing.T) {
 	})
 }
 
+// TestMACsAreUnique holds it of all that vpclab gives, and within a VPC of
+// those that a file gives to its VMs.
 func TestMACsAreUnique(t *testing.T) {
-	eachPlan(t, func(t *testing.T, p *Plan) {
-		seen := map[MAC]string{}
-		take := func(m MAC, what string) {
-			if m[0] != 2 {
-				t.Errorf("%s has the MAC %s, which does not begin with 02", what, m)
-			}
-			if other := seen[m]; other != "" {
-				t.Errorf("%s and %s have the same MAC %s", what, other, m)
-			}
-			seen[m] = what
+	eachPlan(t, uniqueMACs)
+}
+
+func uniqueMACs(t *testing.T, p *Plan) {
+	seen := map[string]string{}
+	take := func(m MAC, vpc, what string) {
+		if m[0] != 2 {
+			t.Errorf("%s has the MAC %s, which does not begin with 02", what, m)
 		}
-		for _, n := range p.Nodes {
-			for _, b := range n.Bridges {
-				take(b.MAC, n.Name+":"+b.Name)
-			}
+		key := m.String()
+		if m[1] == 0xaa { // chosen
+			key += " in " + vpc
 		}
-		for _, l := range p.Links {
-			take(l.A.MAC, l.Name()+" A")
-			take(l.B.MAC, l.Name()+" B")
+		if other := seen[key]; other != "" {
+			t.Errorf("%s and %s have the same MAC %s", what, other, key)
 		}
-	})
+		seen[key] = what
+	}
+	for _, n := range p.Nodes {
+		for _, b := range n.Bridges {
+			take(b.MAC, "", n.Name+":"+b.Name)
+		}
+	}
+	for _, l := range p.Links {
+		take(l.A.MAC, l.VPC, l.Name()+" A")
+		take(l.B.MAC, l.VPC, l.Name()+" B")
+	}
 }
 
 // TestAddresses holds that core addresses are unique, that LAN addresses are
@@ -182,10 +199,11 @@ func TestAddresses(t *testing.T) {
 				take("core", l.A.Addr.Addr(), l.Name())
 				take("core", l.B.Addr.Addr(), l.Name())
 			}
-			if (l.Core || l.AC) && (l.A.Addr.Bits() != 31 || l.A.Addr.Masked() != l.B.Addr.Masked() || l.A.Addr.Addr().As4()[3]%2 != 0) {
+			routed := l.Core || l.AC && l.A.Bridge == ""
+			if routed && (l.A.Addr.Bits() != 31 || l.A.Addr.Masked() != l.B.Addr.Masked() || l.A.Addr.Addr().As4()[3]%2 != 0) {
 				t.Errorf("%s: %s and %s are not the even and the odd end of a /31", l.Name(), l.A.Addr, l.B.Addr)
 			}
-			if l.AC {
+			if l.AC && routed {
 				take(l.VPC, l.A.Addr.Addr(), l.Name())
 				take(l.VPC, l.B.Addr.Addr(), l.Name())
 			}
@@ -193,12 +211,13 @@ func TestAddresses(t *testing.T) {
 		for _, v := range p.VPCs {
 			for i, a := range v.Attachments {
 				for _, o := range v.Attachments[:i] {
-					if o.Subnet.Overlaps(a.Subnet) {
+					if v.Service == ServiceVPLS && o.Subnet != a.Subnet || v.Service == ServiceL3VPN && o.Subnet.Overlaps(a.Subnet) {
 						t.Errorf("%s: %s of %s overlaps %s of %s", v.Name, a.Subnet, a.Site, o.Subnet, o.Site)
 					}
 				}
-				ce := mustNode(t, p, a.CE)
-				take(v.Name, ce.Bridges[0].Addr.Addr(), ce.Name)
+				if ce := mustNode(t, p, a.CE); v.Service == ServiceL3VPN {
+					take(v.Name, ce.Bridges[0].Addr.Addr(), ce.Name)
+				}
 				for _, name := range a.Machines {
 					m := mustNode(t, p, name)
 					take(v.Name, m.Addr, name)
@@ -260,6 +279,12 @@ func TestLabelsTablesAndTargets(t *testing.T) {
 				give(f.PE, f.Label, "VPC "+v.Name)
 				name("RD ", f.RD, v.Name+" at "+f.PE)
 			}
+			for _, s := range v.VSIs {
+				for j := range s.BlockSize {
+					give(s.PE, s.LabelBase+uint32(j), fmt.Sprintf("VPC %s, VE %d", v.Name, s.BlockOffset+j))
+				}
+				name("RD ", s.RD, v.Name+" at "+s.PE)
+			}
 			for _, a := range v.Attachments {
 				name("RT ", a.ExportRT, "export of "+v.Name+" at "+a.Site)
 				name("RT ", a.ImportRT, "import of "+v.Name+" at "+a.Site)
@@ -269,6 +294,68 @@ func TestLabelsTablesAndTargets(t *testing.T) {
 			t.Errorf("MaxLabel is %d, the highest label is %d", p.MaxLabel(), highest)
 		}
 	})
+}
+
+// TestVPLS holds what a vpls has where an l3vpn has something else.
+func TestVPLS(t *testing.T) {
+	p := samples()["vpls.vpclab.yml"]
+	acme, _ := p.VPC("acme")
+	if v, ok := acme.VSI("pe2"); !ok || v != (VSI{
+		PE: "pe2", Name: "vsi-acme", MAC: MAC{2, 0, 1, 0, 0, 2}, RD: "65000:1002",
+		VEID: 2, BlockOffset: 1, BlockSize: 3, LabelBase: 20101,
+	}) {
+		t.Errorf("VSI at pe2: %+v", v)
+	}
+	if diff := cmp.Diff([]Bridge{
+		{Name: "vsi-acme", MAC: MAC{2, 0, 1, 0, 0, 3}, Ageing: 300 * time.Second},
+		{Name: "vsi-globex", MAC: MAC{2, 0, 2, 0, 0, 3}, Ageing: 20 * time.Second},
+	}, mustNode(t, p, "pe3").Bridges, cmpAddrs); diff != "" {
+		t.Errorf("bridges of pe3: %s", diff)
+	}
+	ce := mustNode(t, p, "globex-hq-ce")
+	if ce.Forward || ce.Routes != nil || ce.Bridges[0].Addr.IsValid() || ce.Bridges[0].Ageing != 20*time.Second {
+		t.Errorf("the CE is no plain bridge: %+v", ce)
+	}
+	for _, l := range p.LinksOf("globex-hq-ce") {
+		if l.AC && (l.A.Bridge != "vsi-globex" || l.B.Bridge != "lan" || l.A.VRF != "" || l.A.Addr.IsValid() || l.B.Addr.IsValid()) {
+			t.Errorf("circuit %+v", l)
+		}
+		if l.MTU != 9000 {
+			t.Errorf("%s has MTU %d", l.Name(), l.MTU)
+		}
+	}
+	for _, a := range acme.Attachments {
+		if a.VSI != "vsi-acme" || a.VRF != "" || a.PEAddr.IsValid() || a.CEAddr.IsValid() || a.Subnet != netip.MustParsePrefix("10.1.0.0/16") {
+			t.Errorf("attachment %+v", a)
+		}
+	}
+	for name, want := range map[string]string{
+		"acme-texas-2":   "10.1.1.12/16 02:00:01:01:00:02 2",
+		"log":            "10.1.1.13/16 02:00:01:01:00:03 3",
+		"shop":           "10.1.0.7/16 02:aa:00:00:00:01 1",
+		"acme-hq-1":      "10.1.3.11/16 02:00:01:03:00:01 1",
+		"globex-hq-2":    "10.1.0.3/28 02:00:02:03:00:02 2",
+		"globex-texas-1": "10.1.0.4/28 02:00:02:01:00:01 1",
+		"db":             "10.1.0.7/28 02:aa:00:00:00:01 3",
+		"cache":          "10.1.0.6/28 02:00:02:01:00:04 4", // .7 is chosen
+	} {
+		n, l := mustNode(t, p, name), p.LinksOf(name)[0]
+		if got := fmt.Sprint(l.A.Addr, " ", l.A.MAC, " ", n.Number); got != want || n.Routes != nil || n.IPv6 != (n.VPC == "acme") {
+			t.Errorf("%s has %s, want %s: %+v", name, got, want, n)
+		}
+	}
+	site, _ := p.Site("texas")
+	if diff := cmp.Diff(SitePlan{Name: "texas", Index: 1, Kind: "cloud", PE: "pe1", Hosts: []string{"texas-h1", "texas-h2"}, Machines: 2}, site); diff != "" {
+		t.Errorf("site: %s", diff)
+	}
+	less := p.Detach(func(a Attachment) bool { return a.VPC == "globex" && a.Site == "hq" })
+	globex, _ := less.VPC("globex")
+	if b := mustNode(t, less, "pe3").Bridges; len(globex.VSIs) != 1 || len(b) != 1 || b[0].Name != "vsi-acme" {
+		t.Errorf("a site that left leaves %+v and %+v", globex.VSIs, b)
+	}
+	if b := mustNode(t, p.Restrict(func(Attachment) bool { return false }), "pe3").Bridges; len(b) != 0 {
+		t.Errorf("nothing kept leaves %+v", b)
+	}
 }
 
 // TestLSPs walks each LSP from each PE by labels alone, as packets go: the

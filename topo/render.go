@@ -111,15 +111,23 @@ func loopbacks(p *Plan, kind NodeKind) string {
 
 // vpcNumbers lists the tables, labels, subnets and targets of a VPC.
 func vpcNumbers(p *Plan, v VPCPlan) string {
-	var vrfs, lans []string
+	head := fmt.Sprintf("VPC %d", v.Index)
+	var edges, lans []string
 	for _, f := range v.VRFs {
-		vrfs = append(vrfs, fmt.Sprintf("%s RD %s label %d", f.PE, f.RD, f.Label))
+		edges = append(edges, fmt.Sprintf("%s RD %s label %d", f.PE, f.RD, f.Label))
+	}
+	for _, s := range v.VSIs {
+		edges = append(edges, fmt.Sprintf("%s RD %s VE %d", s.PE, s.RD, s.VEID))
 	}
 	for _, a := range v.Attachments {
-		lans = append(lans, fmt.Sprintf("%s %s export %s import %s", a.Site, a.Subnet, a.ExportRT, a.ImportRT))
+		lans = append(lans, fmt.Sprintf("%s %s export %s import %s", a.Site, v.block(&a).from, a.ExportRT, a.ImportRT))
 	}
-	table := fmt.Sprintf("VPC %d, table %d\n", v.Index, tableBase+v.Index)
-	return table + lines(vrfs, 3) + "\n" + lines(lans, 1)
+	if v.Service == ServiceL3VPN {
+		head += fmt.Sprintf(", table %d", tableBase+v.Index)
+	} else if len(v.VSIs) > 0 {
+		head += fmt.Sprintf(", %s, label %d for VE 1", v.Subnet, v.VSIs[0].LabelBase)
+	}
+	return head + "\n" + lines(edges, 3) + "\n" + lines(lans, 1)
 }
 
 // lines joins parts, so many a line.

@@ -72,7 +72,7 @@ type Backbone struct {
 	Links []BackboneLink `yaml:"links,omitempty" example:"[{between: [pe-tx, p1], rate: 465mbit, delay: 6.7ms}]"`
 	// What holds for each link that does not say otherwise.
 	Defaults Impairment `yaml:"defaults,omitempty" example:"{rate: 1gbit, delay: 2ms}"`
-	// MTU of the backbone's links, in bytes. A label stack of two needs 8 bytes more than the LANs' 1500.
+	// MTU of the backbone's links, in bytes. A label stack of two needs 8 bytes more than the LANs' MTU, and the frames of a vpls 14 more for their Ethernet header.
 	MTU int `yaml:"mtu,omitempty" jsonschema:"minimum=1280,maximum=9216,default=1600" example:"9000"`
 }
 
@@ -123,12 +123,20 @@ type Site struct {
 // VPC is one customer's private cloud: a VPN over some sites. Two VPCs may
 // use the same addresses.
 type VPC struct {
-	// How the sites are joined: l3vpn (BGP/MPLS IP VPN, RFC 4364).
-	Service string `yaml:"service" jsonschema:"required,enum=l3vpn,format=vpclab-service" example:"l3vpn"`
-	// Sites whose subnet vpclab chooses: 10.<vpc>.<site>.0/24, by the numbers of the VPC and the site.
+	// How the sites are joined. l3vpn: a subnet a site, routed (BGP/MPLS IP VPN, RFC 4364); vpls: one Ethernet over all sites (RFC 4761).
+	Service string `yaml:"service" jsonschema:"required,enum=l3vpn,enum=vpls" example:"l3vpn"`
+	// Sites whose addresses vpclab chooses: 10.<vpc>.<site>.0/24, by the numbers of the VPC and the site; in a vpls, see subnet.
 	Sites []string `yaml:"sites,omitempty" jsonschema:"format=vpclab-site" example:"[texas, hq]"`
-	// Sites whose subnet you choose. The gateway gets the first address, the machines those that follow.
+	// l3vpn: sites whose subnet you choose. The gateway gets the first address, the machines those that follow.
 	Subnets Map[Prefix] `yaml:"subnets,omitempty" keys:"vpclab-site" values:"vpclab-subnet" example:"{texas: 10.0.0.0/24}"`
+	// vpls: the one subnet of all sites, whose machines are numbered through. Without it: 10.<vpc>.0.0/16, of which each site uses 10.<vpc>.<site>.0/24.
+	Subnet *Prefix `yaml:"subnet,omitempty" jsonschema:"format=vpclab-subnet" example:"10.0.0.0/24"`
+	// MTU of the VPC's LANs, in bytes.
+	MTU int `yaml:"mtu,omitempty" jsonschema:"minimum=576,maximum=9194,default=1500" example:"9000"`
+	// vpls: how long a bridge remembers a MAC that is silent, at least 1s. Without it: 300s.
+	MACAgeing Duration `yaml:"mac-ageing,omitempty" example:"20s"`
+	// vpls: whether the machines have an IPv6 link-local address.
+	IPv6 bool `yaml:"ipv6,omitempty" jsonschema:"default=false" example:"true"`
 }
 
 // VM is a virtual machine placed by hand on a hypervisor host of a cloud. It
@@ -138,6 +146,10 @@ type VM struct {
 	VPC string `yaml:"vpc" jsonschema:"required,format=vpclab-vpc" example:"acme"`
 	// Where it runs: site/number of the host.
 	Host string `yaml:"host" jsonschema:"required,format=vpclab-host" example:"texas/1"`
+	// Its address in the LAN's subnet. Two VPCs may have the same one.
+	Address *Addr `yaml:"address,omitempty" example:"10.1.1.100"`
+	// Its MAC, which begins with 02. Two VPCs may have the same one.
+	MAC MAC `yaml:"mac,omitempty" example:"02:aa:00:00:00:01"`
 }
 
 // Plain is a bare node: a network namespace and nothing else.
@@ -193,8 +205,8 @@ type Generate struct {
 	// Machines of each tenant at each site.
 	Machines int `yaml:"machines" jsonschema:"minimum=0,maximum=10000,default=1" example:"2"`
 	// Service of the generated VPCs.
-	Service string `yaml:"service,omitempty" jsonschema:"enum=l3vpn,default=l3vpn,format=vpclab-service" example:"l3vpn"`
-	// Whether all tenants use the same subnets, 10.0.<site>.0/24.
+	Service string `yaml:"service,omitempty" jsonschema:"enum=l3vpn,enum=vpls,default=l3vpn" example:"vpls"`
+	// Whether all tenants use the same subnets, 10.0.<site>.0/24; in a vpls 10.0.0.0/16.
 	Overlap bool `yaml:"overlap,omitempty" jsonschema:"default=false" example:"true"`
 }
 

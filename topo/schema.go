@@ -106,6 +106,8 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 		return text("vpclab-percent")
 	case reflect.TypeFor[Addr]():
 		return text("vpclab-address")
+	case reflect.TypeFor[MAC]():
+		return text("vpclab-mac")
 	case reflect.TypeFor[Prefix]():
 		return text("vpclab-prefix")
 	case reflect.TypeFor[[]Value]():

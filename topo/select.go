@@ -29,6 +29,24 @@ func (v *VPCPlan) VRF(pe string) (VRF, bool) {
 	return v.VRFs[i], true
 }
 
+// VSI returns the VPC's switch instance at a PE.
+func (v *VPCPlan) VSI(pe string) (VSI, bool) {
+	i := slices.IndexFunc(v.VSIs, func(s VSI) bool { return s.PE == pe })
+	if i < 0 {
+		return VSI{}, false
+	}
+	return v.VSIs[i], true
+}
+
+// Site returns the site of that name.
+func (p *Plan) Site(name string) (SitePlan, bool) {
+	i := slices.IndexFunc(p.Sites, func(s SitePlan) bool { return s.Name == name })
+	if i < 0 {
+		return SitePlan{}, false
+	}
+	return p.Sites[i], true
+}
+
 // LSP returns the tree towards an egress PE.
 func (p *Plan) LSP(egress string) (*LSP, bool) {
 	i := slices.IndexFunc(p.LSPs, func(l LSP) bool { return l.Egress == egress })
@@ -99,8 +117,9 @@ func (p *Plan) MaxLabel() uint32 { return p.TopLabel }
 type member struct{ vpc, site string }
 
 // Restrict returns a copy of the plan with only those attachments that keep
-// chooses: without the others' CEs, machines and links, and without the VRFs
-// and VPCs that become empty. Routers and hosts stay, and no number changes.
+// chooses: without the others' CEs, machines and links, and without the VRFs,
+// VSIs and VPCs that become empty. Routers and hosts stay, and no number
+// changes.
 func (p *Plan) Restrict(keep func(a Attachment) bool) *Plan {
 	gone := map[member]bool{}
 	q := *p
@@ -116,7 +135,6 @@ func (p *Plan) Restrict(keep func(a Attachment) bool) *Plan {
 		}
 		if len(kept) > 0 {
 			v.Attachments = kept
-			v.VRFs = used(v.VRFs, kept)
 			q.VPCs = append(q.VPCs, v)
 		}
 	}
@@ -131,6 +149,7 @@ func (p *Plan) Restrict(keep func(a Attachment) bool) *Plan {
 		q.Nodes = append(q.Nodes, n)
 	}
 	q.Links = slices.DeleteFunc(slices.Clone(p.Links), func(l Link) bool { return gone[member{l.VPC, l.Site}] })
+	q.dropUnused()
 	return &q
 }
 
@@ -145,16 +164,33 @@ func bridgeGone(b Bridge, site string, gone map[member]bool) bool {
 	return false
 }
 
-// used keeps the VRFs that a joined attachment is in.
-func used(vrfs []VRF, attachments []Attachment) []VRF {
-	return slices.DeleteFunc(slices.Clone(vrfs), func(f VRF) bool {
-		return !slices.ContainsFunc(attachments, func(a Attachment) bool { return a.Joined && a.PE == f.PE })
-	})
+// dropUnused takes the VRFs and VSIs away that no joined attachment is in, and
+// the bridges of those VSIs. The plan's VPCs and Nodes must be its own.
+func (p *Plan) dropUnused() {
+	bridges := map[[2]string]bool{} // PE and VSI
+	for i := range p.VPCs {
+		v := &p.VPCs[i]
+		used := map[string]bool{}
+		for _, a := range v.Attachments {
+			used[a.PE] = used[a.PE] || a.Joined
+		}
+		v.VRFs = slices.DeleteFunc(slices.Clone(v.VRFs), func(f VRF) bool { return !used[f.PE] })
+		v.VSIs = slices.DeleteFunc(slices.Clone(v.VSIs), func(s VSI) bool { return !used[s.PE] })
+		for _, s := range v.VSIs {
+			bridges[[2]string{s.PE, s.Name}] = true
+		}
+	}
+	for i := range p.Nodes {
+		if n := &p.Nodes[i]; n.Kind == KindPE {
+			n.Bridges = slices.DeleteFunc(slices.Clone(n.Bridges), func(b Bridge) bool { return !bridges[[2]string{n.Name, b.Name}] })
+		}
+	}
 }
 
 // Detach returns a copy of the plan in which the attachments that drop
 // chooses are not joined: their CE, LAN and machines are there, but no
-// circuit leads to the PE, and a VRF that no other attachment is in is gone.
+// circuit leads to the PE, and a VRF or VSI that no other attachment is in is
+// gone.
 func (p *Plan) Detach(drop func(a Attachment) bool) *Plan {
 	apart := map[member]bool{}
 	q := *p
@@ -168,7 +204,6 @@ func (p *Plan) Detach(drop func(a Attachment) bool) *Plan {
 				apart[member{v.Name, a.Site}] = true
 			}
 		}
-		v.VRFs = used(v.VRFs, v.Attachments)
 	}
 	q.Nodes = slices.Clone(p.Nodes)
 	for i := range q.Nodes {
@@ -177,5 +212,6 @@ func (p *Plan) Detach(drop func(a Attachment) bool) *Plan {
 		}
 	}
 	q.Links = slices.DeleteFunc(slices.Clone(p.Links), func(l Link) bool { return l.AC && apart[member{l.VPC, l.Site}] })
+	q.dropUnused()
 	return &q
 }
