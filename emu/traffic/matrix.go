@@ -22,6 +22,9 @@ type MatrixConfig struct {
 	Allowed func(from, to Endpoint) bool
 	// Deadline is how long allowed pairs are asked again; default 10 s.
 	Deadline time.Duration
+	// DespiteMissing has the forbidden pairs asked also when allowed ones have
+	// not answered at the deadline.
+	DespiteMissing bool
 	// Rounds is how often each address that some forbidden machine has is
 	// sent a probe after all allowed pairs have answered; default 3. The
 	// first asks for an answer, the others only for a trace at the receiver.
@@ -192,7 +195,7 @@ func (p *Prober) Matrix(ctx context.Context, cfg MatrixConfig) (*Matrix, error) 
 
 	m := &Matrix{Start: event.Now(), Rounds: cfg.Rounds}
 	late, err := p.askAllowed(ctx, run, m, cfg.Deadline)
-	if err == nil && !late {
+	if err == nil && (!late || cfg.DespiteMissing) {
 		err = p.askForbidden(ctx, run, m, cfg)
 	}
 	if err != nil {
