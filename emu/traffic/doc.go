@@ -8,6 +8,10 @@
 //     in this process, and the goroutine that serves each;
 //   - matrix.go: [Prober.Matrix], every ordered pair asked, allowed pairs until
 //     they answer, forbidden pairs for long enough to have answered;
+//   - ether.go, header.go: [Ether], sockets below IP at many stations, and the
+//     headers of frames;
+//   - frames.go: [Ether.Frames], every ordered pair asked with broadcast and
+//     unicast frames;
 //   - train.go: [Prober.Train], numbered probes at a steady pace over many
 //     flows: first packet through, last packet through, what was lost between,
 //     and how long each was under way;
