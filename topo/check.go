@@ -109,6 +109,15 @@ func (c *checker) backbone(f fullScenario) {
 	if b.RR != "" && known && !slices.Contains(routers, b.RR) && !c.lost("topology", "backbone", "rr") {
 		c.fault(path("topology", "backbone", "rr"), fmt.Sprintf("there is no router %q; expected %s", b.RR, oneOf(routers)), suggest(b.RR, routers))
 	}
+	for _, e := range b.Routers {
+		at := path("topology", "backbone", "routers", e.Name)
+		switch {
+		case e.Name == reflector:
+			c.faultKey(at, "the route reflector is always vpclab's own: it rewrites the route targets", "expected "+oneOf(routers))
+		case known && !slices.Contains(routers, e.Name) && !c.lost(at...):
+			c.faultKey(at, fmt.Sprintf("there is no router %q; expected %s", e.Name, oneOf(routers)), suggest(e.Name, routers))
+		}
+	}
 	c.backboneLinks(f, routers, known)
 	if known && !c.touched("topology", "backbone", "links") {
 		c.connected(b, routers)
@@ -322,6 +331,9 @@ func (c *checker) lans(f fullScenario, v int, lans []lan) {
 		case twice >= 0:
 			c.fault(l.path, fmt.Sprintf("site %q is here twice", l.Site), "")
 		case !l.Subnet.IsValid():
+		case vpls && l.Number > 0 && f.Topology.Backbone.of(f.Topology.Sites[l.Number-1].Value.PE) == RoutingFRR:
+			c.fault(l.path, fmt.Sprintf("site %s is homed to %s, which runs FRR, and FRR has no VPLS with BGP (RFC 4761)", l.Site, f.Topology.Sites[l.Number-1].Value.PE),
+				"use l3vpn here, or set `routing: controller` at that PE")
 		case vpls:
 			c.roomAt(f, f.VPCs[v-1].Name, l)
 		default:

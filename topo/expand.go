@@ -66,10 +66,10 @@ func (sc *Scenario) parsed() (*Scenario, error) {
 func (b *builder) backbone(t Backbone) {
 	b.labels = labels{routers: len(t.PE) + len(t.P) + 1, pes: len(t.PE)}
 	for i, name := range t.PE {
-		b.add(Node{Name: name, Kind: KindPE, Loopback: loopback(KindPE, i+1), Forward: true})
+		b.add(Node{Name: name, Kind: KindPE, Loopback: loopback(KindPE, i+1), Forward: true, Routing: t.of(name)})
 	}
 	for i, name := range t.P {
-		b.add(Node{Name: name, Kind: KindP, Index: len(t.PE) + i + 1, Loopback: loopback(KindP, i+1), Forward: true})
+		b.add(Node{Name: name, Kind: KindP, Index: len(t.PE) + i + 1, Loopback: loopback(KindP, i+1), Forward: true, Routing: t.of(name)})
 	}
 	b.add(Node{Name: reflector, Kind: KindRR, Index: b.labels.routers, Loopback: loopback(KindRR, 1), Forward: true})
 	for i, l := range t.Links {

@@ -72,7 +72,7 @@ type Routing string
 const (
 	// RoutingController: labels come from the testbed's controller, VPN
 	// routes from a GoBGP speaker.
-	RoutingController Routing = ""
+	RoutingController Routing = "" // "controller" in files
 	// RoutingFRR: FRR's daemons. Where all PEs and Ps run them, labels come
 	// from OSPF and LDP; in a mixed backbone they come from the controller.
 	RoutingFRR Routing = "frr"

@@ -2,6 +2,18 @@ package topo
 
 import "slices"
 
+// of is the control plane of a router as the file has it.
+func (b Backbone) of(router string) Routing {
+	r := b.Routing
+	if own, ok := b.Routers.Get(router); ok && own.Routing != "" {
+		r = own.Routing
+	}
+	if r == string(RoutingFRR) {
+		return RoutingFRR
+	}
+	return RoutingController
+}
+
 // AllFRR says that every PE and P runs FRR: then OSPF and LDP give out the
 // labels, and the controller's LSPs and core routes are in no kernel. In any
 // other backbone the labels are the controller's.

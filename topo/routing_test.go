@@ -32,3 +32,15 @@ func TestWithRouting(t *testing.T) {
 		t.Errorf("the receiver changed: %s", diff)
 	}
 }
+
+func TestRoutingOfAFile(t *testing.T) {
+	p := samples()["frr.vpclab.yml"]
+	for name, want := range map[string]Routing{"pe1": RoutingFRR, "p1": RoutingFRR, "pe3": RoutingController, "rr": RoutingController} {
+		if n := mustNode(t, p, name); n.Routing != want {
+			t.Errorf("%s has routing %q, want %q", name, n.Routing, want)
+		}
+	}
+	if p.AllFRR() || !p.WithRouting(RoutingFRR, "pe3").AllFRR() {
+		t.Error("all but pe3 run FRR")
+	}
+}

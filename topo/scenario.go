@@ -74,6 +74,16 @@ type Backbone struct {
 	Defaults Impairment `yaml:"defaults,omitempty" example:"{rate: 1gbit, delay: 2ms}"`
 	// MTU of the backbone's links, in bytes. A label stack of two needs 8 bytes more than the LANs' MTU, and the frames of a vpls 14 more for their Ethernet header.
 	MTU int `yaml:"mtu,omitempty" jsonschema:"minimum=1280,maximum=9216,default=1600" example:"9000"`
+	// Who distributes labels and VPN routes at the routers. controller: vpclab's controller and GoBGP; frr: the daemons of FRR, a reference that no one here wrote.
+	Routing string `yaml:"routing,omitempty" jsonschema:"enum=controller,enum=frr,default=controller" example:"frr"`
+	// What single routers do in another way than the backbone, by name.
+	Routers Map[Router] `yaml:"routers,omitempty" keys:"vpclab-router" example:"{pe-il: {routing: frr}}"`
+}
+
+// Router is what one router does in another way than the backbone.
+type Router struct {
+	// Who distributes labels and VPN routes at this router.
+	Routing string `yaml:"routing" jsonschema:"required,enum=controller,enum=frr" example:"frr"`
 }
 
 // BackboneLink joins two routers. Its rate, delay, jitter, loss and queue hold
