@@ -22,6 +22,7 @@ func (c *checker) check(f fullScenario) {
 	c.plainLinks(f)
 	c.plainRoutes(f)
 	c.experiments(f)
+	c.claims(f)
 	if c.size(f) {
 		c.names(f)
 	}
@@ -638,8 +639,11 @@ func (c *checker) experiments(f fullScenario) {
 			c.fault(path("experiments", i, "name"), fmt.Sprintf("experiments[%d] has the name %q too; expected different names, as results are filed by them", previous, e.Name), "")
 		}
 		seen[e.Name] = i
-		if e.Kind == "vpc-setup" && len(f.VPCs) == 0 && !c.lost("vpcs") && !c.touched("generate") {
-			c.fault(path("experiments", i, "kind"), "vpc-setup needs a VPC to set up, and there is none; expected vpcs or generate", "")
+		if e.Kind != "" && e.Kind != "vpc-operations" && len(f.VPCs) == 0 && !c.lost("vpcs") && !c.touched("generate") {
+			c.fault(path("experiments", i, "kind"), e.Kind+" needs a VPC, and there is none; expected vpcs or generate", "")
+		}
+		if e.Baseline != "" && e.Kind != "" && e.Kind != "vpc-setup" {
+			c.faultKey(path("experiments", i, "baseline"), "only vpc-setup has a baseline, and this is "+e.Kind, "")
 		}
 		for _, v := range e.Vary {
 			for j, value := range v.Value {
@@ -652,6 +656,36 @@ func (c *checker) experiments(f fullScenario) {
 	for i, name := range f.Figures {
 		if name != "" && slices.Index(f.Figures, name) < i {
 			c.fault(path("figures", i), fmt.Sprintf("figure %q is in the list twice", name), "")
+		}
+	}
+}
+
+// claims checks the shape of the claims: what is in them is judged elsewhere.
+func (c *checker) claims(f fullScenario) {
+	var experiments []string
+	for _, e := range f.Experiments {
+		experiments = append(experiments, e.Name)
+	}
+	seen := map[string]int{}
+	for i, claim := range f.Claims {
+		at := path("claims", i)
+		if previous, twice := seen[claim.ID]; twice && claim.ID != "" {
+			c.fault(append(slices.Clone(at), "id"), fmt.Sprintf("claims[%d] has the id %s too; expected one of its own for each", previous, claim.ID), "")
+		}
+		seen[claim.ID] = i
+		at = append(at, "holds")
+		if len(claim.Holds) == 0 && !c.touched(at...) {
+			c.fault(at, "nothing has to hold; expected an experiment and what must hold of its results", "add for example `audit: [leaks == 0]`")
+		}
+		for _, h := range claim.Holds {
+			at := append(slices.Clone(at), h.Name)
+			switch {
+			case c.touched(at...):
+			case !slices.Contains(experiments, h.Name) && !c.touched("experiments"):
+				c.faultKey(at, fmt.Sprintf("there is no experiment %q; expected %s", h.Name, oneOf(experiments)), suggest(h.Name, experiments))
+			case len(h.Value) == 0:
+				c.fault(at, "the list is empty; expected what must hold of the results", "")
+			}
 		}
 	}
 }

@@ -42,6 +42,7 @@ const (
 	nounPrefix   = "an IPv4 address with its prefix length, such as 192.0.2.1/24"
 	nounSubnet   = "an IPv4 subnet such as 10.0.0.0/24"
 	nounMAC      = "a MAC address that begins with 02, such as 02:aa:00:00:00:01"
+	nounClaim    = "a short name such as C1"
 	nounHost     = "the host of a cloud as site/number, such as texas/1"
 	nounEndpoint = "a node and its interface, such as left:eth1"
 )
@@ -66,6 +67,7 @@ var formats = map[string]format{
 	"vpclab-vpc":      nameFormat("the name of a VPC", "VPC", maxVPC),
 	"vpclab-node":     nodeName,
 	"vpclab-word":     nameFormat("a name", "name", 63),
+	"vpclab-claim":    {noun: nounClaim, unit: "claim", pattern: claimPattern.String(), check: checkClaim},
 	"vpclab-host":     {noun: nounHost, unit: "site/number", pattern: `^` + namePattern + `/[1-9][0-9]{0,3}$`, check: checkHost},
 	"vpclab-endpoint": {noun: nounEndpoint, unit: "node:interface", pattern: `^` + namePattern + `:[a-zA-Z][a-zA-Z0-9_-]{0,14}$`, check: checkEndpoint},
 	"vpclab-mac":      {noun: nounMAC, unit: "MAC address", pattern: `^02(:[0-9a-fA-F]{2}){5}$`, check: checkMAC},
@@ -198,3 +200,12 @@ func checkMAC(s string) error {
 }
 
 var macPattern = regexp.MustCompile(`^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`)
+
+var claimPattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,14}$`)
+
+func checkClaim(s string) error {
+	if !claimPattern.MatchString(s) {
+		return &valueError{Msg: fmt.Sprintf("%q is not %s: a letter, then letters, digits and dashes, at most 15 in all", s, nounClaim)}
+	}
+	return nil
+}

@@ -153,6 +153,9 @@ func (sc *Scenario) fillByKind() {
 	}
 	for i := range sc.Experiments {
 		e := &sc.Experiments[i]
+		if e.Kind == "vpc-setup" && e.Baseline == "" {
+			e.Baseline = "firewall"
+		}
 		for n := 1; e.Name == "" && e.Kind != ""; n++ {
 			name := e.Kind
 			if n > 1 {

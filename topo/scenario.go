@@ -27,6 +27,8 @@ type Scenario struct {
 	VMs Map[VM] `yaml:"vms,omitempty" keys:"vpclab-node" example:"{shop: {vpc: acme, host: texas/1}}"`
 	// What is done to the lab, in this order.
 	Experiments []Experiment `yaml:"experiments,omitempty" example:"[{kind: vpc-setup, trials: 6}]"`
+	// What the results are to prove, in words and in numbers. The report says of each whether they do.
+	Claims []Claim `yaml:"claims,omitempty" example:"[{id: C1, says: No packet leaves its VPC, holds: {audit: [leaks == 0]}}]"`
 	// Figures to draw, by name. Without it: all that the experiments feed.
 	Figures []string `yaml:"figures,omitempty" jsonschema:"format=vpclab-word" example:"[setup-breakdown]"`
 
@@ -222,8 +224,8 @@ type Generate struct {
 
 // Experiment is one thing done to the lab, repeated.
 type Experiment struct {
-	// What is done. vpc-setup: how long it takes until every allowed pair of machines reaches each other and no other pair does.
-	Kind string `yaml:"kind" jsonschema:"required,enum=vpc-setup" example:"vpc-setup"`
+	// What is done. vpc-setup: how long it takes until every allowed pair of machines reaches each other and no other pair does; vpc-operations: how long each change of a running VPC takes, and what the others notice of it; lan: what a vpls does that an Ethernet does, and how fast; reservation: a reserved flow beside greedy ones; audit: who reaches whom, with forged packets too; routing-peer: FRR in place of, and beside, vpclab's own control plane.
+	Kind string `yaml:"kind" jsonschema:"required,enum=vpc-setup,enum=vpc-operations,enum=lan,enum=reservation,enum=audit,enum=routing-peer" example:"vpc-setup"`
 	// Name in the results. Without it: the kind, with -2, -3 … when it comes again.
 	Name string `yaml:"name,omitempty" jsonschema:"format=vpclab-word" example:"setup-against-sites"`
 	// Parameters and the values each takes; all combinations are run. Which parameters there are depends on the kind.
@@ -232,8 +234,18 @@ type Experiment struct {
 	Trials int `yaml:"trials,omitempty" jsonschema:"minimum=1,maximum=10000,default=6" example:"10"`
 	// Trials of each combination that are run first and thrown away.
 	Warmup int `yaml:"warmup" jsonschema:"minimum=0,maximum=1000,default=1" example:"0"`
-	// What it is measured against: the same isolation by firewall rules on a shared network, or nothing.
-	Baseline string `yaml:"baseline,omitempty" jsonschema:"enum=firewall,enum=none,default=firewall" example:"none"`
+	// vpc-setup: what it is measured against: the same isolation by firewall rules on a shared network, or nothing. Without it: firewall.
+	Baseline string `yaml:"baseline,omitempty" jsonschema:"enum=firewall,enum=none" example:"none"`
 	// What must hold of the results; the run fails (exit code 1) where it does not.
 	Expect []string `yaml:"expect,omitempty" example:"[matrix.leaks == 0]"`
+}
+
+// Claim is a statement that the results of the experiments are to prove.
+type Claim struct {
+	// Its short name in the report.
+	ID string `yaml:"id" jsonschema:"required,format=vpclab-claim" example:"C1"`
+	// The statement.
+	Says string `yaml:"says" jsonschema:"required" example:"No packet leaves its VPC"`
+	// What must hold of the results of which experiment, by its name, for the statement to be proven; all of it. Written as in expect.
+	Holds Map[[]string] `yaml:"holds" jsonschema:"required" keys:"vpclab-word" example:"{audit: [leaks == 0]}"`
 }
