@@ -107,6 +107,43 @@ type TrainMark struct {
 	Name string  `json:"name"` // "join requested", "join programmed", "leave withdrawn"
 }
 
+// Flows is the evidence of TCP flows beside each other and of probes
+// meanwhile, stored as flows-<system>.json in a trial. Times are seconds since
+// the first flow began.
+type Flows struct {
+	Reserved float64      `json:"reserved_bit_s"` // the rate that is reserved, headers included
+	Line     float64      `json:"line_bit_s"`     // that of the link which the flows share
+	BinS     float64      `json:"bin_s"`          // width of a bin of the flows' series
+	Flows    []FlowSeries `json:"flows"`
+	Delays   []FlowDelays `json:"delays"`
+	Marks    []TrainMark  `json:"marks"`
+}
+
+// FlowSeries is one TCP flow.
+type FlowSeries struct {
+	From       string    `json:"from"`
+	To         string    `json:"to"`
+	Class      string    `json:"class"`                   // reserved | other
+	Offered    float64   `json:"offered_bit_s,omitempty"` // 0: all that TCP takes
+	Goodput    []float64 `json:"goodput_bit_s"`           // payload that arrived; bin i begins at i*BinS
+	Resent     int       `json:"resent_segments"`
+	Congestion string    `json:"congestion"`
+}
+
+// FlowDelays is one stream of small probes.
+type FlowDelays struct {
+	From   string       `json:"from"`
+	To     string       `json:"to"`
+	Class  string       `json:"class"`
+	Probes []DelayProbe `json:"probes"`
+}
+
+// DelayProbe is one probe and how long it was under way.
+type DelayProbe struct {
+	T     float64 `json:"t"`                 // when it was sent
+	Delay float64 `json:"delay_s,omitempty"` // one way; 0: it was lost
+}
+
 // Statuses of a trial.
 const (
 	StatusOK     = "ok"

@@ -31,7 +31,7 @@ func load(dir string) (*data, error) {
 }
 
 // Labels that say what a sample is about and not which point it belongs to.
-var kindLabels = []string{"system", "kind"}
+var kindLabels = []string{"system", "kind", "class", "quantile"}
 
 // of are the rows of one metric, of the experiment and with the labels given
 // (k, v, k, v …). An empty experiment is any.
@@ -171,6 +171,8 @@ func describe(p map[string]string, keys []string) string {
 			parts = append(parts, count(v, strings.TrimSuffix(k, "s")))
 		case "machines":
 			parts = append(parts, count(v, "machine")+" a site")
+		case "flows":
+			parts = append(parts, count(v, "greedy flow"))
 		default:
 			parts = append(parts, k+" "+v)
 		}

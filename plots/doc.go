@@ -10,7 +10,8 @@
 //   - page.go: title, subtitle, legend and axes around the data;
 //   - marks.go: lines with whiskers, hatched bars, guides;
 //   - breakdown.go, scaling.go, rules.go, touched.go, reachability.go,
-//     join.go: one figure or family each;
+//     join.go, reservation.go: one figure or family each;
+//   - flows.go: goodput over time, and areas and shades in a plot;
 //   - report.go, report.html.tmpl: report.html, one file that opens anywhere.
 //
 // Figures are made for print: 3.5 or 7 inches wide, no text under 8 points,

@@ -47,6 +47,9 @@ var kinds = []figureKind{
 	{"touched", "Rules touched when a VM is added or moves", makeTouched},
 	{"reachability", "Reachability of every pair", makeReachability},
 	{"join-timeline", "A site joins and leaves", makeJoin},
+	{"reservation-rate", "A reserved flow beside greedy ones", makeReservationRate},
+	{"reservation-latency", "Latency of reserved traffic beside greedy flows", makeReservationLatency},
+	{"reservation-failure", "A reservation when a link fails", makeReservationFailure},
 }
 
 // Names are the names of all figures.

@@ -65,13 +65,16 @@ func layOutAll(t *testing.T, s *metrics.Store) map[string]*page {
 
 // What every figure must say.
 var mustSay = map[string][]string{
-	"setup-breakdown":  {"time since the request (s)", "share of the whole (%)", "n = 6 trials a bar", "95 % interval", "RT policy", "BGP announce", "program", "first packet", "matrix verified", "2 sites, 1 tenant", "VPN", "firewall"},
-	"setup-vs-sites":   {"sites", "time since the request (s)", "n = 6 trials a point", "95 % interval", "VPN, first packet", "firewall, programmed", "2 machines a site, 1 tenant.", "16"},
-	"setup-vs-tenants": {"tenants", "time since the request (s)", "n = 6 trials a point", "95 % interval", "2 sites, 2 machines a site."},
-	"rules-vs-vms":     {"VMs in the lab", "rules or entries", "n = 6 trials a point", "n²", "VPN, configuration lines", "VPN, forwarding state", "firewall rules", "512", "10 000"},
-	"touched":          {"rules touched", "n = 6 trials a bar", "a VM is added", "a VM moves to another site", "126", "16 sites, 16 tenants"},
-	"reachability":     {"sender", "receiver", "leak: 8", "failure: 31", "allowed, reached: 3937", "t4", "n = 1 trial"},
-	"join-timeline":    {"time since the probes began (s)", "n = 1 trial", "n = 6 trials", "probe came through", "no answer", "stages, as time since each request", "a: join requested 0.500 s.", "acme-hq-1 → acme-new-1"},
+	"setup-breakdown":     {"time since the request (s)", "share of the whole (%)", "n = 6 trials a bar", "95 % interval", "RT policy", "BGP announce", "program", "first packet", "matrix verified", "2 sites, 1 tenant", "VPN", "firewall"},
+	"setup-vs-sites":      {"sites", "time since the request (s)", "n = 6 trials a point", "95 % interval", "VPN, first packet", "firewall, programmed", "2 machines a site, 1 tenant.", "16"},
+	"setup-vs-tenants":    {"tenants", "time since the request (s)", "n = 6 trials a point", "95 % interval", "2 sites, 2 machines a site."},
+	"rules-vs-vms":        {"VMs in the lab", "rules or entries", "n = 6 trials a point", "n²", "VPN, configuration lines", "VPN, forwarding state", "firewall rules", "512", "10 000"},
+	"touched":             {"rules touched", "n = 6 trials a bar", "a VM is added", "a VM moves to another site", "126", "16 sites, 16 tenants"},
+	"reachability":        {"sender", "receiver", "leak: 8", "failure: 31", "allowed, reached: 3937", "t4", "n = 1 trial"},
+	"join-timeline":       {"time since the probes began (s)", "n = 1 trial", "n = 6 trials", "probe came through", "no answer", "stages, as time since each request", "a: join requested 0.500 s.", "acme-hq-1 → acme-new-1"},
+	"reservation-rate":    {"time since the others began (s)", "goodput (Mbit/s)", "with reservation", "without", "8 greedy flows together", "n = 6 trials", "95 % interval", "reserved rate, 15 Mbit/s", "a link of 30 Mbit/s"},
+	"reservation-latency": {"greedy TCP flows on the same link", "one-way latency (ms)", "n = 6 trials a point", "with, p99", "without, median"},
+	"reservation-failure": {"time since the link failed (s)", "goodput (Mbit/s)", "n = 6 trials", "no probe came through", "beside 8 greedy flows", "reserved rate, 15 Mbit/s"},
 }
 
 func TestDrawWritesAllFigures(t *testing.T) {
@@ -164,6 +167,8 @@ func TestLooksSurviveGrey(t *testing.T) {
 	}
 	for _, lines := range [][]look{
 		{vpnLook, vpnSecond, firewallLook, firewallSecond, setsLook},
+		{withLook, withSecond, withThird, withoutLook, withoutSecond, withoutThird},
+		{reservedLook, othersLook},
 	} {
 		seen := map[grey]bool{}
 		for _, l := range lines {

@@ -62,7 +62,7 @@ func makeScaling(d *data, key, axis string) (*page, string, error) {
 	others := point(slice[0])
 	delete(others, key)
 	held := describe(others, slices.SortedFunc(maps.Keys(others), compareKeys))
-	pg := scalingPage(lines, slice, xs, axis)
+	pg := scalingPage(lines, slice, xs, axis, "time since the request")
 	pg.subtitle = []string{
 		fmt.Sprintf("Median; %s; %s a point.", spreadText(slice), nText(slice)),
 		sentence(held), d.kernelText(),
@@ -117,7 +117,8 @@ func valuesOf(rows []metrics.PointSummary, key string) []float64 {
 	return slices.Sorted(maps.Keys(seen))
 }
 
-func scalingPage(lines []series, rows []metrics.PointSummary, xs []float64, axis string) *page {
+// scalingPage draws lines of times over sizes.
+func scalingPage(lines []series, rows []metrics.PointSummary, xs []float64, axis, what string) *page {
 	scale, unit := secondsOrMillis(rows)
 	lo, hi := math.Inf(1), 0.0
 	for i := range lines {
@@ -144,7 +145,7 @@ func scalingPage(lines []series, rows []metrics.PointSummary, xs []float64, axis
 		for _, s := range lines {
 			p.Add(s)
 		}
-		paint(c, p, axis, "time since the request ("+unit+")")
+		paint(c, p, axis, what+" ("+unit+")")
 	}
 	return pg
 }
@@ -158,7 +159,7 @@ func setSizeAxis(a *plot.Axis, xs []float64) {
 		pad := math.Pow(hi/lo, 0.07)
 		a.Min, a.Max = lo/pad, hi*pad
 	} else {
-		pad := (hi - lo) * 0.07
+		pad := math.Max((hi-lo)*0.07, lo*0.1) // one size alone needs room too
 		a.Min, a.Max = lo-pad, hi+pad
 	}
 	a.Tick.Marker = atValues(a, xs, 0.08)

@@ -121,6 +121,19 @@ var (
 	setsSecond     = look{color: grey, marker: openDiamond, dashes: dotted}
 )
 
+// Looks of a lab with its reservations and without, and of the flows in it.
+var (
+	withLook      = look{color: blue, marker: filledCircle}
+	withSecond    = look{color: blue, marker: openCircle, dashes: dashed}
+	withThird     = look{color: skyBlue, marker: filledTriangle, dashes: dotted}
+	withoutLook   = look{color: vermillion, marker: filledSquare, dashes: []vg.Length{7, 2, 1.5, 2}}
+	withoutSecond = look{color: vermillion, marker: openSquare, dashes: dashed}
+	withoutThird  = look{color: orange, marker: openDiamond, dashes: dotted}
+
+	reservedLook = look{color: blue}
+	othersLook   = look{color: vermillion, dashes: dashed}
+)
+
 // system is one of the ways to isolate tenants that an experiment compares.
 type system struct {
 	id, name string

@@ -22,6 +22,8 @@ type syntheticRun struct {
 	faults                   bool // one leak and one failure in one matrix
 	train                    bool
 	noFirewall               bool
+	flows                    []int // of an experiment reservation
+	raceTrials               int
 }
 
 func (r syntheticRun) write(t testing.TB) *metrics.Store {
@@ -52,7 +54,67 @@ func (r syntheticRun) writeTo(t testing.TB, root string) *metrics.Store {
 			}
 		}
 	}
+	for _, flows := range r.flows {
+		for n := 1; n <= r.raceTrials; n++ {
+			r.race(t, s, rng, flows, n)
+		}
+	}
 	return s
+}
+
+// race is a trial of the experiment reservation.
+func (r syntheticRun) race(t testing.TB, s *metrics.Store, rng *rand.Rand, flows, n int) {
+	tr, err := s.Begin("reservation", map[string]string{"flows": strconv.Itoa(flows)}, n)
+	require.NoError(t, err)
+	for _, system := range []string{"with", "without"} {
+		share, queue := 0.9, 0.004
+		if system == "without" {
+			share, queue = 0.9/(0.3*float64(flows)+0.8), 0.04
+		}
+		tr.Add("reservation.rate", "bit/s", share*15e6, map[string]string{"system": system})
+		for i, q := range []string{"p50", "p95", "p99"} {
+			v := 0.009 + queue*(1+0.4*float64(i))*math.Exp(0.1*rng.NormFloat64())
+			for _, class := range []string{"reserved", "other"} {
+				tr.Add("reservation.latency", "s", v, map[string]string{"system": system, "class": class, "quantile": q})
+			}
+		}
+		require.NoError(t, tr.WriteJSON("flows-"+system+".json", syntheticFlows(rng, flows, share)))
+	}
+	require.NoError(t, tr.Commit(metrics.StatusOK, nil))
+}
+
+func syntheticFlows(rng *rand.Rand, flows int, share float64) metrics.Flows {
+	const begin, fail, repaired, back, end = 0.9, 2.7, 2.95, 4.35, 4.85
+	f := metrics.Flows{Reserved: 15e6, Line: 30e6, BinS: 0.05}
+	shift := 0.05 * rng.Float64()
+	for i := range flows + 1 {
+		one := metrics.FlowSeries{From: "a", To: "b", Class: "other"}
+		if i == 0 {
+			one.Class = "reserved"
+		}
+		for b := range int((end + shift) / f.BinS) {
+			at := float64(b) * f.BinS
+			own, rest := 0.0, 28.5e6
+			switch {
+			case at > fail && at < repaired+0.2:
+				rest = 0
+			case at > begin:
+				own = share * 15e6
+				rest -= own
+			}
+			v := rest / float64(flows)
+			if i == 0 {
+				v = own
+			}
+			one.Goodput = append(one.Goodput, v*math.Exp(0.08*rng.NormFloat64()))
+		}
+		f.Flows = append(f.Flows, one)
+	}
+	for _, m := range []metrics.TrainMark{{T: 0, Name: "others begin"}, {T: begin, Name: "reserved flow begins"}, {T: fail + shift, Name: "link failed"},
+		{T: fail + shift + 0.01, Name: "outage begins"}, {T: repaired + shift - 0.03, Name: "outage ends"}, {T: repaired + shift, Name: "repaired"}, {T: back + shift, Name: "link restored"}} {
+		f.Marks = append(f.Marks, m)
+	}
+	return f
 }
 
 func (r syntheticRun) trial(t testing.TB, s *metrics.Store, rng *rand.Rand, sites, tenants, machines, n int) {
@@ -175,5 +237,5 @@ func syntheticTrain() metrics.Train {
 
 // paperRun is the usual grid.
 func paperRun() syntheticRun {
-	return syntheticRun{sites: []int{2, 4, 8, 16}, tenants: []int{1, 4, 16}, machines: []int{2}, trials: 6, largestMatrix: 160, faults: true, train: true}
+	return syntheticRun{sites: []int{2, 4, 8, 16}, tenants: []int{1, 4, 16}, machines: []int{2}, trials: 6, largestMatrix: 160, faults: true, train: true, flows: []int{1, 4, 8}, raceTrials: 6}
 }
