@@ -37,12 +37,13 @@ type Progress struct {
 
 // Verdict is how a run ended.
 type Verdict struct {
-	Status string   `json:"status"` // pass | fail | interrupted | error, as in run.json
-	Pass   bool     `json:"pass"`
-	Dir    string   `json:"dir"`    // the run's folder
-	Trials int      `json:"trials"` // finished, those of an earlier attempt included
-	Failed int      `json:"failed"` // trials that ended in an error
-	Lines  []string `json:"lines"`  // one an expectation: value, bar, n
+	Status string                 `json:"status"` // pass | fail | interrupted | error, as in run.json
+	Pass   bool                   `json:"pass"`
+	Dir    string                 `json:"dir"`    // the run's folder
+	Trials int                    `json:"trials"` // finished, those of an earlier attempt included
+	Failed int                    `json:"failed"` // trials that ended in an error
+	Lines  []string               `json:"lines"`  // one an expectation: value, bar, n; then the claims, each with its evidence
+	Claims []metrics.ClaimOutcome `json:"claims,omitempty"`
 }
 
 // Request asks the lab daemon to run the experiments of a scenario.

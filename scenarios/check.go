@@ -16,17 +16,27 @@ type kind struct {
 	params  []param
 	metrics []metric
 	// check reports what makes the experiment impossible on this plan.
-	check func(plan *topo.Plan) (msg, hint string)
+	check func(plan *topo.Plan, e topo.Experiment) (msg, hint string)
 	// open prepares the lab for the trials of e.
 	open func(cfg opening) (session, error)
 }
 
 // param is a parameter that can be varied: a whole number.
 type param struct {
-	name string
-	what string
-	// bounds for a plan; the upper one is also the default.
-	bounds func(plan *topo.Plan) (lo, hi int)
+	name   string
+	what   string
+	bounds func(plan *topo.Plan) (lo, hi int) // for a plan
+	// usual is the default; nil: the upper bound.
+	usual func(plan *topo.Plan) int
+}
+
+// value is what the parameter has where it is not varied.
+func (p param) value(plan *topo.Plan) int {
+	if p.usual != nil {
+		return p.usual(plan)
+	}
+	_, hi := p.bounds(plan)
+	return hi
 }
 
 // kinds by name.
@@ -60,6 +70,9 @@ func check(sc *topo.Scenario, plan *topo.Plan) topo.Diagnostics {
 		names[e.Name] = i
 		ds = append(ds, checkExperiment(sc, plan, i, e)...)
 	}
+	if len(ds) == 0 { // else the points are not known
+		ds = append(ds, checkClaims(sc, plan)...)
+	}
 	slices.SortStableFunc(ds, func(a, b topo.Diagnostic) int { return (a.Line-b.Line)*1000 + a.Col - b.Col })
 	if len(ds) == 0 {
 		return nil
@@ -77,7 +90,7 @@ func checkExperiment(sc *topo.Scenario, plan *topo.Plan, i int, e topo.Experimen
 		slices.Sort(all)
 		return topo.Diagnostics{sc.Diagnose(fmt.Sprintf("there is no experiment of the kind %q", e.Kind), "kinds are "+strings.Join(all, ", "), "experiments", i, "kind")}
 	}
-	if msg, hint := k.check(plan); msg != "" {
+	if msg, hint := k.check(plan, e); msg != "" {
 		return topo.Diagnostics{sc.Diagnose(msg, hint, "experiments", i, "kind")}
 	}
 	for _, v := range e.Vary {
@@ -116,22 +129,45 @@ func checkVary(sc *topo.Scenario, plan *topo.Plan, k kind, i int, e topo.Experim
 	return ds
 }
 
-// checkExpectations parses the expectations and tries them on made-up samples
-// of every metric at every point, so that a misspelt metric, label or unit is
-// found before an hour of trials and not after.
-func checkExpectations(sc *topo.Scenario, plan *topo.Plan, k kind, i int, e topo.Experiment) (ds topo.Diagnostics) {
+// checkExpectations checks what must hold of an experiment's results: its own
+// expectations.
+func checkExpectations(sc *topo.Scenario, plan *topo.Plan, k kind, i int, e topo.Experiment) topo.Diagnostics {
+	return checkTexts(sc, plan, k, e, e.Expect, "experiments", i, "expect")
+}
+
+// checkClaims checks likewise what claims demand of the experiments that are
+// sound.
+func checkClaims(sc *topo.Scenario, plan *topo.Plan) (ds topo.Diagnostics) {
+	for i, c := range sc.Claims {
+		for _, h := range c.Holds {
+			at := slices.IndexFunc(sc.Experiments, func(e topo.Experiment) bool { return e.Name == h.Name })
+			if at < 0 {
+				continue // topo has refused it
+			}
+			e := sc.Experiments[at]
+			ds = append(ds, checkTexts(sc, plan, kinds()[e.Kind], e, h.Value, "claims", i, "holds", h.Name)...)
+		}
+	}
+	return ds
+}
+
+// checkTexts parses expectations and tries them on made-up samples of every
+// metric at every point, so that a misspelt metric, label or unit is found
+// before an hour of trials and not after.
+func checkTexts(sc *topo.Scenario, plan *topo.Plan, k kind, e topo.Experiment, texts []string, path ...any) (ds topo.Diagnostics) {
 	var samples []metrics.Sample
-	for j, text := range e.Expect {
+	for j, text := range texts {
+		at := append(slices.Clone(path), j)
 		x, err := metrics.ParseExpect(text)
 		if err != nil {
-			ds = append(ds, expectFault(sc, err, "experiments", i, "expect", j))
+			ds = append(ds, expectFault(sc, err, at...))
 			continue
 		}
 		if samples == nil {
 			samples = madeUp(plan, k, e)
 		}
 		if o := x.Eval(samples); o.Points == 0 {
-			ds = append(ds, sc.Diagnose(strings.TrimPrefix(o.Text, text+": "), "", "experiments", i, "expect", j))
+			ds = append(ds, sc.Diagnose(strings.TrimPrefix(o.Text, text+": "), "", at...))
 		}
 	}
 	return ds
@@ -180,14 +216,13 @@ func madeUp(plan *topo.Plan, k kind, e topo.Experiment) (samples []metrics.Sampl
 }
 
 // points is the cross product of what is varied; parameters that are not
-// varied have their default, the whole plan.
+// varied have their default.
 func points(plan *topo.Plan, k kind, e topo.Experiment) []point {
 	grid := []point{{}}
 	for _, p := range k.params {
 		values, varied := e.Vary.Get(p.name)
 		if !varied {
-			_, hi := p.bounds(plan)
-			values = []topo.Value{topo.Value(strconv.Itoa(hi))}
+			values = []topo.Value{topo.Value(strconv.Itoa(p.value(plan)))}
 		}
 		var next []point
 		for _, pt := range grid {

@@ -90,6 +90,28 @@ func TestCheckPointsAtTheFault(t *testing.T) {
 	}
 }
 
+func TestCheckLooksIntoClaims(t *testing.T) {
+	_, _, err := Parse("demo.vpclab.yml", []byte(demo+`    trials: 1
+claims:
+  - id: C1
+    says: nothing leaks
+    holds: {vpc-setup: [setup.leaks == 0]}
+  - {id: C2, says: nothing is misspelt, holds: {vpc-setup: [setup.leak == 0, setup.leaks = 0]}}
+`))
+	var ds topo.Diagnostics
+	if !errors.As(err, &ds) || len(ds) != 2 {
+		t.Fatalf("got %v; want two faults", err)
+	}
+	for _, want := range []string{
+		`10:61: claims[1].holds.vpc-setup[0]: no sample of setup.leak (did you mean setup.leaks?)`,
+		`10:90: claims[1].holds.vpc-setup[1]: expected an operator`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("got\n%v\nwant %s", err, want)
+		}
+	}
+}
+
 func TestCheckReportsAllAtOnce(t *testing.T) {
 	_, _, err := Parse("demo.vpclab.yml", []byte(demo+"    expect: [setup.leak == 0, setup.leaks]\n  - kind: vpc-setup\n    vary: {sites: 99}\n"))
 	var ds topo.Diagnostics

@@ -291,7 +291,7 @@ func (r *runner) say(p Progress) {
 	r.cfg.Progress(p)
 }
 
-// finish judges the expectations and closes the books.
+// finish judges the expectations and the claims and closes the books.
 func (r *runner) finish(ctx context.Context, cause error) (Verdict, error) {
 	v := Verdict{Dir: r.cfg.Store.Dir(), Failed: r.failed, Status: metrics.VerdictPass}
 	switch {
@@ -316,6 +316,9 @@ func (r *runner) finish(ctx context.Context, cause error) (Verdict, error) {
 			v.Lines = append(v.Lines, fmt.Sprintf("%s %s: %s", mark, e.Name, o.Text))
 		}
 	}
+	if err := r.judgeClaims(&v); err != nil {
+		return r.end(v, errors.Join(cause, err))
+	}
 	if v.Status == metrics.VerdictPass && r.failed > 0 {
 		v.Status = metrics.VerdictFail
 		v.Lines = append(v.Lines, fmt.Sprintf("FAIL %d of %d trials ended in an error", r.failed, r.ran))
@@ -324,6 +327,41 @@ func (r *runner) finish(ctx context.Context, cause error) (Verdict, error) {
 		cause = errors.Join(cause, err)
 	}
 	return r.end(v, cause)
+}
+
+// judgeClaims judges what the scenario claims, from all that is stored. A
+// claim that does not hold fails the run as an expectation does.
+func (r *runner) judgeClaims(v *Verdict) error {
+	var leftOut []string
+	for _, e := range r.cfg.Scenario.Experiments {
+		if len(r.cfg.Only) > 0 && !slices.Contains(r.cfg.Only, e.Name) {
+			leftOut = append(leftOut, e.Name)
+		}
+	}
+	outcomes, err := r.cfg.Store.JudgeClaims(claimsOf(r.cfg.Scenario), leftOut)
+	if err != nil {
+		return err
+	}
+	v.Claims = outcomes
+	for _, o := range outcomes {
+		if o.Status == metrics.ClaimFail && v.Status == metrics.VerdictPass {
+			v.Status = metrics.VerdictFail
+		}
+		v.Lines = append(v.Lines, o.Lines()...)
+	}
+	return nil
+}
+
+// claimsOf are a scenario's claims as they are judged.
+func claimsOf(sc *topo.Scenario) (claims []metrics.Claim) {
+	for _, c := range sc.Claims {
+		claim := metrics.Claim{ID: c.ID, Says: c.Says}
+		for _, h := range c.Holds {
+			claim.Holds = append(claim.Holds, metrics.Support{Experiment: h.Name, Expect: h.Value})
+		}
+		claims = append(claims, claim)
+	}
+	return claims
 }
 
 // bookTimes stores the lab's own times as the only trial of an experiment

@@ -131,6 +131,24 @@ func TestRunRecordsAFailureAndGoesOn(t *testing.T) {
 	require.Equal(t, metrics.VerdictFail, r.cfg.Store.Info().Verdict)
 }
 
+func TestClaimsDecideARun(t *testing.T) {
+	r, _ := scriptedRun(t, t.TempDir(), &scripted{})
+	holds := func(texts ...string) topo.Map[[]string] {
+		return topo.Map[[]string]{{Name: "vpc-setup", Value: texts}}
+	}
+	r.cfg.Scenario.Claims = []topo.Claim{
+		{ID: "C1", Says: "Nothing leaks.", Holds: holds("setup.leaks == 0", "setup.leaks.n >= 4")},
+		{ID: "C2", Says: "Something leaks.", Holds: holds("setup.leaks > 0")},
+	}
+	v, err := r.do(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, metrics.VerdictFail, v.Status)
+	text := strings.Join(v.Lines, "\n")
+	require.Contains(t, text, "PASS C1: Nothing leaks.\n  PASS vpc-setup: setup.leaks (every sample) 0 == 0, n=4, worst of 3 points: machines=1 sites=2")
+	require.Contains(t, text, "FAIL C2: Something leaks.\n  FAIL vpc-setup: setup.leaks (every sample, the worst) 0 is not > 0")
+	require.Len(t, r.cfg.Store.Info().Claims, 2, "the report has them")
+}
+
 func TestResumeLeavesOutWhatIsDone(t *testing.T) {
 	dir := t.TempDir()
 	ctx, stop := context.WithCancelCause(t.Context())

@@ -48,9 +48,9 @@ func vpcSetup() kind {
 	all, timed := []string{systemVPN, systemFW, systemSets}, []string{systemVPN, systemFW}
 	return kind{
 		params: []param{
-			{"sites", "a number of sites", func(p *topo.Plan) (int, int) { return 2, len(sitesOf(p)) }},
-			{"tenants", "a number of VPCs", func(p *topo.Plan) (int, int) { return 1, len(p.VPCs) }},
-			{"machines", "a number of machines of each VPC at each site", func(p *topo.Plan) (int, int) { return 1, machinesOf(p) }},
+			{name: "sites", what: "a number of sites", bounds: func(p *topo.Plan) (int, int) { return 2, len(sitesOf(p)) }},
+			{name: "tenants", what: "a number of VPCs", bounds: func(p *topo.Plan) (int, int) { return 1, len(p.VPCs) }},
+			{name: "machines", what: "a number of machines of each VPC at each site", bounds: func(p *topo.Plan) (int, int) { return 1, machinesOf(p) }},
 		},
 		metrics: []metric{
 			{"setup.configured", "s", "last PE has acknowledged its configuration; last machine its rules", bySystem(timed...)},
@@ -85,7 +85,7 @@ func vpcSetup() kind {
 	}
 }
 
-func checkSetup(plan *topo.Plan) (msg, hint string) {
+func checkSetup(plan *topo.Plan, _ topo.Experiment) (msg, hint string) {
 	for _, v := range plan.VPCs {
 		n := 0
 		for _, a := range v.Attachments {

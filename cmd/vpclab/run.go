@@ -277,6 +277,15 @@ func showVerdict(cmd *cobra.Command, v scenarios.Verdict, dir string, figures []
 	if v.Failed > 0 {
 		fmt.Fprintf(w, ", %d failed", v.Failed)
 	}
+	if len(v.Claims) > 0 {
+		hold := 0
+		for _, c := range v.Claims {
+			if c.Status == metrics.ClaimPass {
+				hold++
+			}
+		}
+		fmt.Fprintf(w, ", %d of %d claims hold", hold, len(v.Claims))
+	}
 	fmt.Fprintln(w)
 	showFigures(w, dir, figures)
 	fmt.Fprintf(w, "results: %s\n", dir)
