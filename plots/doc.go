@@ -10,7 +10,7 @@
 //   - page.go: title, subtitle, legend and axes around the data;
 //   - marks.go: lines with whiskers, hatched bars, guides;
 //   - breakdown.go, scaling.go, rules.go, touched.go, reachability.go,
-//     join.go, reservation.go: one figure or family each;
+//     join.go, reservation.go, lan.go, operations.go: one figure or family each;
 //   - flows.go: goodput over time, and areas and shades in a plot;
 //   - report.go, report.html.tmpl: report.html, one file that opens anywhere.
 //

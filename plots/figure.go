@@ -50,6 +50,8 @@ var kinds = []figureKind{
 	{"reservation-rate", "A reserved flow beside greedy ones", makeReservationRate},
 	{"reservation-latency", "Latency of reserved traffic beside greedy flows", makeReservationLatency},
 	{"reservation-failure", "A reservation when a link fails", makeReservationFailure},
+	{"lan", "How much of a LAN a VPLS is", makeLAN},
+	{"operations-timeline", "Operations on running VPCs, stage by stage", makeOperations},
 }
 
 // Names are the names of all figures.

@@ -24,6 +24,7 @@ type syntheticRun struct {
 	noFirewall               bool
 	flows                    []int // of an experiment reservation
 	raceTrials               int
+	services                 bool // trials of lan and vpc-operations too
 }
 
 func (r syntheticRun) write(t testing.TB) *metrics.Store {
@@ -58,6 +59,10 @@ func (r syntheticRun) writeTo(t testing.TB, root string) *metrics.Store {
 		for n := 1; n <= r.raceTrials; n++ {
 			r.race(t, s, rng, flows, n)
 		}
+	}
+	if r.services {
+		r.operations(t, s)
+		r.lan(t, s)
 	}
 	return s
 }
@@ -179,6 +184,93 @@ func (r syntheticRun) trial(t testing.TB, s *metrics.Store, rng *rand.Rand, site
 	require.NoError(t, tr.Commit(metrics.StatusOK, nil))
 }
 
+// operations adds trials of an experiment vpc-operations.
+func (r syntheticRun) operations(t testing.TB, s *metrics.Store) {
+	rng := rand.New(rand.NewPCG(7, 8))
+	for n := 1; n <= r.trials; n++ {
+		tr, err := s.Begin("vpc-operations", nil, n)
+		require.NoError(t, err)
+		for _, o := range []struct {
+			name          string
+			cost          float64
+			packet, outed bool
+		}{
+			{"create", 0.3, true, false}, {"join", 0.05, true, false}, {"add", 0.04, true, false}, {"replicate", 0.045, true, false},
+			{"move", 0.06, false, true}, {"reserve", 0.02, false, false}, {"fail", 0.03, false, true}, {"restore", 0.03, false, true},
+			{"leave", 0.02, false, false}, {"join-2", 0.05, true, false}, {"delete", 0.08, false, false},
+		} {
+			set, at := map[string]string{"operation": o.name}, 0.0
+			stage := func(name string, share float64) {
+				at += o.cost * share * math.Exp(0.1*rng.NormFloat64())
+				tr.Add("operation."+name, "s", at, set)
+			}
+			stage("configured", 1)
+			stage("policy", 0.02)
+			stage("announced", 0.2)
+			stage("programmed", 0.4)
+			if o.packet {
+				stage("first_packet", 0.2)
+			}
+			if o.outed {
+				tr.Add("operation.outage", "s", 0.006*math.Exp(0.4*rng.NormFloat64()), set)
+			}
+		}
+		tr.Add("operations.probes_sent", "count", 2000+float64(n), nil)
+		tr.Add("operations.probes_lost", "count", 0, nil)
+		require.NoError(t, tr.Commit(metrics.StatusOK, nil))
+	}
+}
+
+// lan adds trials of an experiment lan.
+func (r syntheticRun) lan(t testing.TB, s *metrics.Store) {
+	rng := rand.New(rand.NewPCG(7, 9))
+	noise := func(v, by float64) float64 { return v * math.Exp(by*rng.NormFloat64()) }
+	for n := 1; n <= r.trials; n++ {
+		tr, err := s.Begin("lan", nil, n)
+		require.NoError(t, err)
+		for i, sys := range []string{"vpls", "l3vpn", "ip"} {
+			set := map[string]string{"system": sys}
+			with := func(kind string) map[string]string { return map[string]string{"system": sys, "kind": kind} }
+			tr.Add("lan.rtt", "s", noise(0.0065+0.0001*float64(i), 0.01), set)
+			tr.Add("lan.rtt_p95", "s", noise(0.0075, 0.05), set)
+			tr.Add("lan.throughput", "bit/s", noise(3.6e9+1e8*float64(i), 0.06), set)
+			if sys == "ip" {
+				continue
+			}
+			tr.Add("lan.rtt_ratio", "ratio", noise(1.02-0.01*float64(i), 0.01), set)
+			tr.Add("lan.throughput_ratio", "ratio", noise(0.96+0.02*float64(i), 0.03), set)
+			heard := 1.0 - float64(i)
+			for kind, most := range map[string]float64{"arp": 60, "broadcast": 12, "multicast": 12, "nd": 60} {
+				tr.Add("lan."+kind+"_possible", "count", most, set)
+				tr.Add("lan."+kind+"_expected", "count", most*heard, set)
+				tr.Add("lan."+kind+"_received", "count", most*heard, set)
+			}
+			tr.Add("lan.arp_asked", "count", 12, set)
+			tr.Add("lan.arp_answered", "count", 12*heard, set)
+			tr.Add("lan.nd_asked", "count", 12, set)
+			tr.Add("lan.nd_answered", "count", 12*heard, set)
+			tr.Add("lan.duplicates", "count", 0, set)
+			tr.Add("lan.mtu", "bytes", 1500, set)
+			if sys == "l3vpn" {
+				continue
+			}
+			tr.Add("lan.bystanders", "count", 4, set)
+			tr.Add("lan.overheard", "count", 4, with("unknown"))
+			tr.Add("lan.overheard", "count", 0, with("learned"))
+			tr.Add("lan.overheard", "count", 4, with("aged"))
+			tr.Add("lan.move_outage", "s", noise(0.012, 0.3), with("announced"))
+			tr.Add("lan.move_known", "s", noise(0.05, 0.1), with("announced"))
+			tr.Add("lan.move_recovery", "s", noise(0.009, 0.2), with("spoke"))
+			tr.Add("lan.move_recovery", "s", noise(0.014, 0.2), with("flushed"))
+			tr.Add("lan.silent_sent", "count", 150, with("spoke"))
+			tr.Add("lan.silent_arrived", "count", 0, with("spoke"))
+			tr.Add("lan.silent_sent", "count", 150, with("flushed"))
+			tr.Add("lan.silent_arrived", "count", 0, with("flushed"))
+		}
+		require.NoError(t, tr.Commit(metrics.StatusOK, nil))
+	}
+}
+
 func syntheticMatrix(sites, tenants, machines int, faults bool) metrics.Matrix {
 	var m metrics.Matrix
 	for s := range sites { // by site first, so that grouping by tenant has work to do
@@ -237,5 +329,5 @@ func syntheticTrain() metrics.Train {
 
 // paperRun is the usual grid.
 func paperRun() syntheticRun {
-	return syntheticRun{sites: []int{2, 4, 8, 16}, tenants: []int{1, 4, 16}, machines: []int{2}, trials: 6, largestMatrix: 160, faults: true, train: true, flows: []int{1, 4, 8}, raceTrials: 6}
+	return syntheticRun{sites: []int{2, 4, 8, 16}, tenants: []int{1, 4, 16}, machines: []int{2}, trials: 6, largestMatrix: 160, faults: true, train: true, flows: []int{1, 4, 8}, raceTrials: 6, services: true}
 }
