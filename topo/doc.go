@@ -18,7 +18,9 @@
 //     select.go: looking things up in it and taking parts of it;
 //   - number.go: the one visible rule by which numbers are given, so that a
 //     packet dump can be read by eye; name.go: the same for names;
-//   - path.go: shortest paths, LSPs and the backbone's own routes.
+//   - path.go: shortest paths, LSPs and the backbone's own routes; reserve.go:
+//     which reservations there is room for, and their ways; routing.go: who
+//     runs the control plane.
 //
 // The package is pure: it runs on any OS, needs no privilege and imports
 // nothing of emu, metrics, plots or scenarios.

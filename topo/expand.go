@@ -19,10 +19,59 @@ func Expand(sc *Scenario) (*Plan, error) {
 	f := sc.full()
 	c := &checker{doc: sc.doc, made: f.made}
 	c.check(f)
-	if err := c.ds.err(); err != nil {
+	p, err := c.plan(f)
+	if err != nil {
 		return nil, err
 	}
-	return expand(f)
+	return p, c.ds.err()
+}
+
+// plan makes the plan of a scenario as far as its lab is right, and reports
+// what is wrong with what is to be done to it: reservations that cannot be
+// met. It is nil where the lab itself is wrong.
+func (c *checker) plan(f fullScenario) (*Plan, error) {
+	for _, key := range []string{"name", "topology", "generate", "vpcs", "vms"} {
+		if c.touched(key) {
+			return nil, nil
+		}
+	}
+	p, err := expand(f)
+	if err != nil {
+		return nil, err
+	}
+	c.reservations(f, p)
+	return p, nil
+}
+
+// reservations adds those of the file to the plan, one after the other.
+func (c *checker) reservations(f fullScenario, p *Plan) {
+	if n := len(f.Reservations); n > maxReservations {
+		c.fault(path("reservations"), fmt.Sprintf("%d reservations are too many; expected at most %d", n, maxReservations), "")
+		return
+	}
+	refused := func(name string, err *refusal) {
+		c.fault(append(path("reservations", name), err.at...), err.msg, err.hint)
+	}
+	for i, e := range f.Reservations {
+		if c.touched("reservations", e.Name) {
+			continue
+		}
+		r := ReservationPlan{
+			Name: e.Name, Index: i + 1, VPC: e.Value.VPC, Rate: e.Value.Rate,
+			Between: [2]string(e.Value.Between), Asked: e.Value.Path,
+		}
+		if err := p.vet(r); err != nil {
+			refused(r.Name, err)
+			continue
+		}
+		p.Reservations = append(p.Reservations, r)
+	}
+	unmet := p.settle(true, "")
+	for _, r := range p.Reservations {
+		if err := unmet[r.Name]; err != nil {
+			refused(r.Name, err)
+		}
+	}
 }
 
 // expand makes the plan of a scenario that check has passed.
@@ -37,7 +86,7 @@ func expand(f fullScenario) (*Plan, error) {
 	}
 	for i := range f.VPCs {
 		if err := b.customer(f, i+1); err != nil {
-			return nil, fmt.Errorf("VPC %s: %w", f.VPCs[i].Name, err)
+			return nil, fmt.Errorf("expand %s: VPC %s: %w", f.Name, f.VPCs[i].Name, err)
 		}
 	}
 	b.plain(t)

@@ -188,8 +188,11 @@ func number(r *big.Rat) string { return strings.TrimSuffix(r.FloatString(0), "."
 // counted says how many items a list has and how many it should.
 func counted(got int, s *jsonschema.Schema) string {
 	want := "at least one value"
-	if s.MaxItems != nil {
+	switch {
+	case s.MaxItems != nil:
 		want = strconv.FormatUint(*s.MaxItems, 10)
+	case s.MinItems != nil && *s.MinItems > 1:
+		want = fmt.Sprintf("at least %d", *s.MinItems)
 	}
 	switch got {
 	case 0:

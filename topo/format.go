@@ -66,6 +66,7 @@ var formats = map[string]format{
 	"vpclab-site":     siteName,
 	"vpclab-vpc":      nameFormat("the name of a VPC", "VPC", maxVPC),
 	"vpclab-node":     nodeName,
+	"vpclab-reserve":  nameFormat("the name of a reservation", "name", maxRouter),
 	"vpclab-word":     nameFormat("a name", "name", 63),
 	"vpclab-claim":    {noun: nounClaim, unit: "claim", pattern: claimPattern.String(), check: checkClaim},
 	"vpclab-host":     {noun: nounHost, unit: "site/number", pattern: `^` + namePattern + `/[1-9][0-9]{0,3}$`, check: checkHost},

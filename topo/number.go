@@ -44,6 +44,7 @@ import (
 //	label 6000+2n-1, 6000+2n  reservation n, there and back
 //
 //	table 1000+v            VRF of VPC v
+//	table 6000+2n-1, 6000+2n  the one route of reservation n, there and back
 //	RD <asn>:<1000v+e>      VPC v at PE e: distinct, so that no route hides another
 //	RT <asn>:<1000v+s>      export of VPC v at site s
 //	RT <asn>:<1000000+1000v+s>  import of VPC v at site s
@@ -54,13 +55,17 @@ const (
 	maxVPCs     = 250
 	maxMachines = 0x3fff
 
-	lspBase      = 10000
-	vpnBase      = 20000
-	labelStep    = 100
-	tableBase    = 1000
-	numberStep   = 1000
-	importRTBase = 1_000_000
-	firstMachine = 10 // .(10+m) in a default LAN
+	maxReservations = 1000 // two labels each, below those of LSPs
+
+	lspBase       = 10000
+	vpnBase       = 20000
+	labelStep     = 100
+	adjacencyBase = 5000
+	reservedBase  = 6000
+	tableBase     = 1000
+	numberStep    = 1000
+	importRTBase  = 1_000_000
+	firstMachine  = 10 // .(10+m) in a default LAN
 
 	defaultMTU    = 1500                        // of LANs, as in the schema
 	defaultAgeing = Duration(300 * time.Second) // of MACs in a vpls: IEEE 802.1Q's, and the kernel's
@@ -212,6 +217,12 @@ func (l labels) vpn(v, e int) uint32 {
 	}
 	return uint32(lspBase + l.routers*l.pes + (v-1)*l.pes + e)
 }
+
+// adjacencyLabel leads on to router r, whoever gives it out.
+func adjacencyLabel(r int) uint32 { return uint32(adjacencyBase + r) }
+
+// reservedLabel is that of reservation n, there (0) or back (1).
+func reservedLabel(n, direction int) uint32 { return uint32(reservedBase + 2*n - 1 + direction) }
 
 func rd(asn uint32, v, e int) string { return fmt.Sprintf("%d:%d", asn, numberStep*v+e) }
 

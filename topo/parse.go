@@ -57,6 +57,11 @@ func Parse(filename string, src []byte) (*Scenario, error) {
 	full := sc.full()
 	c.made = full.made
 	c.check(full)
+	if len(full.Reservations) > 0 {
+		if _, err := c.plan(full); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.ds.err(); err != nil {
 		return nil, err
 	}

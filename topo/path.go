@@ -16,11 +16,13 @@ type core struct {
 
 // edge is one end of a core link, as its own router sees it.
 type edge struct {
-	to, cost int
+	to, cost int // to: -1 where no path leads on
 	dev      string
 	via      netip.Addr // the other end's address
+	farDev   string     // the other end's interface
 }
 
+// core is what carries packets now: without the links that have failed.
 func (p *Plan) core() *core {
 	g := &core{at: map[string]int{}}
 	for i := range p.Nodes {
@@ -31,12 +33,12 @@ func (p *Plan) core() *core {
 	}
 	g.edges = make([][]edge, len(g.routers))
 	for _, l := range p.Links {
-		if !l.Core {
+		if !l.Core || l.Failed {
 			continue
 		}
 		a, b := g.at[l.A.Node], g.at[l.B.Node]
-		g.edges[a] = append(g.edges[a], edge{b, l.Cost, l.A.Ifname, l.B.Addr.Addr()})
-		g.edges[b] = append(g.edges[b], edge{a, l.Cost, l.B.Ifname, l.A.Addr.Addr()})
+		g.edges[a] = append(g.edges[a], edge{b, l.Cost, l.A.Ifname, l.B.Addr.Addr(), l.B.Ifname})
+		g.edges[b] = append(g.edges[b], edge{a, l.Cost, l.B.Ifname, l.A.Addr.Addr(), l.A.Ifname})
 	}
 	return g
 }
@@ -44,7 +46,8 @@ func (p *Plan) core() *core {
 // towards returns each router's edge on the shortest path to router dest
 // (Dijkstra). Of paths that cost the same, a router takes the one through the
 // router with the lowest number: so the choice is the same each time, and all
-// choices together are a tree. The edge of dest itself is meaningless.
+// choices together are a tree. No edge leads on from dest itself and from
+// routers that failed links part from it.
 func (g *core) towards(dest int) []edge {
 	const far = int(^uint(0) >> 1)
 	dist := make([]int, len(g.routers))
@@ -54,6 +57,9 @@ func (g *core) towards(dest int) []edge {
 	dist[dest] = 0
 	done := make([]bool, len(g.routers))
 	next := make([]edge, len(g.routers))
+	for i := range next {
+		next[i].to = -1
+	}
 	for {
 		nearest := -1
 		for i, d := range dist {
@@ -107,7 +113,7 @@ func (p *Plan) route() {
 	for dest, router := range g.routers {
 		next := g.towards(dest)
 		for r, n := range g.routers {
-			if r != dest {
+			if next[r].to >= 0 {
 				p.CoreRoutes = append(p.CoreRoutes, CoreRoute{
 					Node: n.Name, Dst: host(router.Loopback), Via: next[r].via, Dev: next[r].dev, Src: n.Loopback,
 				})
@@ -136,6 +142,14 @@ func (p *Plan) raiseTopLabel() {
 			p.TopLabel = max(p.TopLabel, vsi.LabelBase+uint32(vsi.BlockSize)-1)
 		}
 	}
+	for _, a := range p.Adjacencies {
+		p.TopLabel = max(p.TopLabel, a.Label)
+	}
+	for _, r := range p.Reservations {
+		for _, d := range r.Directions {
+			p.TopLabel = max(p.TopLabel, d.Label)
+		}
+	}
 }
 
 // lsp is the tree towards PE number dest+1. The reflector neither sends nor
@@ -143,13 +157,13 @@ func (p *Plan) raiseTopLabel() {
 func (g *core) lsp(dest int, next []edge, l labels) LSP {
 	upstream := make([]bool, len(g.routers))
 	for r, n := range g.routers {
-		if r != dest && n.Kind != KindRR {
+		if next[r].to >= 0 && n.Kind != KindRR {
 			upstream[next[r].to] = true
 		}
 	}
 	lsp := LSP{Egress: g.routers[dest].Name, FEC: host(g.routers[dest].Loopback)}
 	for r, n := range g.routers {
-		if r == dest || n.Kind == KindRR {
+		if next[r].to < 0 || n.Kind == KindRR {
 			continue
 		}
 		hop := LSPHop{Node: n.Name, Next: g.routers[next[r].to].Name, Via: next[r].via, Dev: next[r].dev}
@@ -190,4 +204,90 @@ func (l *LSP) Hop(router string) (LSPHop, bool) {
 		return LSPHop{}, false
 	}
 	return l.Hops[i], true
+}
+
+// edge is the link from one router to the next, if it carries.
+func (g *core) edge(from, to string) (edge, bool) {
+	a, ok := g.at[from]
+	b, known := g.at[to]
+	if !ok || !known {
+		return edge{}, false
+	}
+	i := slices.IndexFunc(g.edges[a], func(e edge) bool { return e.to == b })
+	if i < 0 {
+		return edge{}, false
+	}
+	return g.edges[a][i], true
+}
+
+// cheapest is the path with the lowest cost over at most so many links, all of
+// which usable takes; of paths that cost the same the one with the fewest
+// links, and of those the one through the routers with the lowest numbers. It
+// is nil where there is none.
+func (g *core) cheapest(from, to string, most int, usable func(router int, e edge) bool) []string {
+	return g.best(from, to, most, func(router int, e edge, rest int) int {
+		if !usable(router, e) {
+			return -1
+		}
+		return rest + e.cost<<10 + 1 // fewer than 1024 links
+	})
+}
+
+// widest is the path over at most so many links whose narrowest link has the
+// most room, or nil.
+func (g *core) widest(from, to string, most int, room func(router int, e edge) Rate) []string {
+	return g.best(from, to, most, func(router int, e edge, rest int) int {
+		return max(rest, int(unlimited-max(room(router, e), 0)))
+	})
+}
+
+// best finds the path from one router to another, over at most so many links,
+// with the lowest measure (Bellman and Ford, a round a link). extend gives the
+// measure of a path that begins with an edge and goes on with one of measure
+// rest, 0 at the end; negative: not by this edge. The reflector has no part in
+// it.
+func (g *core) best(from, to string, most int, extend func(router int, e edge, rest int) int) []string {
+	const none = -1
+	start, dest := g.at[from], g.at[to]
+	rounds := [][]int{make([]int, len(g.routers))} // by links at most, by router
+	for r := range g.routers {
+		rounds[0][r] = none
+	}
+	rounds[0][dest] = 0
+	next := make([][]edge, 1, most+1)
+	for k := 1; k <= most; k++ {
+		dist, hops := slices.Clone(rounds[k-1]), make([]edge, len(g.routers))
+		for r := range g.routers {
+			hops[r].to = -1 // as with fewer links
+			if r == dest || g.routers[r].Kind == KindRR {
+				continue
+			}
+			for _, e := range g.edges[r] {
+				rest := rounds[k-1][e.to]
+				if rest == none || g.routers[e.to].Kind == KindRR {
+					continue
+				}
+				m := extend(r, e, rest)
+				if m == none {
+					continue
+				}
+				if dist[r] == none || m < dist[r] || m == dist[r] && hops[r].to >= 0 && e.to < hops[r].to {
+					dist[r], hops[r] = m, e
+				}
+			}
+		}
+		rounds, next = append(rounds, dist), append(next, hops)
+	}
+	if rounds[most][start] == none {
+		return nil
+	}
+	path := []string{from}
+	for r, k := start, most; r != dest; k-- {
+		for next[k][r].to < 0 {
+			k--
+		}
+		r = next[k][r].to
+		path = append(path, g.routers[r].Name)
+	}
+	return path
 }

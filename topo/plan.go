@@ -268,8 +268,12 @@ type ReservationPlan struct {
 	// with room.
 	Asked []string
 	// Directions are from the first end to the second and back; none where
-	// both ends are at one PE or an end has not joined.
+	// both ends are at one PE, an end has not joined, or there is no room.
 	Directions []ReservedPath
+	// Unmet says why there is no room for it any more, after a failure or a
+	// move. A reservation for which there is none from the beginning is
+	// refused.
+	Unmet string
 }
 
 // ReservedPath is one direction of a reservation.

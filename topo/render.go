@@ -39,7 +39,7 @@ func (sc *Scenario) Render() ([]byte, error) {
 }
 
 // spread are the keys whose values are written one item a line.
-var spread = []string{"", "topology", "backbone", "sites", "nodes", "links", "vpcs", "vms", "experiments", "generate"}
+var spread = []string{"", "topology", "backbone", "sites", "nodes", "links", "vpcs", "vms", "reservations", "experiments", "claims", "events", "generate"}
 
 // compact puts the short mappings and lists below the spread ones on one line.
 func compact(n *yaml.Node, key string) {
@@ -93,6 +93,11 @@ func annotate(root *yaml.Node, p *Plan) {
 			comment(vpcs, v.Name, vpcNumbers(p, v))
 		}
 	}
+	if _, reservations := child(root, "reservations"); reservations != nil {
+		for _, r := range p.Reservations {
+			comment(reservations, r.Name, wayNumbers(r))
+		}
+	}
 }
 
 func comment(n *yaml.Node, name, text string) {
@@ -128,6 +133,20 @@ func vpcNumbers(p *Plan, v VPCPlan) string {
 		head += fmt.Sprintf(", %s, label %d for VE 1", v.Subnet, v.VSIs[0].LabelBase)
 	}
 	return head + "\n" + lines(edges, 3) + "\n" + lines(lans, 1)
+}
+
+// wayNumbers shows the label stacks of a reservation as they leave its PEs,
+// and by which routers they go.
+func wayNumbers(r ReservationPlan) string {
+	var parts []string
+	for _, d := range r.Directions {
+		var stack []string
+		for _, label := range append(slices.Clone(d.Stack), d.Label) {
+			stack = append(stack, fmt.Sprint(label))
+		}
+		parts = append(parts, strings.Join(d.Path, " ")+" by "+strings.Join(stack, "/"))
+	}
+	return lines(parts, 1)
 }
 
 // lines joins parts, so many a line.

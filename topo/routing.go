@@ -37,5 +37,6 @@ func (p *Plan) WithRouting(r Routing, routers ...string) *Plan {
 			n.Routing = r
 		}
 	}
+	q.settle(false, "") // explicit paths where the LSPs are FRR's
 	return &q
 }

@@ -25,6 +25,8 @@ type Scenario struct {
 	VPCs Map[VPC] `yaml:"vpcs,omitempty" keys:"vpclab-vpc" example:"{acme: {service: l3vpn, sites: [hq, texas]}}"`
 	// Virtual machines placed by hand, by name.
 	VMs Map[VM] `yaml:"vms,omitempty" keys:"vpclab-node" example:"{shop: {vpc: acme, host: texas/1}}"`
+	// Bandwidth set aside in the backbone, by name. Each takes the cheapest path that those before it leave room on.
+	Reservations Map[Reservation] `yaml:"reservations,omitempty" keys:"vpclab-reserve" example:"{video: {vpc: acme, between: [shop, hq], rate: 50mbit}}"`
 	// What is done to the lab, in this order.
 	Experiments []Experiment `yaml:"experiments,omitempty" example:"[{kind: vpc-setup, trials: 6}]"`
 	// What the results are to prove, in words and in numbers. The report says of each whether they do.
@@ -162,6 +164,22 @@ type VM struct {
 	Address *Addr `yaml:"address,omitempty" example:"10.1.1.100"`
 	// Its MAC, which begins with 02. Two VPCs may have the same one.
 	MAC MAC `yaml:"mac,omitempty" example:"02:aa:00:00:00:01"`
+}
+
+// Reservation is bandwidth between two ends of a VPC, the same each way, on
+// every backbone link between them. A tenth of each link's rate cannot be
+// reserved: routing and whoever reserved nothing live on it. On the circuits
+// between CE and PE reservations are counted in the same way, but packets are
+// not told apart. A link without a rate is never full.
+type Reservation struct {
+	// The VPC.
+	VPC string `yaml:"vpc" jsonschema:"required,format=vpclab-vpc" example:"acme"`
+	// The two ends, each a machine or VM of the VPC, or one of its sites.
+	Between []string `yaml:"between" jsonschema:"required,minItems=2,maxItems=2,format=vpclab-node" example:"[shop, hq]"`
+	// Bits a second on the wire, each way.
+	Rate Rate `yaml:"rate" jsonschema:"required" example:"50mbit"`
+	// The routers to go by, from the PE of the first end to that of the second, over at most 7 links. Without it: the cheapest path with room.
+	Path []string `yaml:"path,omitempty" jsonschema:"minItems=2,format=vpclab-router" example:"[pe1, p2, pe2]"`
 }
 
 // Plain is a bare node: a network namespace and nothing else.

@@ -150,6 +150,11 @@ func (p *Plan) Restrict(keep func(a Attachment) bool) *Plan {
 	}
 	q.Links = slices.DeleteFunc(slices.Clone(p.Links), func(l Link) bool { return gone[member{l.VPC, l.Site}] })
 	q.dropUnused()
+	q.Reservations = slices.DeleteFunc(slices.Clone(p.Reservations), func(r ReservationPlan) bool {
+		_, err := q.ends(r)
+		return err != nil
+	})
+	q.settle(false, "")
 	return &q
 }
 
@@ -213,5 +218,6 @@ func (p *Plan) Detach(drop func(a Attachment) bool) *Plan {
 	}
 	q.Links = slices.DeleteFunc(slices.Clone(p.Links), func(l Link) bool { return l.AC && apart[member{l.VPC, l.Site}] })
 	q.dropUnused()
+	q.settle(false, "")
 	return &q
 }
