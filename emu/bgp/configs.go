@@ -31,6 +31,7 @@ func Configs(plan *topo.Plan) map[string]Config {
 		case topo.KindPE:
 			c.Neighbors = slices.Clone(reflectors)
 			c.VRFs = vrfsOf(plan, n.Name)
+			c.VSIs = vsisOf(plan, n.Name, loopbacks)
 			c.Tunnels = tunnelsOf(plan, n.Name, loopbacks)
 		case topo.KindRR:
 			c.Reflector = true
@@ -66,6 +67,50 @@ func vrfsOf(plan *topo.Plan, pe string) []VRF {
 	return out
 }
 
+// vsisOf lists the VSIs of a PE with the targets of the sites joined there.
+func vsisOf(plan *topo.Plan, pe string, loopbacks map[string]netip.Addr) []VSI {
+	var out []VSI
+	for _, v := range plan.VPCs {
+		for _, vsi := range v.VSIs {
+			if vsi.PE != pe {
+				continue
+			}
+			b := VSI{Name: vsi.Name, RD: vsi.RD, VEID: vsi.VEID, BlockOffset: vsi.BlockOffset, BlockSize: vsi.BlockSize,
+				LabelBase: vsi.LabelBase, MTU: v.MTU}
+			for _, a := range v.Attachments {
+				if a.PE == pe && a.Joined {
+					b.ExportRTs = appendNew(b.ExportRTs, a.ExportRT)
+					b.ImportRTs = appendNew(b.ImportRTs, a.ImportRT)
+				}
+			}
+			if len(b.ExportRTs) > 0 {
+				b.Flows = flowsOf(plan, v.Name, pe, loopbacks)
+				out = append(out, b)
+			}
+		}
+	}
+	return out
+}
+
+// flowsOf lists the reservations of a VPC that leave it at a PE. What comes
+// back has the label of the other direction.
+func flowsOf(plan *topo.Plan, vpc, pe string, loopbacks map[string]netip.Addr) []Flow {
+	var out []Flow
+	for _, r := range plan.Reservations {
+		if r.VPC != vpc || len(r.Directions) != 2 {
+			continue
+		}
+		for i, d := range r.Directions {
+			if d.From != pe {
+				continue
+			}
+			out = append(out, Flow{Name: r.Name, Egress: loopbacks[d.To], Src: d.SrcMAC, Dst: d.DstMAC,
+				Labels: append(slices.Clone(d.Stack), d.Label), Via: d.Via, Dev: d.Dev, In: r.Directions[1-i].Label})
+		}
+	}
+	return out
+}
+
 // tunnelsOf lists the LSPs that begin at a PE. The first label is the next
 // router's, or none where the egress is the neighbor.
 func tunnelsOf(plan *topo.Plan, pe string, loopbacks map[string]netip.Addr) []Tunnel {
@@ -85,7 +130,7 @@ func tunnelsOf(plan *topo.Plan, pe string, loopbacks map[string]netip.Addr) []Tu
 func policyOf(plan *topo.Plan) []RTRule {
 	var out []RTRule
 	for _, v := range plan.VPCs {
-		r := RTRule{Name: v.Name}
+		r := RTRule{Name: v.Name, VPLS: len(v.VSIs) > 0}
 		for _, a := range v.Attachments {
 			if !a.Joined {
 				continue

@@ -75,6 +75,11 @@ func FuzzDecodeRequest(f *testing.F) {
 	good, err := json.Marshal(request{ID: 7, Op: opConfigure, Config: importConfig()})
 	require.NoError(f, err)
 	f.Add(good)
+	lan := lanConfig()
+	lan.VSIs[0].Flows = []Flow{gold}
+	good, err = json.Marshal(request{ID: 8, Op: opConfigure, Config: lan})
+	require.NoError(f, err)
+	f.Add(good)
 	f.Add([]byte(`{"id":1,"op":"rib"}`))
 	f.Add([]byte(`{"id":18446744073709551615,"op":"stop"}`))
 	f.Add([]byte(`{"id":1,"op":"configure","config":{"node":"rr","asn":1,"router_id":"1.2.3.4","reflector":true,"neighbors":["::1"],"policy":[{"name":"x","from":["0:0"],"to":null}]}}`))
@@ -98,6 +103,13 @@ func FuzzDecodeRequest(f *testing.F) {
 				require.NoError(t, err)
 				_, err = parsePath(p)
 				require.NoError(t, err)
+			}
+			for _, e := range r.Config.vplsExports() {
+				p, err := e.apiPath(r.Config.RouterID)
+				require.NoError(t, err)
+				got, err := parsePath(p)
+				require.NoError(t, err)
+				require.Equal(t, e.labelBlock, got.(vplsPath).labelBlock)
 			}
 		}
 	})

@@ -67,11 +67,13 @@ func startDaemon(ctx context.Context, cfg Config, post func(any)) (*daemon, erro
 	d.ctx, d.cancel = context.WithCancel(ctx)
 	d.srv = server.NewBgpServer(server.LoggerOption(&goLogger{post: post}))
 	go d.srv.Serve() // ends with the process: GoBGP offers no way to end it
-	family := uint32(oc.AfiSafiTypeToIntMap[oc.AFI_SAFI_TYPE_L3VPN_IPV4_UNICAST])
 	err := d.srv.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
 		Asn: cfg.ASN, RouterId: cfg.RouterID.String(),
 		ListenPort: int32(cfg.port()), ListenAddresses: []string{cfg.RouterID.String()},
-		Families: []uint32{family},
+		Families: []uint32{
+			uint32(oc.AfiSafiTypeToIntMap[oc.AFI_SAFI_TYPE_L3VPN_IPV4_UNICAST]),
+			uint32(oc.AfiSafiTypeToIntMap[oc.AFI_SAFI_TYPE_L2VPN_VPLS]),
+		},
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("start BGP on %s port %d: %w", cfg.RouterID, cfg.port(), err)
@@ -139,7 +141,10 @@ func (d *daemon) addPeer(p *peer) error {
 			PassiveMode: d.cfg.Reflector || d.queue != nil,
 		},
 		RouteReflector: &api.RouteReflector{RouteReflectorClient: d.cfg.Reflector, RouteReflectorClusterId: d.cfg.RouterID.String()},
-		AfiSafis:       []*api.AfiSafi{{Config: &api.AfiSafiConfig{Family: vpnv4, Enabled: true}}},
+		AfiSafis: []*api.AfiSafi{
+			{Config: &api.AfiSafiConfig{Family: vpnv4, Enabled: true}},
+			{Config: &api.AfiSafiConfig{Family: vpls, Enabled: true}},
+		},
 	}})
 	if err != nil {
 		return fmt.Errorf("add neighbor %s: %w", p.addr, err)
@@ -288,25 +293,25 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// announce originates e; withdraw takes it back.
-func (d *daemon) announce(e export) error {
-	p, err := e.apiPath(d.cfg.RouterID)
+// announce originates o; withdraw takes it back.
+func (d *daemon) announce(o origin) error {
+	p, err := o.apiPath(d.cfg.RouterID)
 	if err == nil {
 		_, err = d.srv.AddPath(d.ctx, &api.AddPathRequest{TableType: api.TableType_GLOBAL, Path: p})
 	}
 	if err != nil {
-		return fmt.Errorf("announce %s of vrf %s: %w", e.Prefix, e.VRF, err)
+		return fmt.Errorf("announce %s: %w", o, err)
 	}
 	return nil
 }
 
-func (d *daemon) withdraw(e export) error {
-	p, err := e.apiPath(d.cfg.RouterID)
+func (d *daemon) withdraw(o origin) error {
+	p, err := o.apiPath(d.cfg.RouterID)
 	if err == nil {
 		err = d.srv.DeletePath(d.ctx, &api.DeletePathRequest{TableType: api.TableType_GLOBAL, Path: p})
 	}
 	if err != nil {
-		return fmt.Errorf("withdraw %s of vrf %s: %w", e.Prefix, e.VRF, err)
+		return fmt.Errorf("withdraw %s: %w", o, err)
 	}
 	return nil
 }
@@ -324,18 +329,20 @@ func (d *daemon) policy(rules []RTRule) error {
 func (d *daemon) list(ctx context.Context) ([]RouteInfo, error) {
 	var out []RouteInfo
 	var errs []error
-	err := d.srv.ListPath(ctx, &api.ListPathRequest{TableType: api.TableType_GLOBAL, Family: vpnv4}, func(dst *api.Destination) {
-		for _, p := range dst.Paths {
-			r, err := routeInfo(p)
-			if err != nil {
-				errs = append(errs, err)
-				continue
+	for _, family := range []*api.Family{vpnv4, vpls} {
+		err := d.srv.ListPath(ctx, &api.ListPathRequest{TableType: api.TableType_GLOBAL, Family: family}, func(dst *api.Destination) {
+			for _, p := range dst.Paths {
+				r, err := routeInfo(p)
+				if err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				out = append(out, r)
 			}
-			out = append(out, r)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list RIB: %w", err)
 		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list RIB: %w", err)
 	}
 	sortRouteInfos(out)
 	return out, errors.Join(errs...)

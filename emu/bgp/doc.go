@@ -19,16 +19,22 @@
 //   - process.go: [RunSpeaker], one loop that owns all state;
 //   - daemon.go: the GoBGP server and its sessions; attach.go: how a session
 //     is opened at once instead of after GoBGP's connect timer;
-//   - paths.go: VPNv4 paths to and from GoBGP's API;
+//   - paths.go: VPNv4 and VPLS paths to and from GoBGP's API;
 //   - policy.go: the reflector's route-target policy;
 //   - imports.go: which received path goes into which VRF (pure);
-//   - fib.go: routes to the kernel and back.
+//   - fib.go: routes to the kernel and back;
+//   - vpls.go: label blocks and Layer2 Info (pure);
+//   - pseudowires.go: which received path becomes which pseudowire, what is
+//     reserved on it, and what leads from one state to the next (pure);
+//   - process_vpls.go: the part of the loop that converges them;
+//   - wires.go: pseudowires to the kernel and back.
 //
-// BGP carries VPNv4 routes only (RFC 4364): one iBGP session from each PE's
-// loopback to the reflector's (RFC 4456). A site's route leaves its PE with
-// the site's export route target; the reflector replaces it by the targets
-// that the VPC's members import, so that who belongs to a VPC is decided at
-// one place.
+// One iBGP session from each PE's loopback to the reflector's (RFC 4456)
+// carries VPNv4 routes (RFC 4364) and VPLS label blocks (RFC 4761), or the one
+// of them that the neighbor speaks. What a site has to say leaves its PE with
+// the site's export route target; the reflector puts the targets there that
+// the VPC's members import, so that who belongs to a VPC is decided at one
+// place.
 //
 // # Events
 //
@@ -37,12 +43,22 @@
 //	bgp.established   neighbor
 //	bgp.down          neighbor, reason
 //	bgp.announced     vrf, site, rd, prefix, label, rt   (sent to an established session)
+//	                  vsi, rd, ve, block, mtu, rt
 //	bgp.withdrawn     vrf, site, rd, prefix
+//	                  vsi, rd, ve
 //	bgp.received      rd, prefix, label, next_hop, rts   (became best path here)
+//	                  rd, ve, block, mtu, next_hop, rts
 //	bgp.lost          rd, prefix                         (no path any more)
+//	                  rd, ve
 //	route.programmed  vrf, table, prefix, egress, labels (the kernel acknowledged)
 //	route.removed     vrf, table, prefix
 //	route.failed      vrf, table, prefix, error
+//	pw.up             vsi, egress, ve, out, in, dev      (frames can pass, or pass another way: out are the labels)
+//	pw.down           vsi, egress, ve, dev
+//	pw.failed         vsi, ve, error                     (asked for and refused, here or by the kernel; once)
+//	flow.up           vsi, flow, dev, out, in            (reserved traffic of a pseudowire)
+//	flow.down         vsi, flow, dev
+//	flow.failed       vsi, flow, dev, error
 //	policy.applied    rules                              (reflector: policy in force, routes re-evaluated)
 //	bgp.log           level, text                        (errors that GoBGP logs)
 //	speaker.exit      status, stderr                     (from the parent)

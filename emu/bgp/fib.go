@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -13,7 +14,7 @@ import (
 	"github.com/vpclab/vpclab/emu/mpls"
 )
 
-// fib is where learned routes are programmed: the kernel, or a stand-in of
+// fib is where what was learned is programmed: the kernel, or a stand-in of
 // the tests.
 type fib interface {
 	// apply removes and sets routes in one batch. Each answer belongs to the
@@ -22,19 +23,33 @@ type fib interface {
 	// leftovers lists the routes that carry our mark: what a killed
 	// predecessor left.
 	leftovers() ([]vrfRoute, error)
+	// wire changes pseudowires and the flows on them in one batch, in order. Of
+	// what cannot be added nothing stays.
+	wire(ops []wireOp) []error
+	// ports are the pseudowires' ports that there are, by their label In.
+	ports() (map[uint32]port, error)
+	// sweep removes the pseudowires of a killed predecessor and names their
+	// ports.
+	sweep() ([]string, error)
 	close()
 }
 
-// linkUp is posted when a device came up, dev "" when that may have been
-// missed for any.
-type linkUp struct{ dev string }
+// What is posted about devices: linkUp when one came up, dev "" when that may
+// have been missed for any; linkGone when one was removed; portUp when the port
+// of a pseudowire forwards, which is a little after the kernel took the batch.
+type (
+	linkUp   struct{ dev string }
+	linkGone struct{ dev string }
+	portUp   struct{ label uint32 }
+)
 
-// kernelFIB programs this namespace. Routes carry rtnl.ProtocolBGP.
+// kernelFIB programs this namespace. Routes carry rtnl.ProtocolBGP, devices
+// are of rtnl.GroupSpeaker.
 type kernelFIB struct {
-	conn *rtnl.Conn
-	ctl  int // socket for the index of a device
-	stop chan struct{}
-	wg   sync.WaitGroup
+	conn  *rtnl.Conn
+	ctl   int // socket for the index of a device
+	links *rtnl.LinkWatch
+	wg    sync.WaitGroup
 
 	mu    sync.Mutex
 	index map[string]int // of devices, until a link changes
@@ -50,62 +65,71 @@ func openKernelFIB(post func(any)) (fib, error) {
 		conn.Close()
 		return nil, fmt.Errorf("open a socket for device indexes: %w", err)
 	}
-	f := &kernelFIB{conn: conn, ctl: ctl, stop: make(chan struct{}), index: map[string]int{}}
-	if err := f.watchLinks(post); err != nil {
+	links, err := rtnl.WatchLinks()
+	if err != nil {
+		conn.Close()
+		unix.Close(ctl)
+		return nil, err
+	}
+	f := &kernelFIB{conn: conn, ctl: ctl, links: links, index: map[string]int{}}
+	up, err := f.devices()
+	if err != nil {
 		f.close()
 		return nil, err
 	}
+	f.wg.Go(func() { f.watchLinks(up, post) })
 	return f, nil
 }
 
-// watchLinks posts a linkUp whenever a device goes from down to up. The
-// kernel removes the routes of a device that goes down and does not bring
-// them back.
-func (f *kernelFIB) watchLinks(post func(any)) error {
-	updates, err := f.subscribe()
+// devices says of each device whether it is up.
+func (f *kernelFIB) devices() (up map[int]bool, err error) {
+	links, err := f.conn.Links()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	f.wg.Go(func() {
-		for {
-			down := map[int32]bool{}
-			for u := range updates {
-				f.forget()
-				if u.Header.Type == unix.RTM_DELLINK || u.IfInfomsg.Flags&unix.IFF_UP == 0 {
-					down[u.Index] = true
-					continue
-				}
-				if down[u.Index] {
-					delete(down, u.Index)
-					post(linkUp{u.Link.Attrs().Name})
-				}
-			}
-			select {
-			case <-f.stop:
-				return
-			default:
-			}
-			// The socket overflowed: any device may have been down.
-			f.forget()
-			if updates, err = f.subscribe(); err != nil {
-				post(logLine{"error", err.Error()})
-				return
-			}
-			post(linkUp{})
-		}
-	})
-	return nil
+	up = make(map[int]bool, len(links))
+	for _, l := range links {
+		up[l.Index] = l.Up
+	}
+	return up, nil
 }
 
-// subscribe begins a stream of link changes; it is closed when f stops or
-// messages are lost.
-func (f *kernelFIB) subscribe() (chan netlink.LinkUpdate, error) {
-	updates := make(chan netlink.LinkUpdate, 16)
-	err := netlink.LinkSubscribeWithOptions(updates, f.stop, netlink.LinkSubscribeOptions{ErrorCallback: func(error) {}})
-	if err != nil {
-		return nil, fmt.Errorf("watch links: %w", err)
+// watchLinks posts a linkUp whenever a device comes up, one that is new
+// included, and a linkGone when one goes. The kernel removes the routes of a
+// device that goes down and does not bring them back.
+func (f *kernelFIB) watchLinks(up map[int]bool, post func(any)) {
+	for {
+		events, err := f.links.Next()
+		f.forget()
+		if errors.Is(err, rtnl.ErrLost) {
+			if up, err = f.devices(); err == nil {
+				post(linkUp{})
+				continue
+			}
+		}
+		if err != nil {
+			if !errors.Is(err, os.ErrClosed) {
+				post(logLine{"error", err.Error()})
+			}
+			return
+		}
+		for _, e := range events {
+			switch {
+			case e.Gone:
+				delete(up, e.Index)
+				post(linkGone{e.Name})
+				continue
+			case e.Index >= rtnl.FirstSpeakerIndex:
+				if label, ok := labelOf(e.LinkInfo); ok && e.Port == rtnl.PortForwarding {
+					post(portUp{label})
+				}
+				continue
+			case e.Up && !up[e.Index]:
+				post(linkUp{e.Name})
+			}
+			up[e.Index] = e.Up
+		}
 	}
-	return updates, nil
 }
 
 func (f *kernelFIB) forget() {
@@ -198,7 +222,7 @@ func (f *kernelFIB) leftovers() (out []vrfRoute, err error) {
 }
 
 func (f *kernelFIB) close() {
-	close(f.stop)
+	f.links.Close()
 	f.wg.Wait()
 	unix.Close(f.ctl)
 	f.conn.Close()

@@ -63,18 +63,23 @@ type routeKey struct {
 
 func (r vrfRoute) key() routeKey { return routeKey{r.Table, r.Prefix} }
 
-// importer decides what the VRFs of one configuration hold.
+// importer decides what the VRFs and VSIs of one configuration hold.
 type importer struct {
-	self    netip.Addr
-	vrfs    []VRF
-	imports []map[string]bool // of vrfs[i]
-	tunnels map[netip.Addr]Tunnel
+	self       netip.Addr
+	vrfs       []VRF
+	imports    []map[string]bool // of vrfs[i]
+	vsis       []VSI
+	vsiImports []map[string]bool
+	tunnels    map[netip.Addr]Tunnel
 }
 
 func newImporter(c *Config) *importer {
-	im := &importer{self: c.RouterID, vrfs: c.VRFs, tunnels: make(map[netip.Addr]Tunnel, len(c.Tunnels))}
+	im := &importer{self: c.RouterID, vrfs: c.VRFs, vsis: c.VSIs, tunnels: make(map[netip.Addr]Tunnel, len(c.Tunnels))}
 	for i := range c.VRFs {
 		im.imports = append(im.imports, c.VRFs[i].importRTs())
+	}
+	for i := range c.VSIs {
+		im.vsiImports = append(im.vsiImports, c.VSIs[i].importRTs())
 	}
 	for _, t := range c.Tunnels {
 		im.tunnels[t.Egress] = t
@@ -113,7 +118,7 @@ func (im *importer) want(r rib, prefix netip.Prefix, out map[routeKey]vrfRoute) 
 
 func (im *importer) best(paths map[string]path, imports map[string]bool) (best path, ok bool) {
 	for _, p := range paths {
-		if p.NextHop == im.self || p.Label < minLabel || !slices.ContainsFunc(p.RTs, func(rt string) bool { return imports[rt] }) {
+		if p.NextHop == im.self || p.Label < minLabel || !imported(p.RTs, imports) {
 			continue
 		}
 		if _, resolved := im.tunnels[p.NextHop]; !resolved {
@@ -191,24 +196,6 @@ func (c *Config) exports() map[exportKey]export {
 		}
 	}
 	return m
-}
-
-// diffExports returns what to withdraw and what to announce (new or changed),
-// in a stable order.
-func diffExports(have, want map[exportKey]export) (withdraw, announce []export) {
-	for k, h := range have {
-		if _, ok := want[k]; !ok {
-			withdraw = append(withdraw, h)
-		}
-	}
-	for k, w := range want {
-		if have[k] != w {
-			announce = append(announce, w)
-		}
-	}
-	slices.SortFunc(withdraw, compareExports)
-	slices.SortFunc(announce, compareExports)
-	return withdraw, announce
 }
 
 func compareExports(a, b export) int {

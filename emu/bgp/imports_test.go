@@ -131,12 +131,12 @@ func TestDiffRoutes(t *testing.T) {
 
 func TestDiffExports(t *testing.T) {
 	was := importConfig().exports()
-	withdraw, announce := diffExports(nil, was)
+	withdraw, announce := difference(nil, was, compareExports)
 	require.Empty(t, withdraw)
 	require.Len(t, announce, 3)
 	require.Equal(t, export{VRF: "vrf-red", Site: "s1", RD: "65000:1001", Prefix: prefix("10.0.1.0/24"), Label: 2011, RT: "65000:1"}, announce[0])
 
-	withdraw, announce = diffExports(was, importConfig().exports())
+	withdraw, announce = difference(was, importConfig().exports(), compareExports)
 	require.Empty(t, withdraw)
 	require.Empty(t, announce)
 
@@ -144,7 +144,7 @@ func TestDiffExports(t *testing.T) {
 	next.VRFs[0].Circuits = next.VRFs[0].Circuits[:1]       // s4 leaves
 	next.VRFs[1].Circuits[0].ExportRT = "65000:22"          // blue's target changes
 	next.VRFs[0].Circuits[0].Prefix = prefix("10.0.9.0/24") // red s1 is renumbered
-	withdraw, announce = diffExports(was, next.exports())
+	withdraw, announce = difference(was, next.exports(), compareExports)
 	require.Equal(t, []netip.Prefix{prefix("10.0.1.0/24"), prefix("10.0.4.0/24")}, []netip.Prefix{withdraw[0].Prefix, withdraw[1].Prefix})
 	require.Len(t, announce, 2)
 	require.Equal(t, "65000:22", announce[1].RT)
@@ -156,9 +156,9 @@ func TestPathsSurviveGoBGPsEncoding(t *testing.T) {
 	require.NoError(t, err)
 	got, err := parsePath(p)
 	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(path{RD: e.RD, Prefix: e.Prefix, Label: 2011, NextHop: addr("10.255.0.1"), RTs: []string{"65000:70001"}}, got, cmpAddrs))
+	require.Empty(t, cmp.Diff(path{RD: e.RD, Prefix: e.Prefix, Label: 2011, NextHop: addr("10.255.0.1"), RTs: []string{"65000:70001"}}, got.(path), cmpAddrs))
 	p.IsWithdraw = true
 	got, err = parsePath(p)
 	require.NoError(t, err)
-	require.Equal(t, e.Prefix, got.Prefix)
+	require.Equal(t, e.Prefix, got.(path).Prefix)
 }

@@ -23,6 +23,12 @@ const (
 )
 
 // policyRequest translates rules; the first rule that matches decides.
+//
+// A VPLS route keeps the targets that it came with, the export targets of its
+// sites: its Layer2 Info community has to reach the other PEs, and GoBGP drops
+// that with any replacement, even of targets alone (it throws away what is of
+// no transitive type as its policy counts them, from 0x3f on, and Layer2 Info
+// has 0x80). Nobody imports by an export target, so they change nothing.
 func policyRequest(rules []RTRule) *api.SetPoliciesRequest {
 	req := &api.SetPoliciesRequest{}
 	pol := &api.Policy{Name: policyName}
@@ -33,12 +39,16 @@ func policyRequest(rules []RTRule) *api.SetPoliciesRequest {
 		name := fmt.Sprintf("%s-%d", r.Name, i)
 		req.DefinedSets = append(req.DefinedSets, &api.DefinedSet{
 			DefinedType: api.DefinedType_EXT_COMMUNITY, Name: name, List: []string{oneOf(r.From)}})
+		action := api.CommunityAction_REPLACE
+		if r.VPLS {
+			action = api.CommunityAction_ADD
+		}
 		pol.Statements = append(pol.Statements, &api.Statement{
 			Name:       name,
 			Conditions: &api.Conditions{ExtCommunitySet: &api.MatchSet{Type: api.MatchSet_ANY, Name: name}},
 			Actions: &api.Actions{
 				RouteAction:  api.RouteAction_ACCEPT,
-				ExtCommunity: &api.CommunityAction{Type: api.CommunityAction_REPLACE, Communities: tagged(r.To)},
+				ExtCommunity: &api.CommunityAction{Type: action, Communities: tagged(r.To)},
 			},
 		})
 	}

@@ -62,6 +62,7 @@ type process struct {
 	kernel   map[routeKey]vrfRoute // what the kernel acknowledged
 	dirty    map[netip.Prefix]bool // prefixes to converge at the end of this round
 	resync   bool                  // or all of them
+	l2       vplsState
 
 	out  []byte // lines not yet written
 	mono event.Mono
@@ -78,7 +79,7 @@ func runSpeaker(ctx context.Context, conn io.ReadWriter, openFIB func(post func(
 	p := &process{
 		conn: conn, inbox: newInbox(), openFIB: openFIB,
 		rib: rib{}, importer: newImporter(&Config{}), exports: map[exportKey]export{},
-		kernel: map[routeKey]vrfRoute{}, dirty: map[netip.Prefix]bool{},
+		kernel: map[routeKey]vrfRoute{}, dirty: map[netip.Prefix]bool{}, l2: newVPLSState(),
 		mono: event.Now(), wall: time.Now(),
 	}
 	var reader sync.WaitGroup
@@ -129,6 +130,9 @@ func (p *process) loop(ctx context.Context) error {
 		}
 		p.resync = false
 		clear(p.dirty)
+		if p.l2.dirty {
+			p.convergeVPLS()
+		}
 		if err := p.flush(); err != nil {
 			return nil // the parent is gone
 		}
@@ -161,6 +165,13 @@ func (p *process) handle(ctx context.Context, m any) (done bool, err error) {
 		p.emit("bgp.log", map[string]string{"level": m.level, "text": m.text})
 	case linkUp:
 		p.onLinkUp(m)
+	case linkGone:
+		p.onLinkGone(m)
+	case portUp:
+		p.onPortUp(m)
+	case retryVPLS:
+		p.l2.retrying = false
+		p.l2.dirty = true
 	}
 	return false, nil
 }
@@ -215,10 +226,10 @@ func (p *process) configure(ctx context.Context, cfg Config) error {
 		p.emit("bgp.down", map[string]string{"neighbor": addr.String(), "reason": "neighbor removed"})
 	}
 	if !cfg.Reflector {
-		errs = append(errs, p.setExports(cfg.exports()))
+		errs = append(errs, p.setExports(cfg.exports()), p.setVPLSExports(cfg.vplsExports()))
 		p.importer = newImporter(&cfg)
 		p.cfg = cfg
-		errs = append(errs, p.converge(nil))
+		errs = append(errs, p.converge(nil), p.convergeVPLS())
 	}
 	p.cfg = cfg
 	return errors.Join(errs...)
@@ -260,6 +271,9 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 			// or removes it.
 			p.kernel[r.key()] = r
 		}
+		if err := p.sweep(cfg.Node); err != nil {
+			return fmt.Errorf("speaker %s: %w", cfg.Node, err)
+		}
 	}
 	d, err := startDaemon(ctx, cfg, p.inbox.put)
 	if err != nil {
@@ -284,7 +298,7 @@ func (p *process) setPolicy(rules []RTRule) error {
 // setExports converges the routes that this PE originates.
 func (p *process) setExports(want map[exportKey]export) error {
 	var errs []error
-	withdraw, announce := diffExports(p.exports, want)
+	withdraw, announce := difference(p.exports, want, compareExports)
 	for _, e := range withdraw {
 		if err := p.daemon.withdraw(e); err != nil {
 			errs = append(errs, err)
@@ -319,10 +333,11 @@ func (p *process) onSession(e sessionEvent) {
 	switch change {
 	case sessionUp:
 		p.emit("bgp.established", map[string]string{"neighbor": e.addr.String()})
-		_, announce := diffExports(nil, p.exports)
+		_, announce := difference(nil, p.exports, compareExports)
 		for _, x := range announce {
 			p.emitAnnounced(x) // sent now, by GoBGP
 		}
+		p.announcedVPLS()
 	case sessionDown:
 		p.emit("bgp.down", map[string]string{"neighbor": e.addr.String(), "reason": peer.reason})
 		peer.reason = ""
@@ -337,21 +352,30 @@ func (p *process) onPaths(e pathEvent) {
 			p.emit("bgp.log", map[string]string{"level": "error", "text": err.Error()})
 			continue
 		}
-		if ap.IsWithdraw {
-			if p.rib.drop(got.RD, got.Prefix) {
-				p.dirty[got.Prefix] = true
-				p.emit("bgp.lost", map[string]string{"rd": got.RD, "prefix": got.Prefix.String()})
-			}
-			continue
+		switch got := got.(type) {
+		case path:
+			p.onVPNPath(got, ap.IsWithdraw)
+		case vplsPath:
+			p.onVPLSPath(got, ap.IsWithdraw)
 		}
-		if got.NextHop == p.daemon.cfg.RouterID {
-			continue // our own
-		}
-		p.rib.put(got)
-		p.dirty[got.Prefix] = true
-		p.emit("bgp.received", map[string]string{"rd": got.RD, "prefix": got.Prefix.String(),
-			"label": strconv.FormatUint(uint64(got.Label), 10), "next_hop": got.NextHop.String(), "rts": strings.Join(got.RTs, " ")})
 	}
+}
+
+func (p *process) onVPNPath(got path, withdrawn bool) {
+	if withdrawn {
+		if p.rib.drop(got.RD, got.Prefix) {
+			p.dirty[got.Prefix] = true
+			p.emit("bgp.lost", map[string]string{"rd": got.RD, "prefix": got.Prefix.String()})
+		}
+		return
+	}
+	if got.NextHop == p.daemon.cfg.RouterID {
+		return // our own
+	}
+	p.rib.put(got)
+	p.dirty[got.Prefix] = true
+	p.emit("bgp.received", map[string]string{"rd": got.RD, "prefix": got.Prefix.String(),
+		"label": strconv.FormatUint(uint64(got.Label), 10), "next_hop": got.NextHop.String(), "rts": strings.Join(got.RTs, " ")})
 }
 
 // onLinkUp programs the routes through a device again: the kernel dropped
@@ -363,6 +387,18 @@ func (p *process) onLinkUp(m linkUp) {
 		}
 	}
 	p.resync = true
+	p.l2.doubt(m.dev)
+	if m.dev == "" {
+		p.auditVPLS()
+	}
+}
+
+// onLinkGone looks after the pseudowires when a bridge of theirs or a port was
+// removed.
+func (p *process) onLinkGone(m linkGone) {
+	if p.l2.uses(m.dev) {
+		p.auditVPLS()
+	}
 }
 
 // converge brings the kernel's VRF routes to what the RIB and the
@@ -429,7 +465,7 @@ func (p *process) removeAll() error {
 		return nil
 	}
 	_, del := diffRoutes(p.kernel, nil, nil)
-	return p.program(nil, del)
+	return errors.Join(p.program(nil, del), p.wire(newWiring()))
 }
 
 // emit queues an event of this moment.
@@ -491,6 +527,6 @@ func (b *inbox) take() []any {
 
 func equalRules(a, b []RTRule) bool {
 	return slices.EqualFunc(a, b, func(x, y RTRule) bool {
-		return x.Name == y.Name && slices.Equal(x.From, y.From) && slices.Equal(x.To, y.To)
+		return x.Name == y.Name && x.VPLS == y.VPLS && slices.Equal(x.From, y.From) && slices.Equal(x.To, y.To)
 	})
 }

@@ -60,15 +60,32 @@ type options struct{ argv []string }
 // WithCommand runs argv instead of this program's verb `speaker`.
 func WithCommand(argv ...string) Option { return func(o *options) { o.argv = argv } }
 
-// RouteInfo is one path of a speaker's RIB.
+// RouteInfo is one path of a speaker's RIB: a VPN route with prefix and label,
+// or a VPLS path.
 type RouteInfo struct {
 	RD      string       `json:"rd"`
-	Prefix  netip.Prefix `json:"prefix"`
-	Label   uint32       `json:"label"`
+	Prefix  netip.Prefix `json:"prefix,omitzero"`
+	Label   uint32       `json:"label,omitempty"`
+	VPLS    *VPLSInfo    `json:"vpls,omitempty"`
 	NextHop netip.Addr   `json:"next_hop"`
 	RTs     []string     `json:"rts"`
 	From    netip.Addr   `json:"from,omitzero"` // neighbour; zero: own route
 	Best    bool         `json:"best"`
+}
+
+// VPLSInfo is the label block that a PE gives out for a VPLS, and the MTU that
+// it wants (RFC 4761 sections 3.2.2 and 3.2.4): the PE with VE ID v sends to
+// it with the label LabelBase+v-BlockOffset.
+type VPLSInfo struct {
+	VEID        int    `json:"ve_id"`
+	BlockOffset int    `json:"block_offset"`
+	BlockSize   int    `json:"block_size"`
+	LabelBase   uint32 `json:"label_base"`
+	MTU         int    `json:"mtu"`
+}
+
+func (v VPLSInfo) String() string {
+	return fmt.Sprintf("VE %d: %s, MTU %d", v.VEID, labelBlock{v.BlockOffset, v.BlockSize, v.LabelBase}, v.MTU)
 }
 
 // Start runs a speaker process in node's network namespace. It returns as

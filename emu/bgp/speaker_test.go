@@ -43,7 +43,7 @@ func speakerProcess() int {
 	}
 	open := openKernelFIB
 	if os.Getenv(fakeFIBEnv) != "" {
-		open = func(func(any)) (fib, error) { return &fakeFIB{}, nil }
+		open = func(post func(any)) (fib, error) { return &fakeFIB{post: post, bridges: map[uint32]string{}}, nil }
 	}
 	if os.Getenv(panicEnv) != "" {
 		open = func(func(any)) (fib, error) { panic("as the test asked") }
@@ -57,7 +57,10 @@ func speakerProcess() int {
 }
 
 // fakeFIB accepts everything but devices named "broken".
-type fakeFIB struct{}
+type fakeFIB struct {
+	post    func(any)
+	bridges map[uint32]string // of the pseudowires' ports, by label
+}
 
 func (*fakeFIB) apply(set, del []vrfRoute) (setErrs, delErrs []error) {
 	setErrs, delErrs = make([]error, len(set)), make([]error, len(del))
@@ -69,7 +72,35 @@ func (*fakeFIB) apply(set, del []vrfRoute) (setErrs, delErrs []error) {
 	return setErrs, delErrs
 }
 func (*fakeFIB) leftovers() ([]vrfRoute, error) { return nil, nil }
-func (*fakeFIB) close()                         {}
+
+func (f *fakeFIB) wire(ops []wireOp) []error {
+	errs := make([]error, len(ops))
+	for i, op := range ops {
+		switch {
+		case op.pw.Dev == "broken" && op.do != dropPW, op.flow.Dev == "broken" && op.do != dropFlow:
+			errs[i] = errors.New("no such device")
+		case op.pw.VSI == "broken" && op.do == addPW:
+			errs[i] = errors.New("no such bridge")
+		case op.do == dropPW:
+			delete(f.bridges, op.pw.In)
+		case op.do == addPW:
+			f.bridges[op.pw.In] = op.pw.VSI
+			f.post(portUp{op.pw.In})
+		}
+	}
+	return errs
+}
+
+func (f *fakeFIB) ports() (map[uint32]port, error) {
+	out := map[uint32]port{}
+	for label, bridge := range f.bridges {
+		out[label] = port{bridge, true}
+	}
+	return out, nil
+}
+
+func (*fakeFIB) sweep() ([]string, error) { return nil, nil }
+func (*fakeFIB) close()                   {}
 
 // here starts every node's process in this namespace.
 type here struct{ env []string }

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+
+	"github.com/vpclab/vpclab/emu/fabric"
 )
 
 // Session timers where Config leaves them open, in seconds.
@@ -47,13 +50,15 @@ func (c *Config) Validate() error {
 	if c.Keepalive < 0 || c.Hold < 0 || (c.Hold > 0 && c.Hold < 3) || c.hold() < c.keepalive() || c.Hold > 65535 {
 		bad("timers: keepalive %d s, hold %d s: want hold of at least 3 and not below keepalive", c.Keepalive, c.Hold)
 	}
-	if c.Reflector && (len(c.VRFs) > 0 || len(c.Tunnels) > 0) {
-		bad("a reflector has no VRFs and no tunnels")
+	if c.Reflector && (len(c.VRFs) > 0 || len(c.VSIs) > 0 || len(c.Tunnels) > 0) {
+		bad("a reflector has no VRFs, no VSIs and no tunnels")
 	}
 	if !c.Reflector && len(c.Policy) > 0 {
 		bad("policy belongs to the reflector")
 	}
 	errs = append(errs, c.validateVRFs()...)
+	errs = append(errs, c.validateVSIs()...)
+	errs = append(errs, c.validateLabels()...)
 	errs = append(errs, c.validateTunnels()...)
 	for _, r := range c.Policy {
 		for _, rt := range append(append([]string(nil), r.From...), r.To...) {
@@ -103,6 +108,110 @@ func (c *Config) validateVRFs() (errs []error) {
 	return errs
 }
 
+// maxMTU is what the 16 bits of the Layer2 Info community can say; minMTU is
+// IPv4's (RFC 791).
+const (
+	minMTU = 68
+	maxMTU = 1<<16 - 1
+	maxVE  = 1<<16 - 1
+)
+
+func (c *Config) validateVSIs() (errs []error) {
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	names, rds := map[string]bool{}, map[string]bool{}
+	for _, v := range c.VRFs {
+		names[v.Name], rds[v.RD] = true, true
+	}
+	for _, v := range c.VSIs {
+		if v.Name == "" || len(v.Name) > maxDevice || names[v.Name] {
+			bad("vsi %q: want the name of a bridge, once", v.Name)
+		}
+		names[v.Name] = true
+		if _, err := bgp.ParseRouteDistinguisher(v.RD); err != nil || rds[v.RD] {
+			bad("vsi %s: route distinguisher %q: want <asn>:<number>, once", v.Name, v.RD)
+		}
+		rds[v.RD] = true
+		if v.VEID < 1 || v.VEID > maxVE {
+			bad("vsi %s: VE ID %d: want 1..%d", v.Name, v.VEID, maxVE)
+		}
+		if v.BlockOffset < 1 || v.BlockSize < 1 || v.BlockOffset+v.BlockSize-1 > maxVE {
+			bad("vsi %s: label block of %d VEs from VE %d on: want VEs 1..%d", v.Name, v.BlockSize, v.BlockOffset, maxVE)
+		}
+		if v.LabelBase < minLabel || v.LabelBase > maxLabel || int(v.LabelBase)+v.BlockSize-1 > maxLabel {
+			bad("vsi %s: label block of %d from %d on: want labels %d..%d", v.Name, v.BlockSize, v.LabelBase, minLabel, maxLabel)
+		}
+		if v.MTU < minMTU || v.MTU > maxMTU {
+			bad("vsi %s: MTU %d: want %d..%d", v.Name, v.MTU, minMTU, maxMTU)
+		}
+		for _, rt := range append(append([]string(nil), v.ExportRTs...), v.ImportRTs...) {
+			if err := validateRT(rt); err != nil {
+				bad("vsi %s: %w", v.Name, err)
+			}
+		}
+		errs = append(errs, v.validateFlows()...)
+	}
+	return errs
+}
+
+// maxDevice is the longest name of an interface (IFNAMSIZ less the final zero).
+const maxDevice = 15
+
+func (v *VSI) validateFlows() (errs []error) {
+	seen := map[string]bool{}
+	for _, f := range v.Flows {
+		bad := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("vsi %s: flow %s: "+format, append([]any{v.Name, f.Name}, args...)...))
+		}
+		if f.Name == "" || seen[f.Name] {
+			bad("want a name, once")
+		}
+		seen[f.Name] = true
+		if !f.Egress.Is4() || !f.Via.Is4() || f.Dev == "" {
+			bad("egress %q via %q dev %q: want addresses and a device", f.Egress, f.Via, f.Dev)
+		}
+		if len(f.Labels) < 1 || len(f.Labels) > len(fabric.Stack{}) {
+			bad("%d labels: want 1..%d", len(f.Labels), len(fabric.Stack{}))
+		}
+		for _, label := range append([]uint32{f.In}, f.Labels...) {
+			if label < minLabel || label > maxLabel {
+				bad("label %d: want %d..%d", label, minLabel, maxLabel)
+			}
+		}
+	}
+	return errs
+}
+
+// validateLabels sees to it that each label has one meaning in this PE's
+// incoming label map.
+func (c *Config) validateLabels() (errs []error) {
+	type span struct {
+		first, last int
+		what        string
+	}
+	var spans []span
+	one := func(label uint32, what string) { spans = append(spans, span{int(label), int(label), what}) }
+	for _, v := range c.VRFs {
+		one(v.Label, "vrf "+v.Name)
+	}
+	for _, v := range c.VSIs {
+		spans = append(spans, span{int(v.LabelBase), int(v.LabelBase) + v.BlockSize - 1, "vsi " + v.Name})
+		for _, f := range v.Flows {
+			one(f.In, "flow "+f.Name+" of vsi "+v.Name)
+			if n := len(f.Labels); n > 0 {
+				one(f.Labels[n-1], "flow "+f.Name+" of vsi "+v.Name)
+			}
+		}
+	}
+	slices.SortStableFunc(spans, func(a, b span) int { return a.first - b.first })
+	for i := 1; i < len(spans); i++ {
+		if a, b := spans[i-1], spans[i]; b.first <= a.last {
+			errs = append(errs, fmt.Errorf("label %d: both %s and %s use it", b.first, a.what, b.what))
+			spans[i].last = max(a.last, b.last)
+		}
+	}
+	return errs
+}
+
 func (c *Config) validateTunnels() (errs []error) {
 	seen := map[netip.Addr]bool{}
 	for _, t := range c.Tunnels {
@@ -146,6 +255,15 @@ func (v *VRF) importRTs() map[string]bool {
 	m := make(map[string]bool, len(v.Circuits))
 	for _, c := range v.Circuits {
 		m[c.ImportRT] = true
+	}
+	return m
+}
+
+// importRTs is what v imports.
+func (v *VSI) importRTs() map[string]bool {
+	m := make(map[string]bool, len(v.ImportRTs))
+	for _, rt := range v.ImportRTs {
+		m[rt] = true
 	}
 	return m
 }

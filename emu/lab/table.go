@@ -156,7 +156,7 @@ func (r *Report) bgpTable(w io.Writer) {
 }
 
 func (r *Report) ribTable(w io.Writer) {
-	t := Table("BGP RIB", "router", "RD", "prefix", "label", "next hop", "route targets", "from", "best")
+	t := Table("BGP RIB", "router", "RD", "prefix or VE", "labels", "next hop", "route targets", "from", "best")
 	for _, x := range r.RIB {
 		from, best := "itself", ""
 		if x.From.IsValid() {
@@ -165,7 +165,11 @@ func (r *Report) ribTable(w io.Writer) {
 		if x.Best {
 			best = "yes"
 		}
-		t.AppendRow(table.Row{x.Node, x.RD, x.Prefix, x.Label, x.NextHop, strings.Join(x.RTs, " "), from, best})
+		what, label := x.Prefix.String(), fmt.Sprint(x.Label)
+		if v := x.VPLS; v != nil {
+			what, label = fmt.Sprintf("VE %d", v.VEID), fmt.Sprintf("%d-%d", v.LabelBase, int(v.LabelBase)+v.BlockSize-1)
+		}
+		t.AppendRow(table.Row{x.Node, x.RD, what, label, x.NextHop, strings.Join(x.RTs, " "), from, best})
 	}
 	show(w, t)
 }

@@ -193,7 +193,11 @@ func (c *Conn) receive(each func(seq uint32, typ, flags uint16, payload []byte))
 	if err != nil {
 		return err
 	}
-	p := (*buf)[:n]
+	return messages((*buf)[:n], each)
+}
+
+// messages hands out the messages of a datagram.
+func messages(p []byte, each func(seq uint32, typ, flags uint16, payload []byte)) error {
 	for len(p) >= unix.SizeofNlMsghdr {
 		size := int(binary.NativeEndian.Uint32(p))
 		if size < unix.SizeofNlMsghdr || size > len(p) {

@@ -5,7 +5,8 @@
 // bridge.go, route.go, mpls.go, rule.go, qdisc.go, filter.go and action.go say
 // what each kind of message holds; conn.go sends a Batch and matches the
 // answers, errors.go is what a refusal looks like, dump.go reads tables back
-// as they are in the kernel.
+// as they are in the kernel; watch.go waits for one change of an interface,
+// notify.go tells of all.
 //
 // It is for those who set many things at once: emu/fabric and the BGP
 // speakers. For reading at leisure vishvananda/netlink, on whose message types
