@@ -12,6 +12,11 @@
 //     headers of frames;
 //   - frames.go: [Ether.Frames], every ordered pair asked with broadcast and
 //     unicast frames;
+//   - cast.go, neighbour.go: [Ether.Cast], single frames of the kinds that make
+//     a LAN one (broadcast, multicast, ARP, neighbour discovery): who hears
+//     each, how often, and who answers;
+//   - sizes.go: [Prober.Sizes], which lengths of packets cross, and what
+//     becomes of the others;
 //   - train.go: [Prober.Train], numbered probes at a steady pace over many
 //     flows: first packet through, last packet through, what was lost between,
 //     and how long each was under way;
