@@ -75,6 +75,12 @@ func speakerEntries(configs map[string]bgp.Config) entries {
 				out[fmt.Sprintf("%s circuit %s %s", node, v.Name, s.Site)] = fmt.Sprintf("%s export %s import %s", s.Prefix, s.ExportRT, s.ImportRT)
 			}
 		}
+		for _, v := range c.VSIs {
+			out[fmt.Sprintf("%s vsi %s", node, v.Name)] = fmt.Sprintf("ve %d rd %s labels from %d", v.VEID, v.RD, v.LabelBase)
+			for i, rt := range v.ExportRTs { // a circuit each
+				out[fmt.Sprintf("%s circuit %s %s", node, v.Name, rt)] = "import " + v.ImportRTs[min(i, len(v.ImportRTs)-1)]
+			}
+		}
 		for _, r := range c.Policy {
 			for _, rt := range r.From {
 				out[fmt.Sprintf("%s policy %s from %s", node, r.Name, rt)] = "accept"

@@ -24,18 +24,27 @@ type Section string
 const (
 	Nodes  Section = "nodes"  // namespaces and their addresses
 	Links  Section = "links"  // both ends of each, with impairments
+	VPCs   Section = "vpcs"   // private clouds and where they are joined
+	VSIs   Section = "vsis"   // VPLS instances and their pseudowires
 	LSPs   Section = "lsps"   // incoming label maps
 	VRFs   Section = "vrfs"   // VPN routing tables
 	Routes Section = "routes" // VPN routes with their label stacks
 	BGP    Section = "bgp"    // speakers and sessions
 	RIB    Section = "rib"    // every path of every speaker
+
+	Machines     Section = "machines"     // machines and VMs and where they run
+	MACs         Section = "macs"         // what the bridges of VPLS instances have learned
+	Reservations Section = "reservations" // bandwidth set aside, and by which path
 )
 
 // Sections are all there are, in the order they are printed.
-var Sections = []Section{Nodes, Links, VRFs, Routes, LSPs, BGP, RIB}
+var Sections = []Section{Nodes, Links, VPCs, VRFs, VSIs, Routes, LSPs, Reservations, BGP, Machines, RIB}
 
-// InspectRequest chooses what to read; empty means all but the RIB, of all
-// nodes.
+// onRequest are the sections that are read only when they are named.
+var onRequest = []Section{Machines, RIB}
+
+// InspectRequest chooses what to read; empty means all but those of onRequest,
+// of all nodes.
 type InspectRequest struct {
 	Sections []Section
 	Nodes    []string
@@ -43,7 +52,7 @@ type InspectRequest struct {
 
 func (r InspectRequest) wants(s Section) bool {
 	if len(r.Sections) == 0 {
-		return s != RIB
+		return !slices.Contains(onRequest, s)
 	}
 	return slices.Contains(r.Sections, s)
 }
@@ -80,6 +89,12 @@ type Report struct {
 	LSPs   []LabelInfo   `json:"lsps,omitempty"`
 	BGP    []SpeakerInfo `json:"bgp,omitempty"`
 	RIB    []RIBInfo     `json:"rib,omitempty"`
+
+	VPCs         []VPCInfo         `json:"vpcs,omitempty"`
+	VSIs         []VSIInfo         `json:"vsis,omitempty"`
+	Machines     []MachineInfo     `json:"machines,omitempty"`
+	MACs         []MACInfo         `json:"macs,omitempty"`
+	Reservations []ReservationInfo `json:"reservations,omitempty"`
 }
 
 // NodeInfo is a network namespace.
@@ -270,6 +285,10 @@ func (l *Lab) Inspect(ctx context.Context, r InspectRequest) (*Report, error) {
 		{r.wants(Nodes), i.nodes},
 		{r.wants(Links), i.links},
 		{r.wants(VRFs) || r.wants(Routes) || r.wants(LSPs), i.tables},
+		{r.wants(VPCs), i.vpcs},
+		{r.wants(VSIs), i.vsis},
+		{r.wants(Machines), i.machines},
+		{r.wants(Reservations), i.reservations},
 		{r.wants(BGP), i.speakers},
 		{r.wants(RIB), i.rib},
 	} {
@@ -515,8 +534,13 @@ func (i *inspection) labelUse(node string, label uint32) string {
 				return "VPC " + v.Name
 			}
 		}
+		for _, s := range v.VSIs {
+			if ve := int(label) - int(s.LabelBase) + s.BlockOffset; s.PE == node && ve >= s.BlockOffset && ve < s.BlockOffset+s.BlockSize {
+				return fmt.Sprintf("VPC %s, way to VE %d", v.Name, ve)
+			}
+		}
 	}
-	return ""
+	return i.reservedUse(node, label)
 }
 
 func (i *inspection) vrfs(node string, t *mpls.Tables) {

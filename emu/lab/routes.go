@@ -12,7 +12,8 @@ import (
 	"github.com/vpclab/vpclab/topo"
 )
 
-// routeKey is a VPN route's place: a prefix in a VRF of a PE.
+// routeKey is the place of what a PE learns by BGP: a prefix in a VRF, or, in
+// a VSI, the pseudowire to the PE whose loopback the prefix is.
 type routeKey struct {
 	PE, VRF string
 	Prefix  netip.Prefix
@@ -20,9 +21,16 @@ type routeKey struct {
 
 func (k routeKey) String() string { return k.PE + " " + k.VRF + " " + k.Prefix.String() }
 
+// pseudowire is the place of a pseudowire.
+func pseudowire(pe, vsi string, egress netip.Addr) routeKey {
+	return routeKey{pe, vsi, netip.PrefixFrom(egress, egress.BitLen())}
+}
+
 // expectedRoutes are the VPN routes that plan implies: in the VRF of each
 // joined site, the subnet of every site of the same VPC that is joined at
-// another PE. The value is that PE's loopback.
+// another PE; and in each VSI a pseudowire to every other PE that has one of
+// the same VPC. The value is that PE's loopback. A PE that no LSP leads to,
+// because links have failed, cannot be expected to be reached.
 func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
 	want := map[routeKey]netip.Addr{}
 	if plan == nil {
@@ -38,8 +46,15 @@ func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
 				continue
 			}
 			for _, there := range v.Attachments {
-				if there.Joined && there.PE != here.PE {
+				if there.Joined && there.PE != here.PE && v.Service != "vpls" && reaches(plan, here.PE, there.PE) {
 					want[routeKey{here.PE, here.VRF, there.Subnet.Masked()}] = loopback[there.PE]
+				}
+			}
+		}
+		for _, here := range v.VSIs {
+			for _, there := range v.VSIs {
+				if there.PE != here.PE && reaches(plan, here.PE, there.PE) {
+					want[pseudowire(here.PE, here.Name, loopback[there.PE])] = loopback[there.PE]
 				}
 			}
 		}
@@ -47,21 +62,32 @@ func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
 	return want
 }
 
+// reaches reports whether an LSP leads from one PE to another.
+func reaches(plan *topo.Plan, from, to string) bool {
+	lsp, ok := plan.LSP(to)
+	if !ok {
+		return false
+	}
+	_, ok = lsp.Hop(from)
+	return ok
+}
+
 // routeTable is what the PEs' kernels have acknowledged, as the speakers
 // report it.
 type routeTable struct {
 	mu      sync.Mutex
 	have    map[routeKey]netip.Addr
-	failed  map[string]string // routes that a kernel refused: routeKey as text -> why
+	wires   map[routeKey]Pseudowire
+	failed  map[string]string // what was refused: its place as text -> why
 	record  *Timeline         // of the Apply that is running, if any
 	changed chan struct{}     // has a token when something changed since the last look
 }
 
 func newRouteTable() *routeTable {
-	return &routeTable{have: map[routeKey]netip.Addr{}, failed: map[string]string{}, changed: make(chan struct{}, 1)}
+	return &routeTable{have: map[routeKey]netip.Addr{}, wires: map[routeKey]Pseudowire{}, failed: map[string]string{}, changed: make(chan struct{}, 1)}
 }
 
-// observe takes route.programmed and route.removed; other events only mark
+// observe takes what became of routes and pseudowires; other events only mark
 // the time line.
 func (t *routeTable) observe(e event.Event) {
 	t.mu.Lock()
@@ -72,8 +98,12 @@ func (t *routeTable) observe(e event.Event) {
 	switch e.Kind {
 	case "route.programmed", "route.removed":
 		t.note(e)
+	case "pw.up", "pw.down":
+		t.notePseudowire(e)
 	case "route.failed":
 		t.failed[e.Node+" "+e.Attr["vrf"]+" "+e.Attr["prefix"]] = e.Attr["error"]
+	case "pw.failed":
+		t.failed[e.Node+" "+e.Attr["vsi"]+" pseudowire to "+e.Attr["egress"]] = e.Attr["error"]
 	default:
 		return
 	}
@@ -96,6 +126,22 @@ func (t *routeTable) note(e event.Event) {
 	}
 }
 
+// notePseudowire records what became of a pseudowire. The caller holds t.mu.
+func (t *routeTable) notePseudowire(e event.Event) {
+	egress, err := netip.ParseAddr(e.Attr["egress"])
+	if err != nil {
+		return
+	}
+	key := pseudowire(e.Node, e.Attr["vsi"], egress)
+	delete(t.failed, e.Node+" "+e.Attr["vsi"]+" pseudowire to "+e.Attr["egress"])
+	if e.Kind == "pw.down" {
+		delete(t.have, key)
+		delete(t.wires, key)
+	} else {
+		t.have[key], t.wires[key] = egress, Pseudowire{Egress: egress, VE: e.Attr["ve"], Dev: e.Attr["dev"], In: e.Attr["in"], Out: e.Attr["out"]}
+	}
+}
+
 // forget drops what a PE reported: its speaker is gone, and the next one
 // reports afresh.
 func (t *routeTable) forget(pe string) {
@@ -104,6 +150,7 @@ func (t *routeTable) forget(pe string) {
 	for k := range t.have {
 		if k.PE == pe {
 			delete(t.have, k)
+			delete(t.wires, k)
 		}
 	}
 	t.poke()
@@ -113,6 +160,7 @@ func (t *routeTable) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	clear(t.have)
+	clear(t.wires)
 	clear(t.failed)
 }
 
@@ -121,7 +169,7 @@ func (t *routeTable) refusals() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, k := range keys(t.failed) {
-		return fmt.Sprintf("; the kernel refused %d, first %s: %s", len(t.failed), k, t.failed[k])
+		return fmt.Sprintf("; %d were refused, first %s: %s", len(t.failed), k, t.failed[k])
 	}
 	return ""
 }

@@ -34,6 +34,12 @@ func common(old, next bgp.Config) bgp.Config {
 			c.VRFs = append(c.VRFs, kept)
 		}
 	}
+	c.VSIs = nil
+	for _, v := range old.VSIs {
+		if kept, stays := commonVSI(v, next.VSIs); stays {
+			c.VSIs = append(c.VSIs, kept)
+		}
+	}
 	c.Policy = nil
 	for _, r := range old.Policy {
 		i := slices.IndexFunc(next.Policy, func(n bgp.RTRule) bool { return n.Name == r.Name })
@@ -46,6 +52,27 @@ func common(old, next bgp.Config) bgp.Config {
 		}
 	}
 	return c
+}
+
+// commonVSI is what v and its namesake among next both say. A VSI that no
+// joined site is left of goes.
+func commonVSI(v bgp.VSI, next []bgp.VSI) (bgp.VSI, bool) {
+	i := slices.IndexFunc(next, func(n bgp.VSI) bool {
+		return n.Name == v.Name && n.RD == v.RD && n.VEID == v.VEID && n.BlockOffset == v.BlockOffset &&
+			n.BlockSize == v.BlockSize && n.LabelBase == v.LabelBase && n.MTU == v.MTU
+	})
+	if i < 0 {
+		return v, false
+	}
+	v.ExportRTs, v.ImportRTs = intersect(v.ExportRTs, next[i].ExportRTs), intersect(v.ImportRTs, next[i].ImportRTs)
+	var flows []bgp.Flow
+	for _, f := range v.Flows {
+		if slices.ContainsFunc(next[i].Flows, func(n bgp.Flow) bool { return reflect.DeepEqual(f, n) }) {
+			flows = append(flows, f)
+		}
+	}
+	v.Flows = flows
+	return v, len(v.ExportRTs) > 0 && len(v.ImportRTs) > 0
 }
 
 func intersect[T comparable](a, b []T) []T {
@@ -96,5 +123,9 @@ func describeConfig(c bgp.Config) string {
 	for _, v := range c.VRFs {
 		circuits += len(v.Circuits)
 	}
-	return fmt.Sprintf("%d VRFs, %d circuits, %d tunnels", len(c.VRFs), circuits, len(c.Tunnels))
+	text := fmt.Sprintf("%d VRFs, %d circuits, %d tunnels", len(c.VRFs), circuits, len(c.Tunnels))
+	if len(c.VSIs) > 0 {
+		text += fmt.Sprintf(", %d VSIs", len(c.VSIs))
+	}
+	return text
 }

@@ -21,9 +21,14 @@ func (r *Report) Text(w io.Writer) {
 	}
 	r.nodeTable(w)
 	r.linkTable(w)
+	r.vpcTable(w)
 	r.vrfTable(w)
+	r.vsiTable(w)
 	r.routeTable(w)
 	r.lspTable(w)
+	r.reservationTable(w)
+	r.machineTable(w)
+	r.macTable(w)
 	r.bgpTable(w)
 	r.ribTable(w)
 }

@@ -20,11 +20,11 @@ type Timeline struct {
 	Configured event.Mono `json:"configured_ns"` // every PE's speaker runs and has acknowledged its configuration
 	Policy     event.Mono `json:"policy_ns"`     // the reflector has acknowledged the route-target policy
 	Announced  event.Mono `json:"announced_ns"`  // the last PE announced
-	Programmed event.Mono `json:"programmed_ns"` // the last expected VPN route was acknowledged by a PE's kernel
+	Programmed event.Mono `json:"programmed_ns"` // the last expected VPN route or pseudowire was acknowledged by a PE's kernel
 
 	Nodes map[string]NodeTimes `json:"nodes,omitempty"` // by PE
 
-	Added   int `json:"routes_added"`   // VPN routes programmed by this Apply
+	Added   int `json:"routes_added"`   // VPN routes and pseudowires programmed by this Apply
 	Removed int `json:"routes_removed"` // VPN routes removed by it
 	Changes int `json:"changes"`        // kernel objects added, changed and removed
 }
@@ -49,15 +49,15 @@ func (t *Timeline) note(e event.Event) {
 	}
 	n := t.Nodes[e.Node]
 	switch e.Kind {
-	case "bgp.announced":
+	case "bgp.announced": // also a VSI's
 		n.Announced = max(n.Announced, e.T)
 		t.Announced = max(t.Announced, e.T)
-	case "route.programmed":
+	case "route.programmed", "pw.up":
 		n.Programmed = max(n.Programmed, e.T)
 		n.Routes++
 		t.Programmed = max(t.Programmed, e.T)
 		t.Added++
-	case "route.removed":
+	case "route.removed", "pw.down":
 		t.Withdrawn = max(t.Withdrawn, e.T)
 		t.Removed++
 	default:
