@@ -7,8 +7,8 @@
 // kernel holds, diff.go tells what is left to do and apply.go does it, through
 // namespaces (netns.go), queueing disciplines (impair.go) and batched netlink
 // (package rtnl). A record under /run/vpclab (record.go) lets a successor go
-// on or clean up (gc.go, graves.go, process.go) after a crash. inspect.go and
-// capture.go are for looking. Nothing outside this folder calls setns or locks
+// on or clean up (gc.go, graves.go, process.go) after a crash. inspect.go,
+// macs.go and capture.go are for looking. Nothing outside this folder calls setns or locks
 // a thread.
 package fabric
 

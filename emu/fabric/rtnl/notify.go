@@ -35,22 +35,35 @@ const watchBuffer = 4 << 20
 // operational, or gone: there are some ten notifications to each that comes,
 // and their maker knows.
 func WatchLinks() (*LinkWatch, error) {
+	file, err := subscribe(unix.RTMGRP_LINK, "link-watch", withoutEcho)
+	if err != nil {
+		return nil, fmt.Errorf("watch interfaces: %w", err)
+	}
+	return &LinkWatch{file: file, buf: make([]byte, 32<<10)}, nil
+}
+
+// subscribe opens a socket for notifications of some groups. ready, which may
+// be nil, prepares it before the first can come.
+func subscribe(groups uint32, name string, ready func(fd int) error) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, fmt.Errorf("watch interfaces: open a netlink socket: %w", err)
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, watchBuffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, watchBuffer) // as much as the kernel allows
 	}
-	if err = withoutEcho(fd); err == nil {
-		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK})
+	if ready != nil {
+		err = ready(fd)
+	}
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups})
 	}
 	if err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("watch interfaces: %w", err)
+		return nil, err
 	}
 	// A non-blocking file waits in Go's poller, and Close ends the wait.
-	return &LinkWatch{file: os.NewFile(uintptr(fd), "link-watch"), buf: make([]byte, 32<<10)}, nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // withoutEcho has the kernel drop what nobody asks for before it is queued:
