@@ -30,3 +30,13 @@ func BenchmarkSchema(b *testing.B) {
 		makeSchema()
 	}
 }
+
+// BenchmarkDo adds a VM to the plan of BenchmarkExpand.
+func BenchmarkDo(b *testing.B) {
+	p := mustExpand(b, mustParse(b, large))
+	for b.Loop() {
+		if _, err := p.Do(Operation{Do: "add", VPC: "t20", Site: "s8"}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

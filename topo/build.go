@@ -67,7 +67,7 @@ func (b *builder) keep(n *Node) {
 	b.nodes = append(b.nodes, n)
 	b.index[n.Name] = n
 	b.last[n.Kind] = max(b.last[n.Kind], n.Index)
-	b.ifs[n.Name] = newIfnames()
+	b.ifs[n.Name] = ifnames{}
 	for _, bridge := range n.Bridges {
 		b.ifs[n.Name][bridge.Name] = true
 	}
@@ -248,6 +248,7 @@ type newcomer struct {
 	number     int
 	addr       netip.Addr
 	mac        MAC
+	index      int // of the node
 }
 
 // machine adds a machine to a LAN, plugged into its host's bridge or, where it
@@ -274,7 +275,7 @@ func (b *builder) machine(v *VPCPlan, a *Attachment, w newcomer) error {
 		w.mac = lanMAC(v.Index, a.Index, w.number)
 	}
 	g.take(a.Index, w.number, w.addr, w.mac)
-	n := Node{Name: w.name, Kind: KindMachine, VPC: v.Name, Site: a.Site, Host: w.host, Addr: w.addr, Number: w.number, IPv6: v.IPv6}
+	n := Node{Name: w.name, Kind: KindMachine, Index: w.index, VPC: v.Name, Site: a.Site, Host: w.host, Addr: w.addr, Number: w.number, IPv6: v.IPv6}
 	if v.Service == ServiceL3VPN {
 		n.Routes = []Route{{Dst: everywhere, Via: space.gateway().Addr(), Dev: "eth0"}}
 	}
@@ -295,6 +296,22 @@ func (b *builder) machine(v *VPCPlan, a *Attachment, w newcomer) error {
 // take notes what a machine has.
 func (g *given) take(site, number int, addr netip.Addr, mac MAC) {
 	g.addrs[addr], g.macs[mac], g.numbers[[2]int{site, number}] = true, true, true
+}
+
+// give is the opposite of take.
+func (g *given) give(site, number int, addr netip.Addr, mac MAC) {
+	delete(g.addrs, addr)
+	delete(g.macs, mac)
+	delete(g.numbers, [2]int{site, number})
+	clear(g.lowest)
+}
+
+// unlessTaken is a number at a site, or 0 where a machine has it.
+func (g *given) unlessTaken(site, number int) int {
+	if g.numbers[[2]int{site, number}] {
+		return 0
+	}
+	return number
 }
 
 // number is the lowest free number of a LAN whose address (where addresses

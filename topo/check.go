@@ -291,14 +291,25 @@ func (c *checker) frames(f fullScenario) {
 		if e.Value.Service != ServiceVPLS || need <= core || c.lost(at...) {
 			continue
 		}
-		says := fmt.Sprintf("the frames of vpls %s have %d bytes in the backbone (MTU of its LANs %d, Ethernet header %d, two labels %d), and its links carry %d: %d too few",
-			e.Name, need, e.Value.MTU, etherHeader, 2*labelBytes, core, need-core)
+		says := tooFewBytes(e.Name, e.Value.MTU, core)
 		if chosen {
 			c.fault(mtu, says, fmt.Sprintf("expected at least %d", need))
 			return
 		}
 		c.fault(at, says, fmt.Sprintf("set topology.backbone.mtu to %d or more", need))
 	}
+}
+
+// tooFewBytes says how much too small a backbone's MTU is for a vpls.
+func tooFewBytes(vpc string, mtu, core int) string {
+	need := frameOf(mtu, 2)
+	return fmt.Sprintf("the frames of vpls %s have %d bytes in the backbone (MTU of its LANs %d, Ethernet header %d, two labels %d), and its links carry %d: %d too few",
+		vpc, need, mtu, etherHeader, 2*labelBytes, core, need-core)
+}
+
+// noVPLS says why a vpls cannot come to a site.
+func noVPLS(site, pe string) string {
+	return fmt.Sprintf("site %s is homed to %s, which runs FRR, and FRR has no VPLS with BGP (RFC 4761)", site, pe)
 }
 
 // reserved are the addresses that no LAN may have.
@@ -333,7 +344,7 @@ func (c *checker) lans(f fullScenario, v int, lans []lan) {
 			c.fault(l.path, fmt.Sprintf("site %q is here twice", l.Site), "")
 		case !l.Subnet.IsValid():
 		case vpls && l.Number > 0 && f.Topology.Backbone.of(f.Topology.Sites[l.Number-1].Value.PE) == RoutingFRR:
-			c.fault(l.path, fmt.Sprintf("site %s is homed to %s, which runs FRR, and FRR has no VPLS with BGP (RFC 4761)", l.Site, f.Topology.Sites[l.Number-1].Value.PE),
+			c.fault(l.path, noVPLS(l.Site, f.Topology.Sites[l.Number-1].Value.PE),
 				"use l3vpn here, or set `routing: controller` at that PE")
 		case vpls:
 			c.roomAt(f, f.VPCs[v-1].Name, l)
@@ -346,15 +357,23 @@ func (c *checker) lans(f fullScenario, v int, lans []lan) {
 	}
 }
 
-// outOfBounds reports a subnet that no LAN may have.
-func (c *checker) outOfBounds(subnet Prefix, at []string) bool {
+// outside says which addresses that no LAN may have a subnet has.
+func outside(subnet Prefix) (says string, bad bool) {
 	for _, r := range reserved {
 		if subnet.Overlaps(r.prefix) {
-			c.fault(at, fmt.Sprintf("%s overlaps %s, which are %s; expected a subnet such as 10.0.0.0/24", subnet, r.prefix, r.what), "")
-			return true
+			return fmt.Sprintf("%s overlaps %s, which are %s; expected a subnet such as 10.0.0.0/24", subnet, r.prefix, r.what), true
 		}
 	}
-	return false
+	return "", false
+}
+
+// outOfBounds reports a subnet that no LAN may have.
+func (c *checker) outOfBounds(subnet Prefix, at []string) bool {
+	says, bad := outside(subnet)
+	if bad {
+		c.fault(at, says, "")
+	}
+	return bad
 }
 
 // shared checks the one subnet of a vpls: all its machines must fit in.

@@ -16,6 +16,8 @@
 //     build.go, which also changes one that is there;
 //   - plan.go: the [Plan]: every node, link, address, MAC, label, RD and RT;
 //     select.go: looking things up in it and taking parts of it;
+//   - operation.go: the changes of a running lab; do.go: [Plan.Do], the plan
+//     after one;
 //   - number.go: the one visible rule by which numbers are given, so that a
 //     packet dump can be read by eye; name.go: the same for names;
 //   - path.go: shortest paths, LSPs and the backbone's own routes; reserve.go:

@@ -170,9 +170,9 @@ func (c *checker) leaves(ve *validator.ValidationError) {
 	case *kind.Maximum:
 		c.fault(path, fmt.Sprintf("%s is too large; expected %s", number(k.Got), expected(property, target)), "")
 	case *kind.MinItems:
-		c.fault(path, counted(k.Got, target), "")
+		c.fault(path, counted(k.Got, itemsOf(target)), "")
 	case *kind.MaxItems:
-		c.fault(path, counted(k.Got, target), "")
+		c.fault(path, counted(k.Got, itemsOf(target)), "")
 	default:
 		if len(ve.Causes) == 0 {
 			c.fault(path, ve.Error(), "")
@@ -185,15 +185,19 @@ func (c *checker) leaves(ve *validator.ValidationError) {
 
 func number(r *big.Rat) string { return strings.TrimSuffix(r.FloatString(0), ".") }
 
-// counted says how many items a list has and how many it should.
-func counted(got int, s *jsonschema.Schema) string {
-	want := "at least one value"
+// itemsOf says how many items a list should have.
+func itemsOf(s *jsonschema.Schema) string {
 	switch {
 	case s.MaxItems != nil:
-		want = strconv.FormatUint(*s.MaxItems, 10)
+		return strconv.FormatUint(*s.MaxItems, 10)
 	case s.MinItems != nil && *s.MinItems > 1:
-		want = fmt.Sprintf("at least %d", *s.MinItems)
+		return fmt.Sprintf("at least %d", *s.MinItems)
 	}
+	return "at least one value"
+}
+
+// counted says how many items a list has and how many it should.
+func counted(got int, want string) string {
 	switch got {
 	case 0:
 		return "the list is empty; expected " + want

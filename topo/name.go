@@ -25,21 +25,13 @@ var devices = []string{"vrf-", "vsi-", "br-", "pw"}
 // ifnames gives out the interface names of one node: unique, at most 15 bytes.
 type ifnames map[string]bool
 
-func newIfnames() ifnames {
-	names := ifnames{}
-	for _, name := range reservedIfnames {
-		names[name] = true
-	}
-	return names
-}
-
 // take gives want, or the nearest to it that is free and fits.
 func (names ifnames) take(want string) string {
 	if slices.ContainsFunc(devices, func(d string) bool { return strings.HasPrefix(want, d) }) {
 		want = "to-" + want
 	}
 	name := shorten(want, "")
-	for i := 2; names[name]; i++ {
+	for i := 2; names[name] || slices.Contains(reservedIfnames, name); i++ {
 		name = shorten(want, "-"+strconv.Itoa(i))
 	}
 	names[name] = true

@@ -189,6 +189,9 @@ func lanMAC(v, s, n int) MAC {
 	return MAC{2, byte(v >> 8), byte(v), byte(s), byte(n >> 8), byte(n)}
 }
 
+// numberOf is the machine's number in a MAC of the form of lanMAC.
+func numberOf(m MAC) int { return int(m[4])<<8 | int(m[5]) }
+
 // vsiMAC is the bridge of VPC v at PE e: there is no site 0.
 func vsiMAC(v, e int) MAC { return lanMAC(v, 0, e) }
 

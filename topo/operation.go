@@ -1,20 +1,18 @@
 package topo
 
 // Operation is one change of a running lab: what `vpclab vpc` and `vpclab vm`
-// do, and what an experiment's events are. Which keys it takes depends on Do.
-//
-//	create     vpc, service; sites, subnet, subnets      a VPC comes
-//	delete     vpc                                       a VPC goes, with its VMs
-//	join       vpc, site                                 a site joins; one that the VPC never was at gets a LAN first
-//	leave      vpc, site                                 a site leaves; its LAN and machines stay, apart from the VPC
-//	add        vpc, host; vm                             a VM starts on a host; a site that the VPC was not at joins
-//	remove     vm                                        a VM ends
-//	replicate  vm, host; name                            a VM like vm starts on another host, as with add
-//	move       vm, host                                  a VM moves cold; in a vpls with its address and MAC
-//	reserve    name, vpc, between, rate; path            bandwidth is set aside
-//	release    name                                      and given back
-//	fail       link                                      a core link goes down, and everything that can takes another way
-//	restore    link                                      and comes back
+// do, and what an experiment's events are. Which keys it takes depends on do:
+// create (vpc, service; sites, subnet): a VPC comes; delete (vpc): it goes,
+// with its VMs and reservations; join (vpc, site): a site joins, and gets a LAN
+// first where the VPC never was; leave (vpc, site): a site leaves, and its LAN
+// and machines stay, apart from the VPC; add (vpc, host or site; vm): a VM
+// starts on a host of a cloud, or a machine is plugged into the LAN of an
+// enterprise, and the site joins if it has not; remove (vm): it ends, and what
+// is reserved for it; replicate (vm, host; name): a VM like it starts on another
+// host, as with add; move (vm, host or site): it moves cold, in a vpls with its
+// address and MAC; reserve (name, vpc, between, rate; path): bandwidth is set
+// aside; release (name): and given back; fail (link): a core link goes down, and
+// everything that can takes another way; restore (link): it comes back.
 type Operation struct {
 	// What is done.
 	Do string `yaml:"do" json:"do" jsonschema:"required,enum=create,enum=delete,enum=join,enum=leave,enum=add,enum=remove,enum=replicate,enum=move,enum=reserve,enum=release,enum=fail,enum=restore" example:"join"`
@@ -25,10 +23,10 @@ type Operation struct {
 	// create: the sites.
 	Sites []string `yaml:"sites,omitempty" json:"sites,omitempty" jsonschema:"format=vpclab-site" example:"[texas, hq]"`
 	// create: the one subnet of a vpls.
-	Subnet Prefix `yaml:"subnet,omitempty" json:"subnet,omitzero" jsonschema:"format=vpclab-subnet" example:"10.0.0.0/24"`
-	// The site that joins or leaves.
+	Subnet *Prefix `yaml:"subnet,omitempty" json:"subnet,omitempty" jsonschema:"format=vpclab-subnet" example:"10.0.0.0/24"`
+	// join, leave: the site; add, move: the enterprise, in place of a host.
 	Site string `yaml:"site,omitempty" json:"site,omitempty" jsonschema:"format=vpclab-site" example:"texas"`
-	// The VM that is removed, replicated or moved; add: its name, without it the next in the usual form.
+	// The VM or machine that is removed, replicated or moved; add: its name, without it the next in the usual form.
 	VM string `yaml:"vm,omitempty" json:"vm,omitempty" jsonschema:"format=vpclab-node" example:"shop"`
 	// add, replicate, move: the host, as site/number.
 	Host string `yaml:"host,omitempty" json:"host,omitempty" jsonschema:"format=vpclab-host" example:"texas/1"`

@@ -91,58 +91,58 @@ func eachPlan(t *testing.T, check func(t *testing.T, p *Plan)) {
 	}
 }
 
-func TestNodeNamesAreUnique(t *testing.T) {
-	eachPlan(t, func(t *testing.T, p *Plan) {
-		seen := map[string]bool{}
-		for _, n := range p.Nodes {
-			if seen[n.Name] {
-				t.Errorf("two nodes are named %s", n.Name)
-			}
-			seen[n.Name] = true
+func TestNodeNamesAreUnique(t *testing.T) { eachPlan(t, uniqueNames) }
+
+func uniqueNames(t *testing.T, p *Plan) {
+	seen := map[string]bool{}
+	for _, n := range p.Nodes {
+		if seen[n.Name] {
+			t.Errorf("two nodes are named %s", n.Name)
 		}
-		for _, l := range p.Links {
-			if !seen[l.A.Node] || !seen[l.B.Node] {
-				t.Errorf("link %s ends at a node that is not there", l.Name())
-			}
+		seen[n.Name] = true
+	}
+	for _, l := range p.Links {
+		if !seen[l.A.Node] || !seen[l.B.Node] {
+			t.Errorf("link %s ends at a node that is not there", l.Name())
 		}
-	})
+	}
 }
 
-func TestInterfaceNamesFitTheKernel(t *testing.T) {
-	eachPlan(t, func(t *testing.T, p *Plan) {
-		taken := map[string]string{}
-		take := func(node, name, what string) {
-			if len(name) == 0 || len(name) > 15 || strings.ContainsAny(name, "/ .:") {
-				t.Errorf("%s: %q is no interface name", node, name)
-			}
-			if slices.Contains(reservedIfnames, name) {
-				t.Errorf("%s: %s is the kernel's own", node, name)
-			}
-			if other := taken[node+" "+name]; other != "" {
-				t.Errorf("%s: %s is the name of %s and of %s", node, name, other, what)
-			}
-			taken[node+" "+name] = what
+func TestInterfaceNamesFitTheKernel(t *testing.T) { eachPlan(t, interfaceNames) }
+
+func interfaceNames(t *testing.T, p *Plan) {
+	taken := map[string]string{}
+	take := func(node, name, what string) {
+		if len(name) == 0 || len(name) > 15 || strings.ContainsAny(name, "/ .:") {
+			t.Errorf("%s: %q is no interface name", node, name)
 		}
-		for _, n := range p.Nodes {
-			for _, b := range n.Bridges {
-				take(n.Name, b.Name, "a bridge")
+		if slices.Contains(reservedIfnames, name) {
+			t.Errorf("%s: %s is the kernel's own", node, name)
+		}
+		if other := taken[node+" "+name]; other != "" {
+			t.Errorf("%s: %s is the name of %s and of %s", node, name, other, what)
+		}
+		taken[node+" "+name] = what
+	}
+	for _, n := range p.Nodes {
+		for _, b := range n.Bridges {
+			take(n.Name, b.Name, "a bridge")
+		}
+	}
+	for _, v := range p.VPCs {
+		for _, f := range v.VRFs {
+			take(f.PE, f.Name, "a VRF")
+		}
+		for _, a := range v.Attachments {
+			if !a.Joined { // its port comes back under its name
+				take(a.PE, a.PEIf, "the circuit of "+a.CE)
 			}
 		}
-		for _, v := range p.VPCs {
-			for _, f := range v.VRFs {
-				take(f.PE, f.Name, "a VRF")
-			}
-			for _, a := range v.Attachments {
-				if !a.Joined { // its port comes back under its name
-					take(a.PE, a.PEIf, "the circuit of "+a.CE)
-				}
-			}
-		}
-		for _, l := range p.Links {
-			take(l.A.Node, l.A.Ifname, l.Name())
-			take(l.B.Node, l.B.Ifname, l.Name())
-		}
-	})
+	}
+	for _, l := range p.Links {
+		take(l.A.Node, l.A.Ifname, l.Name())
+		take(l.B.Node, l.B.Ifname, l.Name())
+	}
 }
 
 // TestMACsAreUnique holds it of all that vpclab gives, and within a VPC of
@@ -179,55 +179,55 @@ func uniqueMACs(t *testing.T, p *Plan) {
 
 // TestAddresses holds that core addresses are unique, that LAN addresses are
 // unique within their VPC, lie in their LAN and are not its first or last.
-func TestAddresses(t *testing.T) {
-	eachPlan(t, func(t *testing.T, p *Plan) {
-		seen := map[string]string{}
-		take := func(scope string, a netip.Addr, what string) {
-			key := scope + " " + a.String()
-			if other := seen[key]; other != "" {
-				t.Errorf("%s and %s both have %s", what, other, key)
-			}
-			seen[key] = what
+func TestAddresses(t *testing.T) { eachPlan(t, addresses) }
+
+func addresses(t *testing.T, p *Plan) {
+	seen := map[string]string{}
+	take := func(scope string, a netip.Addr, what string) {
+		key := scope + " " + a.String()
+		if other := seen[key]; other != "" {
+			t.Errorf("%s and %s both have %s", what, other, key)
 		}
-		for _, n := range p.Nodes {
-			if n.Loopback.IsValid() {
-				take("core", n.Loopback, n.Name)
-			}
+		seen[key] = what
+	}
+	for _, n := range p.Nodes {
+		if n.Loopback.IsValid() {
+			take("core", n.Loopback, n.Name)
 		}
-		for _, l := range p.Links {
-			if l.Core {
-				take("core", l.A.Addr.Addr(), l.Name())
-				take("core", l.B.Addr.Addr(), l.Name())
-			}
-			routed := l.Core || l.AC && l.A.Bridge == ""
-			if routed && (l.A.Addr.Bits() != 31 || l.A.Addr.Masked() != l.B.Addr.Masked() || l.A.Addr.Addr().As4()[3]%2 != 0) {
-				t.Errorf("%s: %s and %s are not the even and the odd end of a /31", l.Name(), l.A.Addr, l.B.Addr)
-			}
-			if l.AC && routed {
-				take(l.VPC, l.A.Addr.Addr(), l.Name())
-				take(l.VPC, l.B.Addr.Addr(), l.Name())
-			}
+	}
+	for _, l := range p.Links {
+		if l.Core {
+			take("core", l.A.Addr.Addr(), l.Name())
+			take("core", l.B.Addr.Addr(), l.Name())
 		}
-		for _, v := range p.VPCs {
-			for i, a := range v.Attachments {
-				for _, o := range v.Attachments[:i] {
-					if v.Service == ServiceVPLS && o.Subnet != a.Subnet || v.Service == ServiceL3VPN && o.Subnet.Overlaps(a.Subnet) {
-						t.Errorf("%s: %s of %s overlaps %s of %s", v.Name, a.Subnet, a.Site, o.Subnet, o.Site)
-					}
-				}
-				if ce := mustNode(t, p, a.CE); v.Service == ServiceL3VPN {
-					take(v.Name, ce.Bridges[0].Addr.Addr(), ce.Name)
-				}
-				for _, name := range a.Machines {
-					m := mustNode(t, p, name)
-					take(v.Name, m.Addr, name)
-					if !a.Subnet.Contains(m.Addr) || m.Addr == a.Subnet.Addr() || !a.Subnet.Contains(m.Addr.Next()) {
-						t.Errorf("%s has %s, no host's address in %s", name, m.Addr, a.Subnet)
-					}
+		routed := l.Core || l.AC && l.A.Bridge == ""
+		if routed && (l.A.Addr.Bits() != 31 || l.A.Addr.Masked() != l.B.Addr.Masked() || l.A.Addr.Addr().As4()[3]%2 != 0) {
+			t.Errorf("%s: %s and %s are not the even and the odd end of a /31", l.Name(), l.A.Addr, l.B.Addr)
+		}
+		if l.AC && routed {
+			take(l.VPC, l.A.Addr.Addr(), l.Name())
+			take(l.VPC, l.B.Addr.Addr(), l.Name())
+		}
+	}
+	for _, v := range p.VPCs {
+		for i, a := range v.Attachments {
+			for _, o := range v.Attachments[:i] {
+				if v.Service == ServiceVPLS && o.Subnet != a.Subnet || v.Service == ServiceL3VPN && o.Subnet.Overlaps(a.Subnet) {
+					t.Errorf("%s: %s of %s overlaps %s of %s", v.Name, a.Subnet, a.Site, o.Subnet, o.Site)
 				}
 			}
+			if ce := mustNode(t, p, a.CE); v.Service == ServiceL3VPN {
+				take(v.Name, ce.Bridges[0].Addr.Addr(), ce.Name)
+			}
+			for _, name := range a.Machines {
+				m := mustNode(t, p, name)
+				take(v.Name, m.Addr, name)
+				if !a.Subnet.Contains(m.Addr) || m.Addr == a.Subnet.Addr() || !a.Subnet.Contains(m.Addr.Next()) {
+					t.Errorf("%s has %s, no host's address in %s", name, m.Addr, a.Subnet)
+				}
+			}
 		}
-	})
+	}
 }
 
 func mustNode(t testing.TB, p *Plan, name string) *Node {
@@ -244,56 +244,68 @@ func mustNode(t testing.TB, p *Plan, name string) *Node {
 // imports apart.
 func TestLabelsTablesAndTargets(t *testing.T) {
 	eachPlan(t, func(t *testing.T, p *Plan) {
-		labels, names := map[string]string{}, map[string]string{}
-		highest := uint32(0)
-		give := func(router string, label uint32, what string) {
-			if label < 16 || label > 1<<20-1 {
-				t.Errorf("%s: %d is no label", what, label)
-			}
-			key := fmt.Sprintf("%s %d", router, label)
-			if labels[key] != "" {
-				t.Errorf("%s gave out label %d for %s and for %s", router, label, labels[key], what)
-			}
-			labels[key] = what
-			highest = max(highest, label)
-		}
-		name := func(kind, s, what string) {
-			var asn, n uint32
-			if k, err := fmt.Sscanf(s, "%d:%d", &asn, &n); k != 2 || asn != p.ASN || asn > 65535 {
-				t.Errorf("%s of %s is %q (%v)", kind, what, s, err)
-			}
-			if other := names[kind+s]; other != "" {
-				t.Errorf("%s %s is that of %s and of %s", kind, s, what, other)
-			}
-			names[kind+s] = what
-		}
-		for _, lsp := range p.LSPs {
-			for _, h := range lsp.Hops {
-				if h.InLabel != 0 {
-					give(h.Node, h.InLabel, "the LSP to "+lsp.Egress)
-				}
-			}
-		}
-		for _, v := range p.VPCs {
-			for _, f := range v.VRFs {
-				give(f.PE, f.Label, "VPC "+v.Name)
-				name("RD ", f.RD, v.Name+" at "+f.PE)
-			}
-			for _, s := range v.VSIs {
-				for j := range s.BlockSize {
-					give(s.PE, s.LabelBase+uint32(j), fmt.Sprintf("VPC %s, VE %d", v.Name, s.BlockOffset+j))
-				}
-				name("RD ", s.RD, v.Name+" at "+s.PE)
-			}
-			for _, a := range v.Attachments {
-				name("RT ", a.ExportRT, "export of "+v.Name+" at "+a.Site)
-				name("RT ", a.ImportRT, "import of "+v.Name+" at "+a.Site)
-			}
-		}
-		if p.MaxLabel() != highest {
+		if highest := labelsAndTargets(t, p); p.MaxLabel() != highest {
 			t.Errorf("MaxLabel is %d, the highest label is %d", p.MaxLabel(), highest)
 		}
 	})
+}
+
+// labelsAndTargets returns the highest label.
+func labelsAndTargets(t *testing.T, p *Plan) (highest uint32) {
+	labels, names := map[string]string{}, map[string]string{}
+	give := func(router string, label uint32, what string) {
+		if label < 16 || label > 1<<20-1 {
+			t.Errorf("%s: %d is no label", what, label)
+		}
+		key := fmt.Sprintf("%s %d", router, label)
+		if labels[key] != "" {
+			t.Errorf("%s gave out label %d for %s and for %s", router, label, labels[key], what)
+		}
+		labels[key] = what
+		highest = max(highest, label)
+	}
+	name := func(kind, s, what string) {
+		var asn, n uint32
+		if k, err := fmt.Sscanf(s, "%d:%d", &asn, &n); k != 2 || asn != p.ASN || asn > 65535 {
+			t.Errorf("%s of %s is %q (%v)", kind, what, s, err)
+		}
+		if other := names[kind+s]; other != "" {
+			t.Errorf("%s %s is that of %s and of %s", kind, s, what, other)
+		}
+		names[kind+s] = what
+	}
+	for _, lsp := range p.LSPs {
+		for _, h := range lsp.Hops {
+			if h.InLabel != 0 {
+				give(h.Node, h.InLabel, "the LSP to "+lsp.Egress)
+			}
+		}
+	}
+	for _, v := range p.VPCs {
+		for _, f := range v.VRFs {
+			give(f.PE, f.Label, "VPC "+v.Name)
+			name("RD ", f.RD, v.Name+" at "+f.PE)
+		}
+		for _, s := range v.VSIs {
+			for j := range s.BlockSize {
+				give(s.PE, s.LabelBase+uint32(j), fmt.Sprintf("VPC %s, VE %d", v.Name, s.BlockOffset+j))
+			}
+			name("RD ", s.RD, v.Name+" at "+s.PE)
+		}
+		for _, a := range v.Attachments {
+			name("RT ", a.ExportRT, "export of "+v.Name+" at "+a.Site)
+			name("RT ", a.ImportRT, "import of "+v.Name+" at "+a.Site)
+		}
+	}
+	for _, a := range p.Adjacencies {
+		give(a.Node, a.Label, "on to "+a.Next)
+	}
+	for _, r := range p.Reservations {
+		for _, d := range r.Directions {
+			give(d.To, d.Label, r.Name)
+		}
+	}
+	return highest
 }
 
 // TestVPLS holds what a vpls has where an l3vpn has something else.
@@ -361,18 +373,18 @@ func TestVPLS(t *testing.T) {
 // TestLSPs walks each LSP from each PE by labels alone, as packets go: the
 // label that leaves a router is the one that the next gave out, the last
 // router but one pops, and the egress is reached.
-func TestLSPs(t *testing.T) {
-	eachPlan(t, func(t *testing.T, p *Plan) {
-		ends := coreEndsOf(p)
-		for _, lsp := range p.LSPs {
-			for _, from := range p.OfKind(KindPE) {
-				if from.Name == lsp.Egress {
-					continue
-				}
-				walk(t, p, ends, lsp, from.Name)
+func TestLSPs(t *testing.T) { eachPlan(t, lspsByLabels) }
+
+func lspsByLabels(t *testing.T, p *Plan) {
+	ends := coreEndsOf(p)
+	for _, lsp := range p.LSPs {
+		for _, from := range p.OfKind(KindPE) {
+			if _, reached := lsp.Hop(from.Name); from.Name == lsp.Egress || !reached && len(p.failures()) > 0 {
+				continue
 			}
+			walk(t, p, ends, lsp, from.Name)
 		}
-	})
+	}
 }
 
 func walk(t *testing.T, p *Plan, ends map[string]Endpoint, lsp LSP, from string) {
