@@ -151,7 +151,7 @@ func (op Operation) vet() *refusal {
 		switch {
 		case key == "do":
 		case value.IsZero() && slices.Contains(o.needs, key):
-			return refuse(key, fmt.Sprintf("%s is missing; expected %s", key, strings.Join(keys, ", ")), fmt.Sprintf("add for example `%s: %s`", key, field.Tag.Get("example")))
+			return &refusal{msg: fmt.Sprintf("%s is missing; expected %s", key, strings.Join(keys, ", ")), hint: fmt.Sprintf("add for example `%s: %s`", key, field.Tag.Get("example"))}
 		case value.IsZero():
 		case !slices.Contains(keys, key):
 			return refuse(key, fmt.Sprintf("%s takes no %s; expected %s", op.Do, key, strings.Join(keys, ", ")), "")
@@ -162,7 +162,7 @@ func (op Operation) vet() *refusal {
 		}
 	}
 	if (op.Do == "add" || op.Do == "move") && (op.Host == "") == (op.Site == "") {
-		return refuse("host", "a machine goes to one place; expected host (of a cloud) or site (an enterprise)", "add for example `host: texas/1`")
+		return &refusal{msg: "a machine goes to one place; expected host (of a cloud) or site (an enterprise)", hint: "add for example `host: texas/1`"}
 	}
 	return nil
 }

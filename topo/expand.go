@@ -1,6 +1,7 @@
 package topo
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -28,7 +29,7 @@ func Expand(sc *Scenario) (*Plan, error) {
 
 // plan makes the plan of a scenario as far as its lab is right, and reports
 // what is wrong with what is to be done to it: reservations that cannot be
-// met. It is nil where the lab itself is wrong.
+// met, events that cannot be. It is nil where the lab itself is wrong.
 func (c *checker) plan(f fullScenario) (*Plan, error) {
 	for _, key := range []string{"name", "topology", "generate", "vpcs", "vms"} {
 		if c.touched(key) {
@@ -40,7 +41,34 @@ func (c *checker) plan(f fullScenario) (*Plan, error) {
 		return nil, err
 	}
 	c.reservations(f, p)
+	if !c.touched("reservations") {
+		c.events(f, p)
+	}
 	return p, nil
+}
+
+// events does those of each experiment to the plan, as a trial will do them to
+// the lab.
+func (c *checker) events(f fullScenario, p *Plan) {
+	for i, e := range f.Experiments {
+		now, clock := p, Duration(0)
+		for j, event := range e.Events {
+			at := path("experiments", i, "events", j)
+			if c.touched(at...) {
+				break // what comes after may rest on it
+			}
+			if event.At < clock {
+				c.fault(append(at, "at"), fmt.Sprintf("%s is before the event above, which is at %s; expected them in order of time", event.At, clock), "")
+			}
+			clock = event.At
+			next, err := now.Do(event.Operation)
+			if e, refused := errors.AsType[*OperationError](err); refused {
+				c.fault(append(at, e.Key...), e.Msg, e.Hint)
+				break
+			}
+			now = next
+		}
+	}
 }
 
 // reservations adds those of the file to the plan, one after the other.

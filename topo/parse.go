@@ -57,7 +57,7 @@ func Parse(filename string, src []byte) (*Scenario, error) {
 	full := sc.full()
 	c.made = full.made
 	c.check(full)
-	if len(full.Reservations) > 0 {
+	if len(full.Reservations) > 0 || slices.ContainsFunc(full.Experiments, func(e Experiment) bool { return len(e.Events) > 0 }) {
 		if _, err := c.plan(full); err != nil {
 			return nil, err
 		}

@@ -2,7 +2,7 @@ package topo
 
 import (
 	"bytes"
-	_ "embed" // scenario.go, for its comments
+	_ "embed" // scenario.go and operation.go, for their comments
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -23,8 +23,11 @@ const schemaID = "https://github.com/vpclab/vpclab/scenario.schema.json"
 //go:embed scenario.go
 var scenarioSource []byte
 
+//go:embed operation.go
+var operationSource []byte
+
 // schema is made from the Go types once: structure from the fields, bounds and
-// defaults from their tags, descriptions from the comments of scenario.go.
+// defaults from their tags, descriptions from the comments.
 var schema = sync.OnceValue(makeSchema)
 
 // SchemaJSON is the JSON Schema (2020-12) of scenario files: the one that
@@ -121,7 +124,8 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 	return nil
 }
 
-// eachStruct calls visit for t and each struct type that its fields hold.
+// eachStruct calls visit for t and each struct type that its fields hold. One
+// that is inline is a part of the other's keys and not visited for that.
 func eachStruct(t reflect.Type, seen map[reflect.Type]bool, visit func(reflect.Type)) {
 	if isMap(t) {
 		t = reflect.TypeOf(reflect.Zero(t).Interface().(interface{ JSONSchemaAlias() any }).JSONSchemaAlias())
@@ -135,10 +139,18 @@ func eachStruct(t reflect.Type, seen map[reflect.Type]bool, visit func(reflect.T
 		}
 		seen[t] = true
 		visit(t)
-		for i := range t.NumField() {
-			if f := t.Field(i); f.Tag.Get("yaml") != "-" && f.IsExported() {
-				eachStruct(f.Type, seen, visit)
-			}
+		eachField(t, seen, visit)
+	}
+}
+
+func eachField(t reflect.Type, seen map[reflect.Type]bool, visit func(reflect.Type)) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		switch tag := f.Tag.Get("yaml"); {
+		case tag == ",inline":
+			eachField(f.Type, seen, visit)
+		case tag != "-" && f.IsExported():
+			eachStruct(f.Type, seen, visit)
 		}
 	}
 }
@@ -193,14 +205,20 @@ func addPattern(s *jsonschema.Schema) {
 	}
 }
 
-// fieldComments reads the comments of scenario.go: "Site." is the type's,
-// "Site.PE" the field's.
+// fieldComments reads the comments of scenario.go and operation.go: "Site." is
+// the type's, "Site.PE" the field's.
 func fieldComments() map[string]string {
-	file, err := parser.ParseFile(token.NewFileSet(), "scenario.go", scenarioSource, parser.ParseComments|parser.SkipObjectResolution)
-	if err != nil {
-		panic("topo: read the comments of scenario.go: " + err.Error())
-	}
 	comments := map[string]string{}
+	addComments(comments, "scenario.go", scenarioSource)
+	addComments(comments, "operation.go", operationSource)
+	return comments
+}
+
+func addComments(comments map[string]string, name string, source []byte) {
+	file, err := parser.ParseFile(token.NewFileSet(), name, source, parser.ParseComments|parser.SkipObjectResolution)
+	if err != nil {
+		panic("topo: read the comments of " + name + ": " + err.Error())
+	}
 	flat := func(c *ast.CommentGroup) string { return strings.Join(strings.Fields(c.Text()), " ") }
 	for _, d := range file.Decls {
 		g, ok := d.(*ast.GenDecl)
@@ -221,7 +239,6 @@ func fieldComments() map[string]string {
 			}
 		}
 	}
-	return comments
 }
 
 // schemaAt is the schema of the value at path, following the file's own
