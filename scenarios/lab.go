@@ -13,6 +13,7 @@ import (
 type Lab interface {
 	Apply(ctx context.Context, plan *topo.Plan) (*lab.Timeline, error)
 	ApplyWith(ctx context.Context, plan *topo.Plan, opt lab.ApplyOptions) (*lab.Timeline, error)
+	Operate(ctx context.Context, op topo.Operation, opt lab.ApplyOptions) (*lab.Timeline, error)
 	Destroy(ctx context.Context) error
 	Plan() *topo.Plan
 	Fabric() *fabric.Fabric

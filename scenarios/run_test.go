@@ -33,6 +33,13 @@ func (l *noLab) Apply(_ context.Context, p *topo.Plan) (*emulab.Timeline, error)
 func (l *noLab) ApplyWith(ctx context.Context, p *topo.Plan, _ emulab.ApplyOptions) (*emulab.Timeline, error) {
 	return l.Apply(ctx, p)
 }
+func (l *noLab) Operate(ctx context.Context, op topo.Operation, _ emulab.ApplyOptions) (*emulab.Timeline, error) {
+	plan, err := l.plan.Do(op)
+	if err != nil {
+		return nil, err
+	}
+	return l.Apply(ctx, plan)
+}
 func (l *noLab) Destroy(context.Context) error {
 	l.plan = nil
 	l.done = append(l.done, "destroy")

@@ -76,9 +76,7 @@ func showDeployed(cmd *cobra.Command, name string, d *lab.Deployed) error {
 		verb = "deployed on " + d.Substrate
 		fmt.Fprintf(w, "%-12s %8v\n", "kernel", d.Boot.Round(time.Millisecond))
 	}
-	for _, s := range t.Stages() {
-		fmt.Fprintf(w, "%-12s %8v\n", s.Name, s.Took.Round(time.Millisecond))
-	}
-	fmt.Fprintf(w, "lab %s %s: %d kernel changes, %d VPN routes programmed, %d removed\n", name, verb, t.Changes, t.Added, t.Removed)
+	showStages(w, t)
+	fmt.Fprintf(w, "lab %s %s: %s\n", name, verb, changesOf(t))
 	return nil
 }

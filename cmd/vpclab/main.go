@@ -38,6 +38,7 @@ var groups = []struct {
 }{
 	{"Experiments:", []func() *cobra.Command{newRun, newPlot, newReport}},
 	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents}},
+	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newReservation, newLink}},
 	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},
 	{"This machine:", []func() *cobra.Command{newDoctor, newGC, newVersion}},
 	{"", []func() *cobra.Command{newKernel, newKeeper, newSpeaker}}, // hidden

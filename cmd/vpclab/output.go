@@ -39,6 +39,15 @@ func minArgs(n int, msg string) cobra.PositionalArgs {
 	}
 }
 
+// exactArgs and rangeArgs are cobra's likewise.
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error { return asUsage(cobra.ExactArgs(n)(cmd, args)) }
+}
+
+func rangeArgs(lo, hi int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error { return asUsage(cobra.RangeArgs(lo, hi)(cmd, args)) }
+}
+
 func asUsage(err error) error {
 	if err == nil {
 		return nil

@@ -21,6 +21,7 @@ import (
 //
 //	GET  /v1/status                      Status
 //	POST /v1/deploy    DeployRequest     DeployReply lines (NDJSON)
+//	POST /v1/operate   OperateRequest    DeployReply lines (NDJSON)
 //	POST /v1/destroy                     {}; the daemon ends afterwards
 //	GET  /v1/inspect?section=&node=      Report
 //	GET  /v1/events?last=N&follow=1      event lines (NDJSON)
@@ -51,6 +52,12 @@ type DeployReply struct {
 	Done    *Timeline `json:"done,omitempty"`
 	Preview *Preview  `json:"preview,omitempty"`
 	Error   string    `json:"error,omitempty"`
+	Kind    string    `json:"kind,omitempty"` // of the error
+}
+
+func failedReply(err error) DeployReply {
+	kind, _ := kindOf(err)
+	return DeployReply{Error: err.Error(), Kind: kind}
 }
 
 // apiError is the body of an error answer.
@@ -78,6 +85,7 @@ func newServer(l *Lab, extra map[string]http.Handler) (http.Handler, *server) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("POST /v1/deploy", s.deploy)
+	mux.HandleFunc("POST /v1/operate", s.operate)
 	mux.HandleFunc("POST /v1/destroy", s.destroy)
 	mux.HandleFunc("GET /v1/inspect", s.inspect)
 	mux.HandleFunc("GET /v1/events", s.events)
@@ -138,20 +146,29 @@ func writeJSON(w http.ResponseWriter, v any) {
 
 // fail answers with what kind of error it was.
 func fail(w http.ResponseWriter, err error) {
-	e, status := apiError{Error: err.Error(), Kind: "failed"}, http.StatusInternalServerError
-	var none *NoSuchError
-	var faults topo.Diagnostics
-	switch {
-	case errors.As(err, &none):
-		e.Kind, status = "not-found", http.StatusNotFound
-	case errors.Is(err, ErrNotBuilt):
-		e.Kind, status = "not-built", http.StatusConflict
-	case errors.As(err, &faults), errors.Is(err, errBadRequest):
-		e.Kind, status = "invalid", http.StatusBadRequest
-	}
+	kind, status := kindOf(err)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(e)
+	_ = json.NewEncoder(w).Encode(apiError{Error: err.Error(), Kind: kind})
+}
+
+// kindOf tells errors of the caller's making from those of the lab.
+func kindOf(err error) (kind string, status int) {
+	var none *NoSuchError
+	var faults topo.Diagnostics
+	var operation *topo.OperationError
+	var full *topo.NoRoomError
+	switch {
+	case errors.As(err, &full):
+		return "failed", http.StatusConflict // the request was right, the backbone is full
+	case errors.As(err, &none):
+		return "not-found", http.StatusNotFound
+	case errors.Is(err, ErrNotBuilt):
+		return "not-built", http.StatusConflict
+	case errors.As(err, &faults), errors.As(err, &operation), errors.Is(err, errBadRequest):
+		return "invalid", http.StatusBadRequest
+	}
+	return "failed", http.StatusInternalServerError
 }
 
 var errBadRequest = errors.New("bad request")
@@ -227,7 +244,7 @@ func (s *server) deploy(w http.ResponseWriter, r *http.Request) {
 	if req.DryRun {
 		p, err := s.lab.Preview(plan)
 		if err != nil {
-			_ = out.write(DeployReply{Error: err.Error()})
+			_ = out.write(failedReply(err))
 			return
 		}
 		_ = out.write(DeployReply{Preview: p})
@@ -238,7 +255,7 @@ func (s *server) deploy(w http.ResponseWriter, r *http.Request) {
 		Progress: func(p Phase) { _ = out.write(DeployReply{Phase: &p}) },
 	})
 	if err != nil {
-		_ = out.write(DeployReply{Error: err.Error()})
+		_ = out.write(failedReply(err))
 		return
 	}
 	_ = out.write(DeployReply{Done: tl})

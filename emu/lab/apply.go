@@ -58,6 +58,11 @@ func (l *Lab) ApplyWith(ctx context.Context, plan *topo.Plan, opt ApplyOptions) 
 		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
 	}
 	defer l.give()
+	return l.apply(ctx, plan, opt, request)
+}
+
+// apply is ApplyWith for whoever has the turn.
+func (l *Lab) apply(ctx context.Context, plan *topo.Plan, opt ApplyOptions, request event.Mono) (*Timeline, error) {
 	f, err := l.open(plan)
 	if err != nil {
 		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)

@@ -137,6 +137,11 @@ func (c *Client) Deploy(ctx context.Context, r DeployRequest, progress func(Phas
 		return nil, err
 	}
 	defer res.Body.Close()
+	return readReplies(ctx, res, "a deployment", progress)
+}
+
+// readReplies reads the answer to what changes the lab.
+func readReplies(ctx context.Context, res *http.Response, what string, progress func(Phase)) (*DeployReply, error) {
 	dec := json.NewDecoder(res.Body)
 	for {
 		var line DeployReply
@@ -144,11 +149,11 @@ func (c *Client) Deploy(ctx context.Context, r DeployRequest, progress func(Phas
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
-			return nil, fmt.Errorf("lab daemon: it ended in the middle of a deployment: %w", err)
+			return nil, fmt.Errorf("lab daemon: it ended in the middle of %s: %w", what, err)
 		}
 		switch {
 		case line.Error != "":
-			return nil, &RemoteError{Msg: line.Error, Kind: "failed", Status: res.StatusCode}
+			return nil, &RemoteError{Msg: line.Error, Kind: line.Kind, Status: res.StatusCode}
 		case line.Done != nil, line.Preview != nil:
 			return &line, nil
 		case line.Phase != nil && progress != nil:

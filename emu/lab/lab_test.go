@@ -175,6 +175,64 @@ func TestCommonIsWhatMayStayWhileThingsAreTakenAway(t *testing.T) {
 	}
 }
 
+// TestCommonOfVPLS: what a change does not touch of a VPLS stays as it is,
+// else its pseudowires would go and come for nothing.
+func TestCommonOfVPLS(t *testing.T) {
+	plan := planOf(t, bridgedSites)
+	full := bgp.Configs(plan)
+	less := bgp.Configs(plan.Detach(func(a topo.Attachment) bool { return a.Site == "c" }))
+	for node, cfg := range full {
+		if got := common(cfg, cfg); !same(got, cfg) {
+			t.Errorf("%s: nothing changes, but common differs from it:\n%+v\n%+v", node, got, cfg)
+		}
+		if got := common(less[node], cfg); !same(got, less[node]) {
+			t.Errorf("%s: a join takes something away:\n%+v\n%+v", node, got, less[node])
+		}
+	}
+	if got := common(full["pe2"], less["pe2"]); len(got.VSIs) != 0 {
+		t.Errorf("the VSI of the only site that leaves is kept: %+v", got.VSIs)
+	}
+	if got := common(full["pe1"], less["pe1"]); !same(got, full["pe1"]) {
+		t.Errorf("a site that leaves elsewhere changes pe1:\n%+v\n%+v", got, full["pe1"])
+	}
+}
+
+// TestExpectedPseudowires: each VSI has one to every other PE of its VPC.
+func TestExpectedPseudowires(t *testing.T) {
+	plan := planOf(t, bridgedSites)
+	want := expectedRoutes(plan)
+	if len(want) != 2 {
+		t.Fatalf("want a pseudowire at each of two PEs, got %v", want)
+	}
+	tab := newRouteTable()
+	for k, egress := range want {
+		tab.observe(event.Event{Node: k.PE, Kind: "pw.up", Attr: map[string]string{"vsi": k.VRF, "egress": egress.String(), "ve": "2", "dev": "pw1"}})
+	}
+	if missing, extra := tab.diff(want); len(missing)+len(extra) != 0 {
+		t.Errorf("missing %v, left over %v", missing, extra)
+	}
+	if w := tab.pseudowires("pe1", "vsi-x"); len(w) != 1 || w[0].Dev != "pw1" {
+		t.Errorf("pseudowires of pe1: %+v", w)
+	}
+	for k, egress := range want {
+		tab.observe(event.Event{Node: k.PE, Kind: "pw.down", Attr: map[string]string{"vsi": k.VRF, "egress": egress.String()}})
+	}
+	if n := tab.count(); n != 0 {
+		t.Errorf("%d left", n)
+	}
+}
+
+const bridgedSites = `name: bridged
+topology:
+  backbone: {pe: [pe1, pe2], links: [{between: [pe1, pe2]}]}
+  sites:
+    a: {kind: enterprise, pe: pe1}
+    b: {kind: enterprise, pe: pe1}
+    c: {kind: enterprise, pe: pe2}
+vpcs:
+  x: {service: vpls, sites: [a, b, c]}
+`
+
 func TestBusNeverBlocksAndTellsWhatWasLost(t *testing.T) {
 	b := newBus()
 	slow := b.subscribe(0)

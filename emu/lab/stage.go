@@ -46,7 +46,8 @@ func common(old, next bgp.Config) bgp.Config {
 		if i < 0 {
 			continue
 		}
-		kept := bgp.RTRule{Name: r.Name, From: intersect(r.From, next.Policy[i].From), To: intersect(r.To, next.Policy[i].To)}
+		kept := r
+		kept.From, kept.To = intersect(r.From, next.Policy[i].From), intersect(r.To, next.Policy[i].To)
 		if len(kept.From) > 0 && len(kept.To) > 0 {
 			c.Policy = append(c.Policy, kept)
 		}
