@@ -47,7 +47,7 @@ func withMachines(plan *topo.Plan, n int) *topo.Plan {
 	}
 	q.Nodes = slices.DeleteFunc(slices.Clone(plan.Nodes), func(n topo.Node) bool { return gone[n.Name] })
 	q.Links = slices.DeleteFunc(slices.Clone(plan.Links), func(l topo.Link) bool { return gone[l.A.Node] })
-	return &q
+	return q.Restrict(func(topo.Attachment) bool { return true }) // without what was reserved for them
 }
 
 func attachment(plan *topo.Plan, at member) (topo.Attachment, bool) {

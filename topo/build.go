@@ -55,8 +55,9 @@ func build(p *Plan) *builder {
 		}
 	}
 	for _, l := range p.Links {
-		if n := b.index[l.A.Node]; n.Kind == KindMachine {
-			b.given[n.VPC].take(b.site(n.Site).Index, n.Number, n.Addr, l.A.MAC)
+		n := b.index[l.A.Node]
+		if g := b.given[n.VPC]; n.Kind == KindMachine && g != nil {
+			g.take(b.site(n.Site).Index, n.Number, n.Addr, l.A.MAC)
 		}
 	}
 	return b

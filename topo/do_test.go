@@ -231,6 +231,15 @@ func TestFailure(t *testing.T) {
 	same(t, "all as before", p, back)
 }
 
+// TestLongNames: the longest name that vpclab gives can be said, and a replica
+// of it has one that a user may write.
+func TestLongNames(t *testing.T) {
+	const longest = "long-vpc-na-san-francisco-west-12"
+	p := do(t, samples()["long-names.vpclab.yml"], Operation{Do: "replicate", VM: longest, Host: "san-francisco-west/1"}, Operation{Do: "remove", VM: longest})
+	sound(t, p)
+	mustNode(t, p, "long-vpc-na-san-francisco-we-r1")
+}
+
 func TestRefusedOperations(t *testing.T) {
 	p := operationsPlan(t)
 	for _, c := range []struct {

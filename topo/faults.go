@@ -234,7 +234,7 @@ func homesOf(name string) []string {
 	var homes []string
 	for _, s := range sections() {
 		for _, path := range s.paths {
-			if _, known := s.object.Properties.Get(name); known && path != "" && strings.Count(path, ".") < 2 {
+			if _, known := s.object.Properties.Get(name); known && path != "" && strings.Count(path, ".") < 2 && strings.Count(path, "[]") < 2 {
 				homes = append(homes, path)
 			}
 		}

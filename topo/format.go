@@ -23,11 +23,12 @@ type format struct {
 // Lengths of names. A VRF device vrf-<vpc> has to fit the kernel's 15 bytes
 // for an interface name; the others are only kept readable.
 const (
-	maxLab    = 31
-	maxRouter = 31
-	maxSite   = 20
-	maxVPC    = 11
-	maxIfname = 15
+	maxLab     = 31
+	maxRouter  = 31
+	maxSite    = 20
+	maxVPC     = 11
+	maxMachine = maxVPC + maxSite + 7 // <vpc>-<site>-<number>
+	maxIfname  = 15
 )
 
 const namePattern = `[a-z]([a-z0-9-]*[a-z0-9])?`
@@ -66,6 +67,7 @@ var formats = map[string]format{
 	"vpclab-site":     siteName,
 	"vpclab-vpc":      nameFormat("the name of a VPC", "VPC", maxVPC),
 	"vpclab-node":     nodeName,
+	"vpclab-machine":  nameFormat("the name of a machine", "machine", maxMachine),
 	"vpclab-reserve":  nameFormat("the name of a reservation", "name", maxRouter),
 	"vpclab-word":     nameFormat("a name", "name", 63),
 	"vpclab-claim":    {noun: nounClaim, unit: "claim", pattern: claimPattern.String(), check: checkClaim},

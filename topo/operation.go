@@ -16,13 +16,13 @@ type Operation struct {
 	// join, leave: the site; add, move: the enterprise, in place of a host.
 	Site string `yaml:"site,omitempty" json:"site,omitempty" jsonschema:"format=vpclab-site" example:"texas"`
 	// The VM or machine that is removed, replicated or moved; add: its name, without it the next in the usual form.
-	VM string `yaml:"vm,omitempty" json:"vm,omitempty" jsonschema:"format=vpclab-node" example:"shop"`
+	VM string `yaml:"vm,omitempty" json:"vm,omitempty" jsonschema:"format=vpclab-machine" example:"shop"`
 	// add, replicate, move: the host, as site/number.
 	Host string `yaml:"host,omitempty" json:"host,omitempty" jsonschema:"format=vpclab-host" example:"texas/1"`
 	// replicate: name of the new VM, without it <vm>-r1, -r2 …; reserve, release: name of the reservation.
 	Name string `yaml:"name,omitempty" json:"name,omitempty" jsonschema:"format=vpclab-node" example:"shop-r1"`
 	// reserve: the two ends, each a machine or a site.
-	Between []string `yaml:"between,omitempty" json:"between,omitempty" jsonschema:"format=vpclab-node" example:"[shop, hq]"`
+	Between []string `yaml:"between,omitempty" json:"between,omitempty" jsonschema:"format=vpclab-machine" example:"[shop, hq]"`
 	// reserve: bits a second, each way.
 	Rate Rate `yaml:"rate,omitempty" json:"rate,omitempty" example:"50mbit"`
 	// reserve: the routers to go by, from PE to PE; without it the cheapest path with room.

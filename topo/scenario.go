@@ -175,7 +175,7 @@ type Reservation struct {
 	// The VPC.
 	VPC string `yaml:"vpc" jsonschema:"required,format=vpclab-vpc" example:"acme"`
 	// The two ends, each a machine or VM of the VPC, or one of its sites.
-	Between []string `yaml:"between" jsonschema:"required,minItems=2,maxItems=2,format=vpclab-node" example:"[shop, hq]"`
+	Between []string `yaml:"between" jsonschema:"required,minItems=2,maxItems=2,format=vpclab-machine" example:"[shop, hq]"`
 	// Bits a second on the wire, each way.
 	Rate Rate `yaml:"rate" jsonschema:"required" example:"50mbit"`
 	// The routers to go by, from the PE of the first end to that of the second, over at most 7 links. Without it: the cheapest path with room.
