@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -33,10 +34,8 @@ type network struct {
 	configs map[string]bgp.Config
 }
 
-func newNetwork(t *testing.T, name string) *network {
-	kerneltest.Need(t)
+func newNetwork(t *testing.T, plan *topo.Plan) *network {
 	n := &network{Recorder: bgp.NewRecorder(), t: t, s: map[string]*bgp.Speaker{}}
-	plan := vpntest.Plan(t, name, vpntest.CoreMTU)
 	n.Lab = vpntest.New(t, plan, n.Sink)
 	n.Answer()
 	n.configs = bgp.Configs(plan)
@@ -85,7 +84,7 @@ func (n *network) configure(node string) {
 }
 
 // settle waits until each PE was told by the kernel that it has every route
-// of plan.
+// and pseudowire of plan.
 func (n *network) settle(mark int, plan *topo.Plan) {
 	n.t.Helper()
 	for _, v := range plan.VPCs {
@@ -93,6 +92,13 @@ func (n *network) settle(mark int, plan *topo.Plan) {
 			for _, to := range v.Attachments {
 				if to.PE != at.PE && to.Joined {
 					n.Wait(n.t, mark, at.PE, "route.programmed", "vrf="+at.Name, "prefix="+to.Subnet.String())
+				}
+			}
+		}
+		for _, at := range v.VSIs {
+			for _, to := range v.VSIs {
+				if to.PE != at.PE {
+					n.Wait(n.t, mark, at.PE, "pw.up", "vsi="+at.Name, "ve="+strconv.Itoa(to.VEID))
 				}
 			}
 		}
@@ -129,7 +135,8 @@ func (n *network) reaches(vpc, from, to string, want bool) {
 }
 
 func TestSpeakersProgramTheKernel(t *testing.T) {
-	n := newNetwork(t, "bgp")
+	kerneltest.Need(t)
+	n := newNetwork(t, vpntest.Plan(t, "bgp", vpntest.CoreMTU))
 	lsp := func(from, to string) uint32 {
 		l, _ := n.Plan.LSP(to)
 		i := slices.IndexFunc(l.Hops, func(h topo.LSPHop) bool { return h.Node == from })

@@ -55,7 +55,7 @@
 //	route.failed      vrf, table, prefix, error
 //	pw.up             vsi, egress, ve, out, in, dev      (frames can pass, or pass another way: out are the labels)
 //	pw.down           vsi, egress, ve, dev
-//	pw.failed         vsi, ve, error                     (asked for and refused, here or by the kernel; once)
+//	pw.failed         vsi, egress, ve, error             (asked for and refused, here or by the kernel; once)
 //	flow.up           vsi, flow, dev, out, in            (reserved traffic of a pseudowire)
 //	flow.down         vsi, flow, dev
 //	flow.failed       vsi, flow, dev, error

@@ -19,3 +19,7 @@ func (r *Recorder) Wait(t *testing.T, mark int, node, kind string, attrs ...stri
 	t.Helper()
 	return r.r.wait(t, mark, node, kind, attrs...)
 }
+
+func (r *Recorder) Count(mark int, node, kind string, attrs ...string) int {
+	return r.r.count(mark, node, kind, attrs...)
+}

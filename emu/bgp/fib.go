@@ -36,7 +36,7 @@ type fib interface {
 
 // What is posted about devices: linkUp when one came up, dev "" when that may
 // have been missed for any; linkGone when one was removed; portUp when the port
-// of a pseudowire forwards, which is a little after the kernel took the batch.
+// of a pseudowire forwards, which may be after the kernel took the batch.
 type (
 	linkUp   struct{ dev string }
 	linkGone struct{ dev string }
@@ -46,6 +46,7 @@ type (
 // kernelFIB programs this namespace. Routes carry rtnl.ProtocolBGP, devices
 // are of rtnl.GroupSpeaker.
 type kernelFIB struct {
+	post  func(any)
 	conn  *rtnl.Conn
 	ctl   int // socket for the index of a device
 	links *rtnl.LinkWatch
@@ -71,13 +72,13 @@ func openKernelFIB(post func(any)) (fib, error) {
 		unix.Close(ctl)
 		return nil, err
 	}
-	f := &kernelFIB{conn: conn, ctl: ctl, links: links, index: map[string]int{}}
+	f := &kernelFIB{post: post, conn: conn, ctl: ctl, links: links, index: map[string]int{}}
 	up, err := f.devices()
 	if err != nil {
 		f.close()
 		return nil, err
 	}
-	f.wg.Go(func() { f.watchLinks(up, post) })
+	f.wg.Go(func() { f.watchLinks(up) })
 	return f, nil
 }
 
@@ -97,19 +98,19 @@ func (f *kernelFIB) devices() (up map[int]bool, err error) {
 // watchLinks posts a linkUp whenever a device comes up, one that is new
 // included, and a linkGone when one goes. The kernel removes the routes of a
 // device that goes down and does not bring them back.
-func (f *kernelFIB) watchLinks(up map[int]bool, post func(any)) {
+func (f *kernelFIB) watchLinks(up map[int]bool) {
 	for {
 		events, err := f.links.Next()
 		f.forget()
 		if errors.Is(err, rtnl.ErrLost) {
 			if up, err = f.devices(); err == nil {
-				post(linkUp{})
+				f.post(linkUp{})
 				continue
 			}
 		}
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) {
-				post(logLine{"error", err.Error()})
+				f.post(logLine{"error", err.Error()})
 			}
 			return
 		}
@@ -117,15 +118,15 @@ func (f *kernelFIB) watchLinks(up map[int]bool, post func(any)) {
 			switch {
 			case e.Gone:
 				delete(up, e.Index)
-				post(linkGone{e.Name})
+				f.post(linkGone{e.Name})
 				continue
 			case e.Index >= rtnl.FirstSpeakerIndex:
 				if label, ok := labelOf(e.LinkInfo); ok && e.Port == rtnl.PortForwarding {
-					post(portUp{label})
+					f.post(portUp{label})
 				}
 				continue
 			case e.Up && !up[e.Index]:
-				post(linkUp{e.Name})
+				f.post(linkUp{e.Name})
 			}
 			up[e.Index] = e.Up
 		}

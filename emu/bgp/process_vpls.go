@@ -16,7 +16,7 @@ type vplsState struct {
 	paths   map[vplsNLRI]vplsPath // received
 	wired   wiring                // what the kernel acknowledged
 	rising  map[uint32]pwKey      // of those, which port does not forward yet, by label
-	refused map[pwKey]string      // pseudowires that are asked for and are not; already reported
+	refused map[pwKey]refusal     // pseudowires that are asked for and are not; already reported
 	dirty   bool                  // converge at the end of this round
 
 	retrying bool          // a retryVPLS is under way
@@ -25,7 +25,7 @@ type vplsState struct {
 
 func newVPLSState() vplsState {
 	return vplsState{exports: map[vplsNLRI]vplsExport{}, paths: map[vplsNLRI]vplsPath{}, wired: newWiring(),
-		rising: map[uint32]pwKey{}, refused: map[pwKey]string{}}
+		rising: map[uint32]pwKey{}, refused: map[pwKey]refusal{}}
 }
 
 // retryVPLS is posted some time after the kernel refused a pseudowire: what
@@ -116,10 +116,10 @@ func (p *process) convergeVPLS() error {
 	}
 	want, refused := p.importer.wants(p.l2.paths)
 	err := p.wire(want)
-	for k, why := range refused {
-		p.refuse(event.Now(), k, map[string]string{}, why)
+	for k, r := range refused {
+		p.refuse(event.Now(), k, r)
 	}
-	maps.DeleteFunc(p.l2.refused, func(k pwKey, _ string) bool {
+	maps.DeleteFunc(p.l2.refused, func(k pwKey, _ refusal) bool {
 		_, still := refused[k]
 		_, wanted := want.pws[k]
 		return !still && !wanted
@@ -184,13 +184,12 @@ func (p *process) auditVPLS() {
 }
 
 // refuse reports, once, that a pseudowire is asked for and is not.
-func (p *process) refuse(t event.Mono, k pwKey, attr map[string]string, why string) {
-	if p.l2.refused[k] == why {
+func (p *process) refuse(t event.Mono, k pwKey, r refusal) {
+	if p.l2.refused[k] == r {
 		return
 	}
-	p.l2.refused[k] = why
-	attr["vsi"], attr["ve"], attr["error"] = k.VSI, strconv.Itoa(k.VE), why
-	p.emitAt(t, "pw.failed", attr)
+	p.l2.refused[k] = r
+	p.emitAt(t, "pw.failed", map[string]string{"vsi": k.VSI, "egress": r.Egress.String(), "ve": strconv.Itoa(k.VE), "error": r.Why})
 }
 
 // wire sends one batch and reports each change after the kernel's answer.
@@ -234,15 +233,12 @@ func (p *process) retry() {
 // wiredPW books the kernel's answer about a pseudowire.
 func (p *process) wiredPW(now event.Mono, op wireOp, err error) {
 	w, k := op.pw, op.pw.key()
-	attr := map[string]string{"egress": w.Egress.String(), "dev": w.port()}
 	switch {
-	case err != nil && op.do == dropPW:
-		p.refuse(now, k, attr, err.Error())
 	case err != nil:
 		if op.do == routePW { // the port is there: set its way again next time
 			p.l2.wired.pws[k] = uncertainWay(w)
 		}
-		p.refuse(now, k, attr, err.Error())
+		p.refuse(now, k, refusal{w.Egress, err.Error()})
 	case op.do == dropPW:
 		delete(p.l2.wired.pws, k)
 		delete(p.l2.rising, w.In)

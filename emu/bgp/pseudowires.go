@@ -108,10 +108,16 @@ func newWiring() wiring {
 	return wiring{map[pwKey]pseudowire{}, map[flowKey]reserved{}}
 }
 
+// refusal is why there is no pseudowire where a path asks for one.
+type refusal struct {
+	Egress netip.Addr
+	Why    string
+}
+
 // wants is the wiring that the received paths make possible, and why a
 // pseudowire that they ask for is not.
-func (im *importer) wants(paths map[vplsNLRI]vplsPath) (want wiring, refused map[pwKey]string) {
-	want, refused = newWiring(), map[pwKey]string{}
+func (im *importer) wants(paths map[vplsNLRI]vplsPath) (want wiring, refused map[pwKey]refusal) {
+	want, refused = newWiring(), map[pwKey]refusal{}
 	for i := range im.vsis {
 		v := &im.vsis[i]
 		best := map[int]vplsPath{} // by VE
@@ -121,7 +127,9 @@ func (im *importer) wants(paths map[vplsNLRI]vplsPath) (want wiring, refused map
 			}
 			k := pwKey{v.Name, p.VEID}
 			if why := im.refuses(v, p); why != "" {
-				refused[k] = min(cmp.Or(refused[k], why), why)
+				if r, ok := refused[k]; !ok || why < r.Why { // one of several, whatever their order
+					refused[k] = refusal{p.NextHop, why}
+				}
 				continue
 			}
 			if b, ok := best[p.VEID]; !ok || p.before(b) {

@@ -124,7 +124,7 @@ func TestPseudowireThatCannotBeSaysWhyOnce(t *testing.T) {
 	m := b.mark()
 	b.vsi("pe3", func(v *VSI) { v.MTU = 1400 })
 	b.wait(t, m, "pe1", "pw.down", "ve=3")
-	b.wait(t, m, "pe1", "pw.failed", "vsi=vsi-lan", "ve=3", "error=VE 3 at 127.0.1.3: its MTU is 1400, ours 1500")
+	b.wait(t, m, "pe1", "pw.failed", "vsi=vsi-lan", "egress=127.0.1.3", "ve=3", "error=VE 3 at 127.0.1.3: its MTU is 1400, ours 1500")
 	b.wait(t, m, "pe3", "pw.failed", "ve=1", "error=VE 1 at 127.0.1.1: its MTU is 1500, ours 1400")
 	b.configureAll()
 	require.Equal(t, 1, b.count(m, "pe1", "pw.failed"), "said once")

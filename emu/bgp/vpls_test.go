@@ -174,7 +174,7 @@ func TestWants(t *testing.T) {
 			}
 			require.Len(t, refused, 1)
 			for _, why := range refused {
-				require.Equal(t, c.refuse, why)
+				require.Equal(t, c.refuse, why.Why)
 			}
 		})
 	}

@@ -54,11 +54,13 @@ type wireBatch struct {
 	op []int // by message
 }
 
-// of marks the messages added since the last call as operation i's.
+// of marks the messages added since the last call as operation i's, and keeps
+// them together.
 func (b *wireBatch) of(i int) {
 	for len(b.op) < b.Len() {
 		b.op = append(b.op, i)
 	}
+	b.Cut()
 }
 
 func (f *kernelFIB) wire(ops []wireOp) []error {
@@ -81,7 +83,37 @@ func (f *kernelFIB) wire(ops []wireOp) []error {
 	}
 	f.run(&b, ops, errs)
 	f.undo(ops, errs)
+	f.risen(ops, errs)
 	return errs
+}
+
+// risen posts which of the ports added forward already. As a rule all do: a
+// new interface counts as operational until the kernel has time to look at its
+// carrier, and at the end of a port's messages it has one. Where it had the
+// time in between, the port waits for another look, and that may take a second
+// where there are many: the kernel looks at a hundred interfaces and then
+// rests. Their news come by watchLinks.
+func (f *kernelFIB) risen(ops []wireOp, errs []error) {
+	seen := map[string]bool{}
+	for i, op := range ops {
+		if op.do != addPW || errs[i] != nil || seen[op.pw.VSI] {
+			continue
+		}
+		seen[op.pw.VSI] = true
+		bridge, err := f.indexOf(op.pw.VSI)
+		if err != nil {
+			continue // gone again; that is posted
+		}
+		ports, err := f.conn.Ports(bridge)
+		if err != nil {
+			f.post(logLine{"error", err.Error()})
+		}
+		for _, l := range ports {
+			if label, ok := labelOf(l); ok && l.Port == rtnl.PortForwarding {
+				f.post(portUp{label})
+			}
+		}
+	}
 }
 
 // run sends b and files each refusal with its operation, the first one of

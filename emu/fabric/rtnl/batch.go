@@ -15,6 +15,7 @@ import (
 type Batch struct {
 	buf  []byte
 	msgs []message
+	cuts []int // messages before which a sendmsg had better end
 }
 
 // message is where one message starts in the buffer and what it is about.
@@ -50,7 +51,12 @@ func (o Option) forgives(errno unix.Errno) bool {
 func (b *Batch) Len() int { return len(b.msgs) }
 
 // Reset empties the batch.
-func (b *Batch) Reset() { b.buf, b.msgs = b.buf[:0], b.msgs[:0] }
+func (b *Batch) Reset() { b.buf, b.msgs, b.cuts = b.buf[:0], b.msgs[:0], b.cuts[:0] }
+
+// Cut says that what was added since the last cut belongs together. A batch
+// that is too long for one sendmsg is divided at a cut, where there is one: the
+// kernel does nothing else between messages of one sendmsg.
+func (b *Batch) Cut() { b.cuts = append(b.cuts, len(b.msgs)) }
 
 // Add puts a message built with package nl into the batch. what names the
 // object in errors.

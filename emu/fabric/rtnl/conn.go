@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netns"
@@ -124,11 +125,18 @@ func (b *Batch) offset(i int) int {
 }
 
 // chunk returns the end of the part that begins with message from and fits
-// into one sendmsg.
+// into one sendmsg, at the last cut in it if there is one.
 func (b *Batch) chunk(from int) int {
 	to := from + 1
 	for to < len(b.msgs) && to-from < maxChunkMsgs && b.offset(to+1)-b.offset(from) <= maxChunkBytes {
 		to++
+	}
+	if to == len(b.msgs) {
+		return to
+	}
+	at, _ := slices.BinarySearch(b.cuts, to+1) // the first cut behind to
+	if at > 0 && b.cuts[at-1] > from {
+		return b.cuts[at-1]
 	}
 	return to
 }

@@ -168,9 +168,19 @@ func number(v []byte) int {
 }
 
 // Links reads all interfaces of the namespace.
-func (c *Conn) Links() (out []LinkInfo, err error) {
+func (c *Conn) Links() ([]LinkInfo, error) { return c.links("interfaces", 0) }
+
+// Ports reads the interfaces whose master has that index.
+func (c *Conn) Ports(master int) ([]LinkInfo, error) {
+	return c.links(fmt.Sprintf("ports of interface %d", master), master)
+}
+
+func (c *Conn) links(what string, master int) (out []LinkInfo, err error) {
 	body := nl.NewIfInfomsg(unix.AF_UNSPEC).Serialize()
-	err = c.dump("interfaces", unix.RTM_GETLINK, body, func() { out = out[:0] }, func(p []byte) {
+	if master != 0 {
+		body = append(body, nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))).Serialize()...)
+	}
+	err = c.dump(what, unix.RTM_GETLINK, body, func() { out = out[:0] }, func(p []byte) {
 		if l, ok := parseLink(p); ok {
 			out = append(out, l)
 		}

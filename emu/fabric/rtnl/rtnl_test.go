@@ -203,6 +203,27 @@ func TestChunksRespectBothLimits(t *testing.T) {
 	require.LessOrEqual(t, b.offset(n), maxChunkBytes)
 }
 
+func TestChunksEndAtCuts(t *testing.T) {
+	var b Batch
+	for range 40 {
+		for range 9 {
+			b.LinkSet(LinkChange{Index: 1})
+		}
+		b.Cut()
+	}
+	var ends []int
+	for from := 0; from < b.Len(); from = ends[len(ends)-1] {
+		ends = append(ends, b.chunk(from))
+	}
+	require.Equal(t, []int{14 * 9, 28 * 9, 40 * 9}, ends)
+	b.Reset()
+	b.Cut()
+	for range 200 {
+		b.LinkSet(LinkChange{Index: 1})
+	}
+	require.Equal(t, maxChunkMsgs, b.chunk(0), "one part that is too long is divided anywhere")
+}
+
 func TestErrorsAreReadable(t *testing.T) {
 	err := join([]*Error{{Object: "set label 3000", Errno: unix.EINVAL, Text: "too large"}})
 	require.EqualError(t, err, "set label 3000: invalid argument (too large)")

@@ -1,6 +1,7 @@
 // Package vpntest is the small provider network on which the in-kernel tests
 // of emu/mpls and emu/bgp run: it builds it (lab.go), asks machines for
-// answers over UDP and ICMP (ask.go), and reads frames off links (wire.go).
+// answers over UDP and ICMP (ask.go), reads frames off links (wire.go) and
+// puts frames of its own on them (station.go).
 // It is for tests only.
 package vpntest
 
@@ -54,7 +55,13 @@ const CoreMTU = 1600
 // Plan expands Network.
 func Plan(t testing.TB, name string, coreMTU int) *topo.Plan {
 	t.Helper()
-	sc, err := topo.Parse("network.vpclab.yml", fmt.Appendf(nil, Network, name, coreMTU))
+	return Expand(t, fmt.Sprintf(Network, name, coreMTU))
+}
+
+// Expand makes a plan of a scenario file.
+func Expand(t testing.TB, scenario string) *topo.Plan {
+	t.Helper()
+	sc, err := topo.Parse("network.vpclab.yml", []byte(scenario))
 	require.NoError(t, err)
 	plan, err := topo.Expand(sc)
 	require.NoError(t, err)

@@ -49,10 +49,14 @@ type LSE struct {
 	TTL    uint8
 }
 
-// Frame is a frame as far as the tests look: the label stack, then IPv4.
+// Frame is a frame as far as the tests look: the label stack, the Ethernet
+// frame of a pseudowire, then IPv4.
 type Frame struct {
 	Out      bool // sent by this end
 	Stack    []LSE
+	Inner    bool    // below the labels is an Ethernet frame,
+	From, To [6]byte // with these addresses
+	Text     string  // of a Marked one, wherever it is
 	Src, Dst netip.Addr
 	TTL      uint8
 	Proto    uint8
@@ -92,7 +96,8 @@ func (w *Wire) Next(wait time.Duration, match func(Frame) bool) (Frame, bool) {
 	}
 }
 
-// decode reads an Ethernet frame with IPv4 or MPLS over IPv4.
+// decode reads an Ethernet frame with IPv4, MPLS over IPv4, MPLS over an
+// Ethernet frame, or a mark.
 func decode(b []byte) (f Frame, ok bool) {
 	if len(b) < 14 {
 		return f, false
@@ -111,8 +116,21 @@ func decode(b []byte) (f Frame, ok bool) {
 			typ = unix.ETH_P_IP
 		}
 	}
+	// A label does not say what is below it. Our MACs begin with 02, as do
+	// groups with an odd byte: never with IPv4's 4.
+	if len(f.Stack) > 0 && len(b) >= 14 && b[0]>>4 != 4 {
+		f.Inner = true
+		copy(f.To[:], b)
+		copy(f.From[:], b[6:])
+		typ = binary.BigEndian.Uint16(b[12:])
+		b = b[14:]
+	}
+	if typ == unix.ETH_P_802_EX1 {
+		f.Text, _, _ = strings.Cut(string(b), "\x00")
+		return f, true
+	}
 	if typ != unix.ETH_P_IP || len(b) < 20 || b[0]>>4 != 4 {
-		return f, false
+		return f, f.Inner
 	}
 	f.Length, f.TTL, f.Proto = int(binary.BigEndian.Uint16(b[2:])), b[8], b[9]
 	f.Src, _ = netip.AddrFromSlice(b[12:16])
@@ -138,7 +156,12 @@ func (w *Wire) Send(dst [6]byte, stack []uint32, src, to netip.Addr) {
 		}
 		frame = binary.BigEndian.AppendUint32(frame, v)
 	}
-	frame = append(frame, udp(src, to, []byte("forged"))...)
+	w.Put(append(frame, udp(src, to, []byte("forged"))...))
+}
+
+// Put puts a frame on the wire as the node would.
+func (w *Wire) Put(frame []byte) {
+	w.l.t.Helper()
 	ifi := 0
 	w.l.In(w.node, func() error {
 		i, err := net.InterfaceByName(w.ifname)
