@@ -97,6 +97,13 @@ func (r *removal) add(k key, o object) {
 		n.rule(b, v.Rule, !v.Del)
 	case qdiscObj:
 		b.QdiscDel(rootQdisc(k.dev, index), gone)
+	case strayObj:
+		tree{k.dev, index}.clear(b, v.stray)
+	case classObj:
+		tree{k.dev, index}.release(b, v.reserved, n.class(k))
+		delete(n.classes, k)
+	case sharedObj:
+		tree{k.dev, index}.unite(b)
 	case blockObj:
 		b.ClsactDel(index, k.dev, gone)
 	case addrObj:
@@ -461,6 +468,10 @@ func (n *node) set(b *rtnl.Batch, k key, o, old object) {
 	case qdiscObj:
 		was, _ := old.(qdiscObj)
 		shape(b, k.dev, index, was.egress, v.egress)
+	case sharedObj:
+		tree{k.dev, index}.divide(b, v.shared)
+	case classObj:
+		tree{k.dev, index}.reserve(b, v.reserved, n.class(k))
 	case blockObj:
 		b.Clsact(index, k.dev, v.block)
 	case ruleObj:

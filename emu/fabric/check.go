@@ -42,6 +42,9 @@ func (s State) check() error {
 				errs = append(errs, fmt.Errorf("link %s: node %s has no bridge or VRF %s", name, e.Node, e.Master))
 			}
 			device("link "+name, end{e.Node, e.Ifname})
+			if err := e.checkClasses(); err != nil {
+				errs = append(errs, fmt.Errorf("link %s: %w", name, err))
+			}
 		}
 	}
 	for _, name := range sortedKeys(s.Nodes) {

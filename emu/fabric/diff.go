@@ -75,7 +75,7 @@ func diff(have, want objects) (*work, Changes) {
 // changeable says that the kernel can turn one value into the other.
 func changeable(from, to object) bool {
 	switch f := from.(type) {
-	case sysctlObj, masterObj, qdiscObj, routeObj, labelObj, nsObj, unnamed, bridgeObj:
+	case sysctlObj, masterObj, qdiscObj, sharedObj, classObj, routeObj, labelObj, nsObj, unnamed, bridgeObj:
 		return true
 	case vrfObj:
 		t, ok := to.(vrfObj)

@@ -25,7 +25,8 @@ import (
 // rate by a schedule, but counts a super frame as one packet of its queue, so
 // that the queue is up to 43 times as long as was said. The real-time curve of
 // HFSC is a schedule too, and its leaf counts bytes. Jitter can put packets out
-// of order, as netem does.
+// of order, as netem does. Where bandwidth is set aside there are more classes
+// (classes.go).
 type egress struct {
 	delay, jitter time.Duration
 	loss          uint32 // share of 2^32-1, as the kernel has it
@@ -51,16 +52,21 @@ func egressOf(i topo.Impairment) egress {
 		loss:   uint32(math.Round(float64(i.Loss) / 100 * math.MaxUint32)),
 		rate:   min(uint64(i.Rate)/8, maxRate) * 8,
 	}
-	if e.rate == 0 {
-		return e // without a line nothing queues
+	if e.rate != 0 { // without a line nothing queues
+		e.queue = queueOf(i, e.rate, e.rate)
 	}
-	packets := i.Queue
-	if packets == 0 {
-		packets = int(math.Ceil(float64(e.rate)*(path*e.delay).Seconds()/8/wirePacket)) + spare
+	return e
+}
+
+// queueOf is the queue in bytes of what has a rate of its own on a line: all
+// of it or a part, whose queue is then as long in time.
+func queueOf(i topo.Impairment, rate, line uint64) int {
+	packets := int(float64(i.Queue) * float64(rate) / float64(line))
+	if i.Queue == 0 {
+		packets = int(math.Ceil(float64(rate)*(path*time.Duration(i.Delay)).Seconds()/8/wirePacket)) + spare
 	}
 	// A queue that cannot hold one super frame would never let it through.
-	e.queue = max(packets*wirePacket, superFrame)
-	return e
+	return max(packets*wirePacket, superFrame)
 }
 
 func (e egress) String() string {
@@ -83,12 +89,14 @@ func (e egress) String() string {
 	return strings.Join(s, ", ")
 }
 
+const lineMinor = 1
+
 // Handles of the disciplines; tc shows them in hexadecimal.
 var (
 	wireHandle  = rtnl.MakeHandle(1, 0)
 	wireChild   = rtnl.MakeHandle(1, 1)
 	lineHandle  = rtnl.MakeHandle(0x10, 0)
-	lineClass   = rtnl.MakeHandle(0x10, 1)
+	lineClass   = rtnl.MakeHandle(0x10, lineMinor)
 	queueHandle = rtnl.MakeHandle(0x20, 0)
 )
 
@@ -112,23 +120,29 @@ func shape(b *rtnl.Batch, dev string, index int, old, e egress) {
 		return
 	}
 	if old.rate == 0 {
-		b.HFSC(at(wireChild, lineHandle), 1)
+		b.HFSC(at(wireChild, lineHandle), lineMinor)
 	}
 	if old.rate != e.rate {
-		b.HFSCClass(at(lineHandle, lineClass), e.rate)
+		b.HFSCClass(at(lineHandle, lineClass), rtnl.HFSCClass{RealTime: e.rate})
 	}
 	if old.queue != e.queue {
 		b.ByteFIFO(at(lineClass, queueHandle), e.queue)
 	}
 }
 
+// line is what was seen of an interface's disciplines.
+type line struct {
+	egress
+	division
+}
+
 // readLines puts the disciplines of each interface together again; those that
 // have not our form are left out.
-func readLines(conn *rtnl.Conn, qdiscs []rtnl.QdiscInfo) (map[int]egress, error) {
-	seen := map[int]egress{}
+func readLines(conn *rtnl.Conn, qdiscs []rtnl.QdiscInfo) (map[int]line, error) {
+	seen := map[int]line{}
 	for _, q := range qdiscs {
 		if q.Kind == "netem" && q.Parent == rtnl.Root && q.Handle == wireHandle {
-			seen[q.Index] = egress{delay: q.Netem.Delay, jitter: q.Netem.Jitter, loss: q.Netem.Loss}
+			seen[q.Index] = line{egress: egress{delay: q.Netem.Delay, jitter: q.Netem.Jitter, loss: q.Netem.Loss}}
 		}
 	}
 	for _, q := range qdiscs {
@@ -139,8 +153,11 @@ func readLines(conn *rtnl.Conn, qdiscs []rtnl.QdiscInfo) (map[int]egress, error)
 			if err != nil {
 				return nil, err
 			}
+			if e.division, err = readDivision(conn, q, classes, qdiscs); err != nil {
+				return nil, err
+			}
 			for _, c := range classes {
-				if c.Handle == lineClass {
+				if c.Handle == lineClass && e.leads(q) {
 					e.rate = c.Rate
 				}
 			}

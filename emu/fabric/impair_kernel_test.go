@@ -110,26 +110,26 @@ func TestDelayPerDirection(t *testing.T) {
 	}
 }
 
-// pump sends TCP data from a to b for as long as it lives and counts what
-// arrives.
+// pump sends TCP data from one node to another for as long as it lives and
+// counts what arrives.
 type pump struct {
 	got  atomic.Int64
 	err  atomic.Value
 	stop func()
 }
 
-func startPump(t testing.TB, f *fabric.Fabric) *pump {
+func startPump(t testing.TB, f *fabric.Fabric, from, to string, addr netip.AddrPort) *pump {
 	t.Helper()
 	var p pump
 	var l, c net.Conn
 	var ln net.Listener
-	require.NoError(t, f.Do("b", func() (err error) { ln, err = net.Listen("tcp4", "10.7.0.2:9000"); return err }))
-	require.NoError(t, f.Do("a", func() (err error) {
+	require.NoError(t, f.Do(to, func() (err error) { ln, err = net.Listen("tcp4", addr.String()); return err }))
+	require.NoError(t, f.Do(from, func() (err error) {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
-		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 9000, Addr: [4]byte{10, 7, 0, 2}}); err != nil {
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}); err != nil {
 			return err
 		}
 		c, err = fileConn(fd)
@@ -201,7 +201,7 @@ func TestRateIsTrueAndLive(t *testing.T) {
 	}
 	back := topo.Impairment{Delay: topo.Duration(2 * time.Millisecond)}
 	apply(t, f, wire(line(20), back))
-	p := startPump(t, f)
+	p := startPump(t, f, "a", "b", netip.MustParseAddrPort("10.7.0.2:9000"))
 	defer p.stop()
 	for _, mbit := range []int64{20, 100, 20, 465} {
 		apply(t, f, wire(line(mbit), back))
@@ -224,7 +224,7 @@ func TestQueueIsAsLongAsSaid(t *testing.T) {
 	i := topo.Impairment{Rate: 50e6, Delay: topo.Duration(5 * time.Millisecond), Queue: 100}
 	apply(t, f, wire(i, topo.Impairment{}))
 	idle := least(echoes(t, f, 10))
-	p := startPump(t, f)
+	p := startPump(t, f, "a", "b", netip.MustParseAddrPort("10.7.0.2:9000"))
 	p.rate(time.Second)
 	loaded := echoes(t, f, 30)
 	p.stop()

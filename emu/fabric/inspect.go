@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/fabric/rtnl"
+	"github.com/vpclab/vpclab/topo"
 )
 
 // NodeView is a node as the kernel has it at this moment, whoever set it.
@@ -35,16 +36,39 @@ type InterfaceView struct {
 	Master  string   `json:"master,omitempty"`
 	Addrs   []string `json:"addresses,omitempty"`
 	// Impairment is what packets that leave here meet, "" for nothing.
-	Impairment string   `json:"impairment,omitempty"`
-	Qdiscs     []string `json:"qdiscs,omitempty"` // kind handle parent
-	RxPackets  uint64   `json:"rx_packets"`
-	RxBytes    uint64   `json:"rx_bytes"`
-	TxPackets  uint64   `json:"tx_packets"`
-	TxBytes    uint64   `json:"tx_bytes"`
+	Impairment string `json:"impairment,omitempty"`
+	// Reserved is what is set aside of the line, and what of it was used.
+	Reserved  []ReservedView `json:"reserved,omitempty"`
+	Qdiscs    []string       `json:"qdiscs,omitempty"` // kind handle parent
+	RxPackets uint64         `json:"rx_packets"`
+	RxBytes   uint64         `json:"rx_bytes"`
+	TxPackets uint64         `json:"tx_packets"`
+	TxBytes   uint64         `json:"tx_bytes"`
 	// Dropped counts packets that the interface's disciplines dropped.
 	Dropped uint64 `json:"dropped"`
 	// Ours: made by this package, not by hand.
 	Ours bool `json:"ours"`
+}
+
+// ReservedView is a reservation on a line.
+type ReservedView struct {
+	Label   uint32    `json:"label"`
+	Depth   int       `json:"depth"`   // of the label in the stack; 1 is the top
+	Rate    topo.Rate `json:"rate"`    // bits a second
+	Bytes   uint64    `json:"bytes"`   // sent
+	Dropped uint64    `json:"dropped"` // packets that found its queue full
+}
+
+// reservations lists those of a line by label.
+func (d division) reservations() (out []ReservedView) {
+	for class, r := range d.by {
+		c := d.classes[class]
+		out = append(out, ReservedView{Label: r.label, Depth: r.depth, Rate: topo.Rate(r.rate), Bytes: c.Bytes, Dropped: c.Drops})
+	}
+	slices.SortFunc(out, func(a, b ReservedView) int {
+		return cmp.Or(cmp.Compare(a.Label, b.Label), cmp.Compare(a.Depth, b.Depth))
+	})
+	return out
 }
 
 // RouteView is one IPv4 route; the kernel's local and broadcast ones are left
@@ -224,11 +248,10 @@ func (f *Fabric) impairments(node string, v *NodeView) {
 	if err != nil {
 		return
 	}
-	for index, e := range seen {
-		for i := range v.Interfaces {
-			if v.Interfaces[i].Index == index {
-				v.Interfaces[i].Impairment = e.String()
-			}
+	for i := range v.Interfaces {
+		if l, ok := seen[v.Interfaces[i].Index]; ok {
+			v.Interfaces[i].Impairment = l.egress.String()
+			v.Interfaces[i].Reserved = l.reservations()
 		}
 	}
 }

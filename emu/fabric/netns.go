@@ -35,10 +35,12 @@ type node struct {
 	conn  *rtnl.Conn
 	index map[string]int // device -> interface index
 	next  int            // index of the next device
+	// classes of lines, by the key of the reservation
+	classes map[key]rtnl.Handle
 }
 
 func newNode(name string) *node {
-	return &node{name: name, ns: netns.None(), index: map[string]int{"lo": loIndex}, next: firstIndex}
+	return &node{name: name, ns: netns.None(), index: map[string]int{"lo": loIndex}, next: firstIndex, classes: map[key]rtnl.Handle{}}
 }
 
 // alloc gives a device an index that no device of this node ever had.

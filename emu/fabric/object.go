@@ -24,6 +24,7 @@ const (
 	rankMaster
 	rankAddr
 	rankQdisc
+	rankClass // divisions of a line
 	rankBlock
 	rankRule
 	rankRoute
@@ -64,6 +65,9 @@ type (
 	addrObj   struct{ prefix netip.Prefix }
 	qdiscObj  struct{ egress }
 	blockObj  struct{ block uint32 }
+	sharedObj struct{ shared }
+	classObj  struct{ reserved }
+	strayObj  struct{ stray } // never wanted, but it happens
 	ruleObj   struct{ Rule }
 	routeObj  struct{ Route }
 	labelObj  struct{ MPLSRoute }
@@ -203,6 +207,7 @@ func (o objects) addEnd(e End) {
 	}
 	if q := egressOf(e.Egress); q != (egress{}) {
 		o[key{rankQdisc, e.Node, e.Ifname, ""}] = qdiscObj{q}
+		o.addClasses(e, q)
 	}
 	if e.Block != 0 {
 		o[key{rankBlock, e.Node, e.Ifname, ""}] = blockObj{e.Block}
@@ -315,6 +320,12 @@ func (k key) describe(o object) (name, detail string) {
 		return at + ": address " + k.name, ""
 	case qdiscObj:
 		return at + ": impairment", v.egress.String()
+	case sharedObj:
+		return at + ": shared line", v.shared.String()
+	case classObj:
+		return at + ": reserved for " + k.name, v.reserved.String()
+	case strayObj:
+		return at + ": " + k.name, ""
 	case blockObj:
 		return at + ": ingress filters", fmt.Sprintf("block %d", v.block)
 	case ruleObj:

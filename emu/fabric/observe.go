@@ -62,7 +62,7 @@ func (o *observation) count(objs objects) {
 		switch k.rank {
 		case rankAddr:
 			n.addrs = true
-		case rankQdisc, rankBlock:
+		case rankQdisc, rankClass, rankBlock:
 			n.qdiscs = true
 		case rankRule:
 			n.rules = true
@@ -232,8 +232,10 @@ func (o *observation) qdiscs(n *node, names map[int]string) error {
 		return err
 	}
 	seen, err := readLines(n.conn, qdiscs)
-	for index, e := range seen {
-		o.have[key{rankQdisc, n.name, names[index], ""}] = qdiscObj{e}
+	clear(n.classes)
+	for index, l := range seen {
+		o.have[key{rankQdisc, n.name, names[index], ""}] = qdiscObj{l.egress}
+		o.division(n, names[index], l)
 	}
 	for _, q := range qdiscs {
 		k := key{rankBlock, n.name, names[q.Index], ""}

@@ -49,6 +49,8 @@ type QdiscInfo struct {
 	Netem  Netem
 	Limit  int    // bfifo: bytes
 	Block  uint32 // clsact: shared filter block of what comes in; 0: none
+	// Default is the class of what no filter matches (hfsc, minor number).
+	Default uint16
 }
 
 // ClassInfo is a class of an HTB or HFSC qdisc.
@@ -57,7 +59,12 @@ type ClassInfo struct {
 	Kind   string
 	Handle Handle
 	Parent Handle
-	Rate   uint64 // bits a second; 0: none of its own (the root class)
+	Rate   uint64 // bits a second: rate or real-time curve; 0: none
+	Share  uint64 // hfsc: link-share curve
+	Ceil   uint64 // ceil or upper-limit curve
+	Bytes  uint64 // sent
+	Drops  uint64 // packets
+	Queued int    // bytes
 }
 
 // RuleInfo is an IPv4 policy rule.
@@ -405,6 +412,8 @@ func (c *Conn) Qdiscs() (out []QdiscInfo, err error) {
 				q.Netem.decode(v)
 			case typ == nl.TCA_OPTIONS && q.Kind == "bfifo":
 				q.Limit = number(v)
+			case typ == nl.TCA_OPTIONS && q.Kind == "hfsc" && len(v) >= 2:
+				q.Default = uint16(number(v[:2]))
 			}
 		})
 		out = append(out, q)
@@ -450,6 +459,8 @@ func (c *Conn) Classes(devIndex int) (out []ClassInfo, err error) {
 				k.htb(v)
 			case typ == nl.TCA_OPTIONS && k.Kind == "hfsc":
 				k.hfsc(v)
+			case typ == nl.TCA_STATS2:
+				attrs(v, 0, k.count)
 			}
 		})
 		out = append(out, k)
@@ -460,18 +471,46 @@ func (c *Conn) Classes(devIndex int) (out []ClassInfo, err error) {
 func (k *ClassInfo) htb(v []byte) {
 	attrs(v, 0, func(typ uint16, v []byte) {
 		switch {
-		case typ == nl.TCA_HTB_PARMS && len(v) >= nl.SizeofTcHtbCopt && k.Rate == 0:
-			k.Rate = uint64(nl.DeserializeTcHtbCopt(v).Rate.Rate) * 8
+		case typ == nl.TCA_HTB_PARMS && len(v) >= nl.SizeofTcHtbCopt:
+			opt := nl.DeserializeTcHtbCopt(v)
+			k.Rate = max(k.Rate, uint64(opt.Rate.Rate)*8)
+			k.Ceil = max(k.Ceil, uint64(opt.Ceil.Rate)*8)
 		case typ == nl.TCA_HTB_RATE64:
 			k.Rate = uint64(number(v)) * 8
+		case typ == nl.TCA_HTB_CEIL64:
+			k.Ceil = uint64(number(v)) * 8
 		}
 	})
 }
 
 func (k *ClassInfo) hfsc(v []byte) {
 	attrs(v, 0, func(typ uint16, v []byte) {
-		if typ == hfscRealTime && len(v) >= 12 {
-			k.Rate = uint64(number(v[8:12])) * 8
+		if len(v) < 12 {
+			return
+		}
+		rate := uint64(number(v[8:12])) * 8
+		switch typ {
+		case nl.TCA_HFSC_RSC:
+			k.Rate = rate
+		case nl.TCA_HFSC_FSC:
+			k.Share = rate
+		case nl.TCA_HFSC_USC:
+			k.Ceil = rate
 		}
 	})
+}
+
+// Attributes and layout of linux/gen_stats.h.
+const (
+	statsBasic = 1 // bytes u64, packets u32
+	statsQueue = 3 // packets, bytes, drops … u32
+)
+
+func (k *ClassInfo) count(typ uint16, v []byte) {
+	switch {
+	case typ == statsBasic && len(v) >= 8:
+		k.Bytes = uint64(number(v[:8]))
+	case typ == statsQueue && len(v) >= 12:
+		k.Queued, k.Drops = number(v[4:8]), uint64(number(v[8:12]))
+	}
 }

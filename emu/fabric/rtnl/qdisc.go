@@ -66,7 +66,7 @@ func (b *Batch) tc(verb, kind string, typ, flags int, q Qdisc, opts []Option) {
 	b.begin(verb, described{kind, q}, typ, flags, opts)
 	msg := nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(q.DevIndex), Handle: uint32(q.Handle), Parent: uint32(q.Parent)}
 	b.body(msg.Serialize())
-	if kind != "" {
+	if kind != "" && typ != unix.RTM_DELTCLASS {
 		b.str(nl.TCA_KIND, kind)
 	}
 }
@@ -182,21 +182,43 @@ func (b *Batch) HFSC(q Qdisc, defaultClass uint16, opts ...Option) {
 	b.end()
 }
 
-// HFSCClass adds or changes a class with a linear real-time curve: it sends at
-// exactly rate bits a second while it has packets, by a schedule that a late
-// timer does not shift, and saves up nothing while it has none. Rates beyond
-// 34 Gbit/s cannot be said.
-func (b *Batch) HFSCClass(q Qdisc, rate uint64, opts ...Option) {
+// HFSCClass is a class of an HFSC qdisc: linear service curves in bits a
+// second (Stoica, Zhang, Ng 1997); 0: no such curve. All go by a schedule that
+// a late timer does not shift, and save up nothing while the class has no
+// packets. Rates beyond 34 Gbit/s cannot be said.
+type HFSCClass struct {
+	RealTime   uint64 // of a leaf: what it gets whatever the others want, and at least that
+	LinkShare  uint64 // its weight among its siblings for what is left
+	UpperLimit uint64 // the most that it gets of what is left
+}
+
+// HFSCClass adds or changes a class: q.Handle is its id, q.Parent the qdisc or
+// class it is under. A curve that is there can be changed but not taken away.
+func (b *Batch) HFSCClass(q Qdisc, c HFSCClass, opts ...Option) {
 	b.tc("set", "hfsc", unix.RTM_NEWTCLASS, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, q, opts)
 	at := b.nest(nl.TCA_OPTIONS)
-	curve := make([]byte, 12) // tc_service_curve: m1, d, m2
-	binary.NativeEndian.PutUint32(curve[8:], uint32(min(rate/8, math.MaxUint32)))
-	b.attr(hfscRealTime, curve)
+	b.curve(nl.TCA_HFSC_RSC, c.RealTime)
+	b.curve(nl.TCA_HFSC_FSC, c.LinkShare)
+	b.curve(nl.TCA_HFSC_USC, c.UpperLimit)
 	b.endNest(at)
 	b.end()
 }
 
-const hfscRealTime = 1 // TCA_HFSC_RSC
+func (b *Batch) curve(typ int, rate uint64) {
+	if rate == 0 {
+		return
+	}
+	curve := make([]byte, 12) // tc_service_curve: m1, d, m2
+	binary.NativeEndian.PutUint32(curve[8:], uint32(min(rate/8, math.MaxUint32)))
+	b.attr(typ, curve)
+}
+
+// ClassDel removes a class without children; a filter that leads to it keeps
+// it (EBUSY). What queues in it is lost.
+func (b *Batch) ClassDel(q Qdisc, opts ...Option) {
+	b.tc("delete", "class", unix.RTM_DELTCLASS, 0, q, opts)
+	b.end()
+}
 
 // ByteFIFO adds a queue of at most limit bytes.
 func (b *Batch) ByteFIFO(q Qdisc, limit int, opts ...Option) { b.fifo("bfifo", q, limit, opts) }
