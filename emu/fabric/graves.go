@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -39,12 +42,19 @@ func (g *graves) add(path string, inode uint64) {
 // until the kernel has taken their devices down.
 func (g *graves) empty(ctx context.Context) error {
 	errs := []error{killInside(g.inodes)}
-	var w *witness
+	held, err := g.hurry()
+	errs = append(errs, err)
 	if g.last != "" {
-		var err error
-		if w, err = newWitness(g.last); err != nil {
+		held = append(held, g.last)
+	}
+	var witnesses []*witness
+	for _, path := range held {
+		w, err := newWitness(path)
+		if err != nil {
 			errs = append(errs, err)
+			continue
 		}
+		witnesses = append(witnesses, w)
 	}
 	for _, path := range g.paths {
 		if path != g.last {
@@ -54,16 +64,73 @@ func (g *graves) empty(ctx context.Context) error {
 	if g.last != "" {
 		errs = append(errs, unmountNS(g.last))
 	}
-	if w != nil {
+	for _, w := range witnesses {
 		errs = append(errs, w.wait(ctx))
 	}
 	return errors.Join(errs...)
 }
 
+// hurry finds the namespaces that connections hold whose processes ended with
+// something to deliver. The kernel would try for minutes, though the way to
+// the other side ends with us: let it try once more (tcp(7),
+// tcp_orphan_retries). As a rule there is no such connection on the machine,
+// and that costs one look.
+func (g *graves) hurry() (held []string, err error) {
+	err = onThread(func() error {
+		if orphans, err := sockstat("orphan"); err != nil || orphans == 0 {
+			return err
+		}
+		for _, path := range g.paths {
+			if inodeOf(path) == 0 {
+				continue
+			}
+			ns, err := netns.GetFromPath(path)
+			if err != nil {
+				return err
+			}
+			err = netns.Set(ns)
+			_ = ns.Close()
+			if err != nil {
+				return err
+			}
+			if n, err := sockstat("inuse"); err != nil || n == 0 {
+				continue
+			}
+			if err := writeSysctl("net.ipv4.tcp_orphan_retries", "1"); err != nil {
+				return err
+			}
+			if path != g.last {
+				held = append(held, path)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for connections in namespaces that end: %w", err)
+	}
+	return held, nil
+}
+
+// sockstat reads one of TCP's numbers in the namespace that the thread is in;
+// "orphan" counts those of all namespaces.
+func sockstat(what string) (int, error) {
+	text, err := os.ReadFile("/proc/thread-self/net/sockstat")
+	if err != nil {
+		return 0, err
+	}
+	_, tcp, _ := strings.Cut(string(text), "\nTCP:")
+	_, value, ok := strings.Cut(tcp, " "+what+" ")
+	if !ok {
+		return 0, fmt.Errorf("no %q of TCP in /proc/net/sockstat", what)
+	}
+	return strconv.Atoi(strings.Fields(value)[0])
+}
+
 // witness sees the end of a namespace: a veth with one end in there and the
 // other in a namespace of its own that nobody else has. Dead namespaces are
 // taken apart in batches, in the order in which they died, so when the near
-// end is gone, all that died before are.
+// end is gone, all that died before are; those that something holds have
+// witnesses of their own.
 type witness struct {
 	conn *rtnl.Conn // the near namespace lives as long as this socket
 }
