@@ -51,7 +51,7 @@ func (p param) value(plan *topo.Plan) int {
 
 // kinds by name.
 func kinds() map[string]kind {
-	return map[string]kind{"vpc-setup": vpcSetup()}
+	return map[string]kind{"vpc-setup": vpcSetup(), "vpc-operations": vpcOperations()}
 }
 
 // point is one combination of parameters, by name.

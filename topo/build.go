@@ -147,7 +147,7 @@ func (b *builder) attach(v *VPCPlan, s SitePlan, subnet netip.Prefix) *Attachmen
 	v.Attachments = append(v.Attachments, Attachment{
 		VPC: v.Name, Site: s.Name, Index: s.Index, PE: s.PE, CE: ce.Name,
 		PEIf: b.ifs[s.PE].take(fmt.Sprintf("%s-%d", v.Name, s.Index)), Subnet: subnet,
-		ExportRT: exportRT(b.plan.ASN, v.Index, s.Index), ImportRT: importRT(b.plan.ASN, v.Index, s.Index),
+		ExportRT: exportRT(b.plan.ASN, v.Index, s.Index), ImportRT: importRT(b.plan.ASN, v.Index),
 	})
 	return &v.Attachments[len(v.Attachments)-1]
 }

@@ -57,10 +57,10 @@ func (c *checker) events(f fullScenario, p *Plan) {
 			if c.touched(at...) {
 				break // what comes after may rest on it
 			}
-			if event.At < clock {
+			if event.At > 0 && event.At < clock {
 				c.fault(append(at, "at"), fmt.Sprintf("%s is before the event above, which is at %s; expected them in order of time", event.At, clock), "")
 			}
-			clock = event.At
+			clock = max(clock, event.At)
 			next, err := now.Do(event.Operation)
 			if e, refused := errors.AsType[*OperationError](err); refused {
 				c.fault(append(at, e.Key...), e.Msg, e.Hint)

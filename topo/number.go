@@ -47,7 +47,7 @@ import (
 //	table 6000+2n-1, 6000+2n  the one route of reservation n, there and back
 //	RD <asn>:<1000v+e>      VPC v at PE e: distinct, so that no route hides another
 //	RT <asn>:<1000v+s>      export of VPC v at site s
-//	RT <asn>:<1000000+1000v+s>  import of VPC v at site s
+//	RT <asn>:<1000000+1000v>  import of VPC v, at every site
 const (
 	maxPEs      = 250
 	maxPs       = 250
@@ -231,6 +231,6 @@ func rd(asn uint32, v, e int) string { return fmt.Sprintf("%d:%d", asn, numberSt
 
 func exportRT(asn uint32, v, s int) string { return fmt.Sprintf("%d:%d", asn, numberStep*v+s) }
 
-func importRT(asn uint32, v, s int) string {
-	return fmt.Sprintf("%d:%d", asn, importRTBase+numberStep*v+s)
+func importRT(asn uint32, v int) string {
+	return fmt.Sprintf("%d:%d", asn, importRTBase+numberStep*v)
 }

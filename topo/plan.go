@@ -209,9 +209,11 @@ type Attachment struct {
 	CEAddr    netip.Addr   // l3vpn: CE end, next hop of the LAN
 	Subnet    netip.Prefix // the LAN; vpls: that of the VPC
 	Machines  []string     // node names
-	// ExportRT is put on the site's routes by its PE; ImportRT is what its
-	// VRF imports. Which ExportRT becomes which ImportRTs is decided at the
-	// route reflector alone: that is the central policy.
+	// ExportRT is put on the site's routes by its PE; ImportRT is what the
+	// VPC's VRFs and VSIs import. Which ExportRTs become ImportRT is decided at
+	// the route reflector alone: that is the central policy. ImportRT is the
+	// same at all sites of a VPC, so that a site that joins or leaves changes
+	// no other site's routes: each PE hears of it once.
 	ExportRT, ImportRT string
 	// Joined false: the LAN is there but nothing is provisioned at the PE.
 	Joined bool

@@ -292,9 +292,14 @@ func labelsAndTargets(t *testing.T, p *Plan) (highest uint32) {
 			}
 			name("RD ", s.RD, v.Name+" at "+s.PE)
 		}
+		if len(v.Attachments) > 0 {
+			name("RT ", v.Attachments[0].ImportRT, "import of "+v.Name)
+		}
 		for _, a := range v.Attachments {
 			name("RT ", a.ExportRT, "export of "+v.Name+" at "+a.Site)
-			name("RT ", a.ImportRT, "import of "+v.Name+" at "+a.Site)
+			if a.ImportRT != v.Attachments[0].ImportRT {
+				t.Errorf("%s imports %s at %s and %s at %s; want one target a VPC", v.Name, a.ImportRT, a.Site, v.Attachments[0].ImportRT, v.Attachments[0].Site)
+			}
 		}
 	}
 	for _, a := range p.Adjacencies {

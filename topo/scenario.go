@@ -254,7 +254,7 @@ type Experiment struct {
 	Warmup int `yaml:"warmup" jsonschema:"minimum=0,maximum=1000,default=1" example:"0"`
 	// vpc-setup: what it is measured against: the same isolation by firewall rules on a shared network, or nothing. Without it: firewall.
 	Baseline string `yaml:"baseline,omitempty" jsonschema:"enum=firewall,enum=none" example:"none"`
-	// What happens to the lab meanwhile, in order of time; each trial begins with the lab as the file has it. Which kinds take events, and from when they count, is theirs to say.
+	// What happens to the lab meanwhile, in this order; each trial begins with the lab as the file has it. Which kinds take events, and from when they count, is theirs to say.
 	Events []Event `yaml:"events,omitempty" example:"[{at: 2s, do: join, vpc: acme, site: hq}]"`
 	// What must hold of the results; the run fails (exit code 1) where it does not.
 	Expect []string `yaml:"expect,omitempty" example:"[matrix.leaks == 0]"`
@@ -262,8 +262,8 @@ type Experiment struct {
 
 // Event is an operation on the running lab at a time of an experiment.
 type Event struct {
-	// When, from the beginning.
-	At        Duration `yaml:"at" jsonschema:"required" example:"2s"`
+	// When, from the beginning; never before the event ahead of it is done. Without it: right then.
+	At        Duration `yaml:"at,omitempty" example:"2s"`
 	Operation `yaml:",inline"`
 }
 

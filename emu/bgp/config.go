@@ -92,7 +92,7 @@ type Tunnel struct {
 type RTRule struct {
 	Name string   `json:"name"` // the VPC
 	From []string `json:"from"` // export RTs of the joined sites
-	To   []string `json:"to"`   // import RTs of the joined sites
+	To   []string `json:"to"`   // what the VPC's VRFs and VSIs import
 	// VPLS rules are for VPLS routes, which leave with To beside what they
 	// came with; see policy.go.
 	VPLS bool `json:"vpls,omitempty"`

@@ -27,7 +27,8 @@ func TestConfigs(t *testing.T) {
 	require.Len(t, rr.Policy, 2)
 	require.Equal(t, "red", rr.Policy[0].Name)
 	require.Len(t, rr.Policy[0].From, 3)
-	require.Len(t, rr.Policy[1].To, 2)
+	require.Len(t, rr.Policy[1].From, 2)
+	require.Len(t, rr.Policy[1].To, 1, "one import target a VPC: a site that joins changes no other site's routes")
 
 	require.Len(t, pe1.VRFs, 2)
 	red, _ := plan.VPC("red")
