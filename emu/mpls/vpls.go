@@ -1,6 +1,9 @@
 package mpls
 
-import "github.com/vpclab/vpclab/topo"
+import (
+	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/topo"
+)
 
 // PseudowireBlock is the number of the shared filter block on the core
 // interfaces of a PE with a VPLS: in it the speaker tells by its label which
@@ -18,6 +21,7 @@ func (c *compiler) vsis() {
 			at[vsi.PE] = true
 			if n := c.node(vsi.PE); n != nil {
 				n.Sysctls["net.mpls.conf.lo.input"] = "1"
+				deaf(n, vsi.Name)
 			}
 		}
 	}
@@ -34,6 +38,17 @@ func (c *compiler) vsis() {
 		}
 		c.st.Links[pl.Name()] = l
 	}
+}
+
+// deaf keeps the IP of a PE off the bridge of a VPLS. A bridge takes what is
+// sent to its own MAC address for its node, which is a router and would deliver
+// or forward it: the tenant could reach the whole backbone. The PE has no route
+// into a VPLS, so that no source passes the strict reverse path check (RFC
+// 3704), and it answers no ARP request there.
+func deaf(n *fabric.Node, bridge string) {
+	n.Sysctls["net.ipv4.conf."+bridge+".rp_filter"] = "1"
+	n.Sysctls["net.ipv4.conf."+bridge+".arp_ignore"] = "8"
+	n.Sysctls["net.ipv4.conf."+bridge+".forwarding"] = "0"
 }
 
 // core reports whether both ends of a link switch labels.
