@@ -22,9 +22,10 @@ var allowed = map[string][]string{
 	"emu/bgp":     {"topo", "emu/event", "emu/fabric", "emu/mpls"},
 	"emu/kernel":  {"topo", "emu/event"},
 	"emu/traffic": {"topo", "emu/event", "emu/fabric"},
+	"emu/audit":   {"topo", "emu/event", "emu/fabric", "emu/traffic"},
 	"emu/lab":     {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/kernel"},
-	"scenarios":   {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/traffic", "emu/lab", "metrics", "plots"},
-	"cmd":         {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/kernel", "emu/traffic", "emu/lab", "scenarios", "metrics", "plots"},
+	"scenarios":   {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/traffic", "emu/audit", "emu/lab", "metrics", "plots"},
+	"cmd":         {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/kernel", "emu/traffic", "emu/audit", "emu/lab", "scenarios", "metrics", "plots"},
 }
 
 // room names the room a package of this module belongs to.

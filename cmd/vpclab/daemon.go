@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 
+	"github.com/vpclab/vpclab/emu/audit"
 	"github.com/vpclab/vpclab/emu/kernel"
 	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/scenarios"
@@ -37,7 +38,10 @@ func serveOnHost(labName string) func(context.Context, net.Listener) error {
 // serveLab answers for one lab, experiments included.
 func serveLab(ctx context.Context, ln net.Listener, name string, substrate kernel.Substrate, log *slog.Logger) error {
 	l := lab.New(lab.Config{Name: name, Substrate: string(substrate), Log: log})
-	return lab.Serve(ctx, ln, l, map[string]http.Handler{"POST " + runPath: scenarios.Handler(l)})
+	return lab.Serve(ctx, ln, l, map[string]http.Handler{
+		"POST " + runPath:    scenarios.Handler(l),
+		"POST " + audit.Path: audit.Handler(l),
+	})
 }
 
 // runPath is where the daemon takes experiments.

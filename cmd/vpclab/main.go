@@ -37,7 +37,7 @@ var groups = []struct {
 	verbs []func() *cobra.Command
 }{
 	{"Experiments:", []func() *cobra.Command{newRun, newPlot, newReport}},
-	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents}},
+	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents, newAudit}},
 	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newReservation, newLink}},
 	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},
 	{"This machine:", []func() *cobra.Command{newDoctor, newGC, newVersion}},
