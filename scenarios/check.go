@@ -51,7 +51,11 @@ func (p param) value(plan *topo.Plan) int {
 
 // kinds by name.
 func kinds() map[string]kind {
-	return map[string]kind{"vpc-setup": vpcSetup(), "vpc-operations": vpcOperations()}
+	return map[string]kind{
+		"vpc-setup":      vpcSetup(),
+		"vpc-operations": vpcOperations(),
+		"audit":          isolationAudit(),
+	}
 }
 
 // point is one combination of parameters, by name.

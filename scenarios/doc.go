@@ -8,6 +8,7 @@
 //   - run.go: trials in a seeded random order, warm-up, resume, failures
 //     recorded, verdict;
 //   - setup.go: the experiment vpc-setup; firewall.go: its baseline;
+//   - audit.go: the experiment audit;
 //   - touch.go: what a change touches, counted by reading the kernel before
 //     and after;
 //   - handler.go: the same over HTTP, for the lab daemon.
