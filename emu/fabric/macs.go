@@ -1,11 +1,13 @@
 package fabric
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -174,6 +176,49 @@ func (w *MACWatch) Close() {
 		_ = watch.Close() // nothing was written
 	}
 	w.readers.Wait()
+}
+
+// LearnedMAC is a MAC that a bridge learned from frames.
+type LearnedMAC struct {
+	MAC  topo.MAC `json:"mac"`
+	Port string   `json:"port"` // interface behind which it is
+}
+
+// FDB is what a bridge learned and did not forget yet, by MAC.
+func (f *Fabric) FDB(b BridgeAt) (out []LearnedMAC, err error) {
+	err = f.Do(b.Node, func() error {
+		conn, err := rtnl.Dial()
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		links, err := conn.Links()
+		if err != nil {
+			return err
+		}
+		names, bridge := map[int]string{}, 0
+		for _, l := range links {
+			names[l.Index] = l.Name
+			if l.Name == b.Bridge && l.Kind == "bridge" {
+				bridge = l.Index
+			}
+		}
+		if bridge == 0 {
+			return errors.New("there is no such bridge")
+		}
+		entries, err := conn.FDB()
+		for _, e := range entries {
+			if e.Bridge == bridge && !e.Local {
+				out = append(out, LearnedMAC{MAC: e.MAC, Port: names[e.Port]})
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read bridge %s: %w", b, err)
+	}
+	slices.SortFunc(out, func(a, b LearnedMAC) int { return bytes.Compare(a.MAC[:], b.MAC[:]) })
+	return out, nil
 }
 
 // FlushMACs makes bridges forget all that they have learned.

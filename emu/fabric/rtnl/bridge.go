@@ -1,8 +1,10 @@
 package rtnl
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
+	"net"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -21,6 +23,8 @@ func (b *Batch) Bridge(br Bridge, opts ...Option) {
 	b.linkInfo("bridge", func() {
 		b.u32(nl.IFLA_BR_STP_STATE, 0)
 		b.u8(nl.IFLA_BR_MCAST_SNOOPING, 0)
+		// Without a default VLAN nothing of theirs is kept a port and a MAC.
+		b.attr(nl.IFLA_BR_VLAN_DEFAULT_PVID, []byte{0, 0})
 		if br.Ageing != 0 {
 			b.u32(nl.IFLA_BR_AGEING_TIME, userTicks(br.Ageing))
 		}
@@ -136,6 +140,24 @@ type FDBEntry struct {
 	Bridge int // index
 	// Local: the bridge's or a port's own address; never ages.
 	Local bool
+}
+
+// Learn puts e.MAC behind e.Port as if a frame had come from there: it ages,
+// and moves when the machine speaks elsewhere.
+func (b *Batch) Learn(e FDBEntry, opts ...Option) {
+	b.begin("learn", e, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, opts)
+	msg := make([]byte, unix.SizeofNdMsg)
+	msg[0] = unix.AF_BRIDGE
+	binary.NativeEndian.PutUint32(msg[4:], uint32(e.Port))
+	binary.NativeEndian.PutUint16(msg[8:], unix.NUD_REACHABLE)
+	msg[10] = unix.NTF_MASTER
+	b.body(msg)
+	b.attr(unix.NDA_LLADDR, e.MAC[:])
+	b.end()
+}
+
+func (e FDBEntry) String() string {
+	return fmt.Sprintf("%v at port %d", net.HardwareAddr(e.MAC[:]), e.Port)
 }
 
 // FDB reads the forwarding tables of the namespace's bridges.

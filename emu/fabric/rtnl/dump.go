@@ -202,6 +202,9 @@ func parseLink(p []byte) (l LinkInfo, ok bool) {
 	l.Index = int(int32(binary.NativeEndian.Uint32(p[4:])))
 	l.Up = binary.NativeEndian.Uint32(p[8:])&unix.IFF_UP != 0
 	attrs(p, unix.SizeofIfInfomsg, func(typ uint16, v []byte) { l.set(typ, v) })
+	if p[0] == unix.AF_BRIDGE { // a port's state, in the form that bridges notify it
+		l.MasterKind = "bridge"
+	}
 	return l, true
 }
 
@@ -223,6 +226,8 @@ func (l *LinkInfo) set(typ uint16, v []byte) {
 		copy(l.MAC[:], v)
 	case unix.IFLA_LINKINFO:
 		attrs(v, 0, l.setInfo)
+	case unix.IFLA_PROTINFO:
+		attrs(v, 0, l.setPort)
 	}
 }
 
@@ -244,17 +249,18 @@ func (l *LinkInfo) setInfo(typ uint16, v []byte) {
 	case nl.IFLA_INFO_SLAVE_KIND:
 		l.MasterKind = cstring(v)
 	case nl.IFLA_INFO_SLAVE_DATA:
-		if l.MasterKind != "bridge" {
-			return
+		if l.MasterKind == "bridge" {
+			attrs(v, 0, l.setPort)
 		}
-		attrs(v, 0, func(typ uint16, v []byte) {
-			switch typ {
-			case nl.IFLA_BRPORT_STATE:
-				l.Port = PortState(number(v))
-			case nl.IFLA_BRPORT_ISOLATED:
-				l.Isolated = number(v) == 1
-			}
-		})
+	}
+}
+
+func (l *LinkInfo) setPort(typ uint16, v []byte) {
+	switch typ {
+	case nl.IFLA_BRPORT_STATE:
+		l.Port = PortState(number(v))
+	case nl.IFLA_BRPORT_ISOLATED:
+		l.Isolated = number(v) == 1
 	}
 }
 
