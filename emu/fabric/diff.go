@@ -135,6 +135,7 @@ func (w *work) cascade(want objects) {
 		m, isPort := o.(masterObj)
 		if k.rank > rankLink && k.dev != "" && gone[end{k.node, k.dev}] ||
 			isPort && gone[end{k.node, m.master}] ||
+			k.rank == rankSysctl && k.late() && gone[end{k.node, k.sysctlDevice()}] ||
 			k.rank >= rankRoute && k.rank <= rankLabel && rerouted[k.node] {
 			w.add[k] = o
 			if k.rank < rankRoute {

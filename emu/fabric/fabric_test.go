@@ -178,6 +178,23 @@ func TestDiffMakesAgainWhatGoesAlong(t *testing.T) {
 	require.NotZero(t, routes)
 }
 
+// TestDiffSetsSysctlsOfANewDevice plugs a machine in elsewhere: its interface
+// is another one, with the kernel's own values.
+func TestDiffSetsSysctlsOfANewDevice(t *testing.T) {
+	at := func(port string) objects {
+		return flatten(State{
+			Nodes: map[string]Node{
+				"vm": {Name: "vm", Sysctls: map[string]string{"net.ipv6.conf.eth0.disable_ipv6": "0", "net.ipv4.ip_forward": "1"}},
+				"h1": {Name: "h1"}, "h2": {Name: "h2"},
+			},
+			Links: map[string]Link{"vm:eth0--" + port + ":p": {MTU: 1500, A: End{Node: "vm", Ifname: "eth0"}, B: End{Node: port, Ifname: "p"}}},
+		})
+	}
+	w, _ := diff(at("h1"), at("h2"))
+	require.Contains(t, w.add, key{rankSysctl, "vm", "", "net.ipv6.conf.eth0.disable_ipv6"})
+	require.NotContains(t, w.add, key{rankSysctl, "vm", "", "net.ipv4.ip_forward"})
+}
+
 func TestEgress(t *testing.T) {
 	ms := topo.Duration(time.Millisecond)
 	require.Equal(t, egress{}, egressOf(topo.Impairment{Queue: 5}), "without a line nothing queues")

@@ -224,17 +224,15 @@ func (f *Fabric) FDB(b BridgeAt) (out []LearnedMAC, err error) {
 // FlushMACs makes bridges forget all that they have learned.
 func (f *Fabric) FlushMACs(bridges ...BridgeAt) error {
 	for _, b := range bridges {
-		err := f.Do(b.Node, func() error {
-			conn, err := rtnl.Dial()
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			var batch rtnl.Batch
-			batch.BridgeSet(rtnl.BridgeChange{Name: b.Bridge, Flush: true})
-			return conn.Do(&batch)
-		})
-		if err != nil {
+		f.mu.Lock()
+		n := f.nodes[b.Node]
+		f.mu.Unlock()
+		if n == nil {
+			return fmt.Errorf("flush bridge %s: %w", b, ErrNoNode)
+		}
+		var batch rtnl.Batch
+		batch.BridgeSet(rtnl.BridgeChange{Name: b.Bridge, Flush: true})
+		if err := n.conn.Do(&batch); err != nil {
 			return fmt.Errorf("flush bridge %s: %w", b, err)
 		}
 	}
