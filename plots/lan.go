@@ -33,6 +33,7 @@ var lanFrames = []struct{ got, of, kind, name string }{
 	{"lan.overheard", "lan.bystanders", "unknown", "unicast to another, MAC unknown"},
 	{"lan.overheard", "lan.bystanders", "learned", "unicast to another, MAC learned"},
 	{"lan.overheard", "lan.bystanders", "aged", "unicast to another, MAC aged out"},
+	{"lan.overheard", "lan.bystanders", "flushed", "unicast to another, MAC flushed"},
 }
 
 // lanMoves are the rows of a VM's move.

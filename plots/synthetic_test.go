@@ -258,6 +258,7 @@ func (r syntheticRun) lan(t testing.TB, s *metrics.Store) {
 			tr.Add("lan.overheard", "count", 4, with("unknown"))
 			tr.Add("lan.overheard", "count", 0, with("learned"))
 			tr.Add("lan.overheard", "count", 4, with("aged"))
+			tr.Add("lan.overheard", "count", 4, with("flushed"))
 			tr.Add("lan.move_outage", "s", noise(0.012, 0.3), with("announced"))
 			tr.Add("lan.move_known", "s", noise(0.05, 0.1), with("announced"))
 			tr.Add("lan.move_recovery", "s", noise(0.009, 0.2), with("spoke"))

@@ -55,6 +55,7 @@ func kinds() map[string]kind {
 		"vpc-setup":      vpcSetup(),
 		"vpc-operations": vpcOperations(),
 		"audit":          isolationAudit(),
+		"lan":            lanKind(),
 	}
 }
 

@@ -9,6 +9,8 @@
 //     recorded, verdict;
 //   - setup.go: the experiment vpc-setup; firewall.go: its baseline;
 //   - audit.go: the experiment audit;
+//   - lan.go: the experiment lan; lanframes.go, lanpath.go, lanmove.go: its
+//     parts; plain.go: the plain IP ways that it compares with;
 //   - touch.go: what a change touches, counted by reading the kernel before
 //     and after;
 //   - handler.go: the same over HTTP, for the lab daemon.

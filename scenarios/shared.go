@@ -3,6 +3,7 @@ package scenarios
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vpclab/vpclab/emu/traffic"
 	"github.com/vpclab/vpclab/topo"
@@ -50,9 +51,7 @@ func at(p netip.Prefix, n int) netip.Addr {
 
 // withShared is the plan with the shared network beside it.
 func withShared(plan *topo.Plan) (*topo.Plan, *sharedNet, error) {
-	b := &sharedBuilder{plan: *plan, net: &sharedNet{twins: map[string]traffic.Endpoint{}}, used: map[string]int{}, site: map[string]topo.Attachment{}}
-	b.plan.Nodes = append([]topo.Node(nil), plan.Nodes...)
-	b.plan.Links = append([]topo.Link(nil), plan.Links...)
+	b := newSharedBuilder(plan)
 	for _, a := range plan.Attachments() {
 		if _, done := b.site[a.Site]; !done {
 			b.gateway(a)
@@ -82,6 +81,13 @@ type sharedBuilder struct {
 	net  *sharedNet
 	used map[string]int             // addresses given out, by site
 	site map[string]topo.Attachment // one of each site
+}
+
+func newSharedBuilder(plan *topo.Plan) *sharedBuilder {
+	b := &sharedBuilder{plan: *plan, net: &sharedNet{twins: map[string]traffic.Endpoint{}}, used: map[string]int{}, site: map[string]topo.Attachment{}}
+	b.plan.Nodes = slices.Clone(plan.Nodes)
+	b.plan.Links = slices.Clone(plan.Links)
+	return b
 }
 
 // gateway adds a site's router with its LAN, its access link and the routes
