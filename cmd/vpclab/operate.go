@@ -111,8 +111,22 @@ func newVPC() *cobra.Command {
 			func(op *topo.Operation, a []string) { op.Do = "join"; member(op, a) }),
 		change("leave VPC SITE", "take a site out of a VPC; its LAN and machines stay", "  vpclab vpc leave acme illinois", exactArgs(2),
 			func(op *topo.Operation, a []string) { op.Do = "leave"; member(op, a) }),
+		newFlush(),
 		listing("list the VPCs, their sites and where they are joined", lab.VPCs),
 	)
+}
+
+func newFlush() *cobra.Command {
+	return &cobra.Command{Use: "flush VPC", Short: "make all bridges of a vpls forget the MACs they have learned", Args: exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := theClient()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := limited(cmd)
+			defer cancel()
+			return c.FlushMACs(ctx, args[0])
+		}}
 }
 
 func newVM() *cobra.Command {

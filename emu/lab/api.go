@@ -22,6 +22,7 @@ import (
 //	GET  /v1/status                      Status
 //	POST /v1/deploy    DeployRequest     DeployReply lines (NDJSON)
 //	POST /v1/operate   OperateRequest    DeployReply lines (NDJSON)
+//	POST /v1/flush?vpc=                  {}; the VPC's bridges have forgotten all MACs
 //	POST /v1/destroy                     {}; the daemon ends afterwards
 //	GET  /v1/inspect?section=&node=      Report
 //	GET  /v1/events?last=N&follow=1      event lines (NDJSON)
@@ -86,6 +87,7 @@ func newServer(l *Lab, extra map[string]http.Handler) (http.Handler, *server) {
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("POST /v1/deploy", s.deploy)
 	mux.HandleFunc("POST /v1/operate", s.operate)
+	mux.HandleFunc("POST /v1/flush", s.flush)
 	mux.HandleFunc("POST /v1/destroy", s.destroy)
 	mux.HandleFunc("GET /v1/inspect", s.inspect)
 	mux.HandleFunc("GET /v1/events", s.events)

@@ -38,10 +38,10 @@ const (
 )
 
 // Sections are all there are, in the order they are printed.
-var Sections = []Section{Nodes, Links, VPCs, VRFs, VSIs, Routes, LSPs, Reservations, BGP, Machines, RIB}
+var Sections = []Section{Nodes, Links, VPCs, VRFs, VSIs, Routes, LSPs, Reservations, BGP, Machines, MACs, RIB}
 
 // onRequest are the sections that are read only when they are named.
-var onRequest = []Section{Machines, RIB}
+var onRequest = []Section{Machines, MACs, RIB}
 
 // InspectRequest chooses what to read; empty means all but those of onRequest,
 // of all nodes.
@@ -288,6 +288,7 @@ func (l *Lab) Inspect(ctx context.Context, r InspectRequest) (*Report, error) {
 		{r.wants(VPCs), i.vpcs},
 		{r.wants(VSIs), i.vsis},
 		{r.wants(Machines), i.machines},
+		{r.wants(MACs), i.macs},
 		{r.wants(Reservations), i.reservations},
 		{r.wants(BGP), i.speakers},
 		{r.wants(RIB), i.rib},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -155,6 +156,38 @@ func machineMACs(plan *topo.Plan) map[string]topo.MAC {
 		}
 	}
 	return macs
+}
+
+// macs reads what the bridges of the VSIs have learned.
+func (i *inspection) macs(ctx context.Context) error {
+	if i.plan == nil {
+		return nil
+	}
+	macs := machineMACs(i.plan)
+	for _, v := range i.plan.VPCs {
+		owner := map[topo.MAC]string{}
+		for _, a := range v.Attachments {
+			for _, m := range a.Machines {
+				owner[macs[m]] = m
+			}
+		}
+		for _, s := range v.VSIs {
+			if !i.req.wantsNode(s.PE) {
+				continue
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			learned, err := i.fabric.FDB(fabric.BridgeAt{Node: s.PE, Bridge: s.Name})
+			if err != nil {
+				return err
+			}
+			for _, e := range learned {
+				i.report.MACs = append(i.report.MACs, MACInfo{Node: s.PE, Bridge: s.Name, MAC: e.MAC.String(), Port: e.Port, Owner: owner[e.MAC]})
+			}
+		}
+	}
+	return nil
 }
 
 func (i *inspection) reservations(context.Context) error {

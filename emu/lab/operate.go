@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -26,7 +29,60 @@ func (l *Lab) Operate(ctx context.Context, op topo.Operation, opt ApplyOptions) 
 		return nil, err
 	}
 	l.observe(event.New("", "lab.operation", operationWords(op)))
-	return l.apply(ctx, plan, opt, request)
+	tl, err := l.apply(ctx, plan, opt, request)
+	if err != nil || op.Do != "move" {
+		return tl, err
+	}
+	if err := l.announceVM(ctx, plan, op.VM); err != nil {
+		return tl, fmt.Errorf("move %s: it runs on %s, but its LAN could not be told: %w", op.VM, op.Host, err)
+	}
+	return tl, nil
+}
+
+// announceVM has the host that a VM is plugged into announce it, so that every
+// bridge of its LAN learns the new place at once (CloudNet, section IV-A3: the
+// host announces, not the VM). In an l3vpn that is its site's LAN.
+func (l *Lab) announceVM(ctx context.Context, plan *topo.Plan, vm string) error {
+	for _, k := range plan.Links {
+		if k.A.Node == vm && k.VPC != "" && !k.AC {
+			return l.Fabric().Announce(ctx, k.B.Node, k.B.Ifname, k.A.MAC, k.A.Addr.Addr())
+		}
+	}
+	return fmt.Errorf("the plan has no wire of %s", vm)
+}
+
+// FlushMACs makes all bridges of a VPLS forget what they have learned: those of
+// its PEs, its hosts and its CEs.
+func (l *Lab) FlushMACs(vpc string) error {
+	plan := l.Plan()
+	if plan == nil {
+		return fmt.Errorf("flush %s: %w", vpc, ErrNotBuilt)
+	}
+	v, ok := plan.VPC(vpc)
+	if !ok {
+		var have []string
+		for _, v := range plan.VPCs {
+			have = append(have, v.Name)
+		}
+		return &NoSuchError{What: "VPC", Name: vpc, Have: have}
+	}
+	var bridges []fabric.BridgeAt
+	for _, s := range v.VSIs {
+		bridges = append(bridges, fabric.BridgeAt{Node: s.PE, Bridge: s.Name})
+	}
+	for _, k := range plan.Links {
+		for _, e := range []topo.Endpoint{k.A, k.B} {
+			b := fabric.BridgeAt{Node: e.Node, Bridge: e.Bridge}
+			if k.VPC == vpc && e.Bridge != "" && !slices.Contains(bridges, b) {
+				bridges = append(bridges, b)
+			}
+		}
+	}
+	if err := l.Fabric().FlushMACs(bridges...); err != nil {
+		return err
+	}
+	l.observe(event.New("", "vpc.flushed", map[string]string{"vpc": vpc, "bridges": fmt.Sprint(len(bridges))}))
+	return nil
 }
 
 // after is the plan that the operation leads to.
@@ -92,6 +148,23 @@ func (s *server) operate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = out.write(DeployReply{Done: tl})
+}
+
+func (s *server) flush(w http.ResponseWriter, r *http.Request) {
+	if err := s.lab.FlushMACs(r.URL.Query().Get("vpc")); err != nil {
+		fail(w, err)
+		return
+	}
+	writeJSON(w, struct{}{})
+}
+
+// FlushMACs makes all bridges of a VPLS forget what they have learned.
+func (c *Client) FlushMACs(ctx context.Context, vpc string) error {
+	res, err := c.do(ctx, http.MethodPost, "/v1/flush", url.Values{"vpc": {vpc}}, nil)
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
 }
 
 // Operate changes the lab by one operation. progress may be nil.
