@@ -20,12 +20,13 @@ var allowed = map[string][]string{
 	"emu/fabric":  {"topo", "emu/event"},
 	"emu/mpls":    {"topo", "emu/event", "emu/fabric"},
 	"emu/bgp":     {"topo", "emu/event", "emu/fabric", "emu/mpls"},
+	"emu/frr":     {"topo", "emu/event", "emu/fabric", "emu/bgp"},
 	"emu/kernel":  {"topo", "emu/event"},
 	"emu/traffic": {"topo", "emu/event", "emu/fabric"},
 	"emu/audit":   {"topo", "emu/event", "emu/fabric", "emu/traffic"},
-	"emu/lab":     {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/kernel"},
-	"scenarios":   {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/traffic", "emu/audit", "emu/lab", "metrics", "plots"},
-	"cmd":         {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/kernel", "emu/traffic", "emu/audit", "emu/lab", "scenarios", "metrics", "plots"},
+	"emu/lab":     {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel"},
+	"scenarios":   {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/lab", "metrics", "plots"},
+	"cmd":         {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/lab", "scenarios", "metrics", "plots"},
 }
 
 // room names the room a package of this module belongs to.

@@ -130,6 +130,7 @@ func (p *Plan) route() {
 // label table that shrinks under running traffic gains nothing.
 func (p *Plan) raiseTopLabel() {
 	for _, lsp := range p.LSPs {
+		p.TopLabel = max(p.TopLabel, lsp.Label)
 		for _, hop := range lsp.Hops {
 			p.TopLabel = max(p.TopLabel, hop.InLabel)
 		}
@@ -161,7 +162,7 @@ func (g *core) lsp(dest int, next []edge, l labels) LSP {
 			upstream[next[r].to] = true
 		}
 	}
-	lsp := LSP{Egress: g.routers[dest].Name, FEC: host(g.routers[dest].Loopback)}
+	lsp := LSP{Egress: g.routers[dest].Name, FEC: host(g.routers[dest].Loopback), Label: l.lsp(dest+1, dest+1)}
 	for r, n := range g.routers {
 		if next[r].to < 0 || n.Kind == KindRR {
 			continue

@@ -223,7 +223,10 @@ type Attachment struct {
 type LSP struct {
 	Egress string // PE node
 	FEC    netip.Prefix
-	Hops   []LSPHop // one a router other than the egress
+	// Label is the egress's own, for a neighbour that must push one (FRR):
+	// others are their own penultimate hop and push none.
+	Label uint32
+	Hops  []LSPHop // one a router other than the egress
 }
 
 // LSPHop is what one router does for a FEC.

@@ -10,9 +10,11 @@ import (
 // the speaker converges to it (adds, changes and withdraws the difference).
 // A speaker runs in its router's network namespace, as a process of its own.
 type Config struct {
-	Node     string     `json:"node"`
-	ASN      uint32     `json:"asn"`
-	RouterID netip.Addr `json:"router_id"` // loopback; also the source of sessions
+	Node string `json:"node"`
+	// Routing says what the process is: GoBGP, or FRR's daemons (package frr).
+	Routing  topo.Routing `json:"routing,omitempty"`
+	ASN      uint32       `json:"asn"`
+	RouterID netip.Addr   `json:"router_id"` // loopback; also the source of sessions
 	// Reflector makes this speaker the route reflector. Clients are then the
 	// PEs' loopbacks; PEs name the reflector as their only Neighbor.
 	Reflector bool         `json:"reflector,omitempty"`
@@ -20,7 +22,10 @@ type Config struct {
 	VRFs      []VRF        `json:"vrfs,omitempty"`    // PE only
 	VSIs      []VSI        `json:"vsis,omitempty"`    // PE only
 	Tunnels   []Tunnel     `json:"tunnels,omitempty"` // PE only: what BGP next hops resolve to
-	Policy    []RTRule     `json:"policy,omitempty"`  // reflector only
+	// Core is for FRR where nobody else gives out labels; nil: the controller
+	// does, and Tunnels say which. A P has nothing but its Core.
+	Core   *Core    `json:"core,omitempty"`
+	Policy []RTRule `json:"policy,omitempty"` // reflector only
 	// Port is the TCP port of all sessions; 0: 179.
 	Port uint16 `json:"port,omitempty"`
 	// Keepalive and Hold are the session timers in seconds; 0: 3 and 9.
@@ -83,6 +88,22 @@ type Tunnel struct {
 	Label  uint32     `json:"label"`
 	Via    netip.Addr `json:"via"`
 	Dev    string     `json:"dev"`
+}
+
+// Core is the backbone as a router must know it that finds its ways by OSPF
+// and gives out labels by LDP (RFC 2328, RFC 5036).
+type Core struct {
+	Links []CoreLink `json:"links"`
+	// Silent are the loopbacks of neighbours that speak neither (the route
+	// reflector); this router tells the others the way to them.
+	Silent []netip.Prefix `json:"silent,omitempty"`
+}
+
+// CoreLink is a link to another router that speaks OSPF and LDP.
+type CoreLink struct {
+	Dev  string       `json:"dev"`
+	Addr netip.Prefix `json:"addr"` // of this end
+	Cost int          `json:"cost"`
 }
 
 // RTRule is one line of the central policy at the route reflector: routes

@@ -8,8 +8,9 @@ import (
 )
 
 // Configs is the configuration of every speaker of the plan, by node: one for
-// each PE and one for the route reflector. Sites that have not joined appear
-// nowhere: neither at their PE nor in the policy.
+// each PE and one for the route reflector, and where FRR gives out the labels
+// one for each P. Sites that have not joined appear nowhere: neither at their
+// PE nor in the policy.
 func Configs(plan *topo.Plan) map[string]Config {
 	out := map[string]Config{}
 	loopbacks := map[string]netip.Addr{}
@@ -25,14 +26,24 @@ func Configs(plan *topo.Plan) map[string]Config {
 		}
 		loopbacks[n.Name] = n.Loopback
 	}
+	ldp := plan.AllFRR()
 	for _, n := range plan.Nodes {
-		c := Config{Node: n.Name, ASN: plan.ASN, RouterID: n.Loopback}
+		c := Config{Node: n.Name, Routing: n.Routing, ASN: plan.ASN, RouterID: n.Loopback}
 		switch n.Kind {
 		case topo.KindPE:
 			c.Neighbors = slices.Clone(reflectors)
 			c.VRFs = vrfsOf(plan, n.Name)
 			c.VSIs = vsisOf(plan, n.Name, loopbacks)
-			c.Tunnels = tunnelsOf(plan, n.Name, loopbacks)
+			if ldp {
+				c.Core = coreOf(plan, n.Name)
+			} else {
+				c.Tunnels = tunnelsOf(plan, n, loopbacks)
+			}
+		case topo.KindP:
+			if !ldp {
+				continue // labels and routes are the controller's
+			}
+			c.Core = coreOf(plan, n.Name)
 		case topo.KindRR:
 			c.Reflector = true
 			c.Neighbors = slices.Clone(pes)
@@ -112,17 +123,44 @@ func flowsOf(plan *topo.Plan, vpc, pe string, loopbacks map[string]netip.Addr) [
 }
 
 // tunnelsOf lists the LSPs that begin at a PE. The first label is the next
-// router's, or none where the egress is the neighbor.
-func tunnelsOf(plan *topo.Plan, pe string, loopbacks map[string]netip.Addr) []Tunnel {
+// router's, or none where the egress is the neighbor; FRR resolves VPN routes
+// by labelled ones only and is given the egress's own there.
+func tunnelsOf(plan *topo.Plan, pe topo.Node, loopbacks map[string]netip.Addr) []Tunnel {
 	var out []Tunnel
 	for _, lsp := range plan.LSPs {
 		for _, h := range lsp.Hops {
-			if h.Node == pe && lsp.Egress != pe {
-				out = append(out, Tunnel{Egress: loopbacks[lsp.Egress], Label: h.OutLabel, Via: h.Via, Dev: h.Dev})
+			if h.Node != pe.Name || lsp.Egress == pe.Name {
+				continue
 			}
+			t := Tunnel{Egress: loopbacks[lsp.Egress], Label: h.OutLabel, Via: h.Via, Dev: h.Dev}
+			if t.Label == 0 && pe.Routing == topo.RoutingFRR {
+				t.Label = lsp.Label
+			}
+			out = append(out, t)
 		}
 	}
 	return out
+}
+
+// coreOf lists the core links of a router.
+func coreOf(plan *topo.Plan, router string) *Core {
+	c := &Core{}
+	for _, l := range plan.LinksOf(router) {
+		if !l.Core {
+			continue
+		}
+		here, there := l.A, l.B
+		if here.Node != router {
+			here, there = there, here
+		}
+		n, _ := plan.Node(there.Node)
+		if n.Kind == topo.KindRR {
+			c.Silent = append(c.Silent, netip.PrefixFrom(n.Loopback, n.Loopback.BitLen()))
+			continue
+		}
+		c.Links = append(c.Links, CoreLink{Dev: here.Ifname, Addr: here.Addr, Cost: l.Cost})
+	}
+	return c
 }
 
 // policyOf is a full mesh in each VPC: every joined site's routes go to every

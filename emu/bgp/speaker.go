@@ -55,10 +55,17 @@ type Speaker struct {
 // Option changes how Start makes a speaker.
 type Option func(*options)
 
-type options struct{ argv []string }
+type options struct {
+	argv  []string
+	apart uintptr
+}
 
 // WithCommand runs argv instead of this program's verb `speaker`.
 func WithCommand(argv ...string) Option { return func(o *options) { o.argv = argv } }
+
+// Apart gives the process namespaces of its own, by their clone(2) flags,
+// besides the router's network namespace.
+func Apart(flags uintptr) Option { return func(o *options) { o.apart = flags } }
 
 // RouteInfo is one path of a speaker's RIB: a VPN route with prefix and label,
 // or a VPLS path.
@@ -119,7 +126,7 @@ func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink, opt
 	s.cmd.Env = append(os.Environ(), speakerEnv...)
 	// A process group of its own: an interrupt at the terminal is for the lab,
 	// which ends its speakers in order.
-	s.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	s.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Cloneflags: o.apart}
 	if err := ns.Start(node, s.cmd); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start speaker %s: %w", node, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/frr"
 	"github.com/vpclab/vpclab/emu/mpls"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -63,6 +64,9 @@ func (l *Lab) ApplyWith(ctx context.Context, plan *topo.Plan, opt ApplyOptions) 
 
 // apply is ApplyWith for whoever has the turn.
 func (l *Lab) apply(ctx context.Context, plan *topo.Plan, opt ApplyOptions, request event.Mono) (*Timeline, error) {
+	if err := frr.Check(plan); err != nil { // before anything is built
+		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
+	}
 	f, err := l.open(plan)
 	if err != nil {
 		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
@@ -193,9 +197,14 @@ func (a *application) stamp(at *event.Mono) {
 // have let go of the routes.
 func (a *application) withdraw(ctx context.Context) error {
 	reflector := ""
+	var gone []string
 	less := map[string]bgp.Config{}
 	for node, was := range a.old {
 		next := a.configs[node] // empty for a router that goes
+		if processOf(next) != processOf(was) {
+			next = bgp.Config{} // another process takes its place
+			gone = append(gone, node)
+		}
 		keep := common(was, next)
 		if same(keep, was) {
 			continue
@@ -205,7 +214,7 @@ func (a *application) withdraw(ctx context.Context) error {
 		}
 		less[node] = keep
 	}
-	if len(less) == 0 {
+	if len(less)+len(gone) == 0 {
 		return nil
 	}
 	if cfg, changes := less[reflector]; changes && reflector != "" {
@@ -220,13 +229,11 @@ func (a *application) withdraw(ctx context.Context) error {
 	if err := a.wait(ctx, true); err != nil {
 		return err
 	}
-	var gone []string
-	for node := range a.old {
-		if _, stays := a.configs[node]; !stays {
-			gone = append(gone, node)
-		}
+	err := a.lab.speakers.stop(ctx, gone)
+	for _, node := range gone {
+		a.lab.forget(node) // a successor reports afresh
 	}
-	return a.lab.speakers.stop(ctx, gone)
+	return err
 }
 
 // build converges the kernel's objects.
@@ -245,12 +252,7 @@ func (a *application) build(ctx context.Context) error {
 
 // start brings up the speakers that are missing.
 func (a *application) start(ctx context.Context) error {
-	nodes := make([]string, 0, len(a.configs))
-	for node := range a.configs {
-		nodes = append(nodes, node)
-	}
-	sort.Strings(nodes)
-	return a.lab.speakers.ensure(ctx, a.fabric, nodes)
+	return a.lab.speakers.ensure(ctx, a.fabric, a.configs)
 }
 
 // configure tells every speaker its neighbours, VRFs, circuits and tunnels.

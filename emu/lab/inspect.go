@@ -194,10 +194,12 @@ type LabelInfo struct {
 	mpls.Label
 }
 
-// SpeakerInfo is a BGP speaker process.
+// SpeakerInfo is a BGP speaker process, or the parent of a router's FRR
+// daemons.
 type SpeakerInfo struct {
 	Node     string    `json:"node"`
-	Role     string    `json:"role"` // pe | reflector
+	Role     string    `json:"role"` // pe | p | reflector
+	By       string    `json:"by"`   // gobgp | frr
 	PID      int       `json:"pid"`
 	Restarts int       `json:"restarts"`
 	Fault    string    `json:"fault,omitempty"` // why it last died
@@ -523,6 +525,9 @@ func (i *inspection) labelUse(node string, label uint32) string {
 		return ""
 	}
 	for _, lsp := range i.plan.LSPs {
+		if lsp.Egress == node && lsp.Label == label {
+			return "itself, from FRR"
+		}
 		for _, hop := range lsp.Hops {
 			if hop.Node == node && hop.InLabel == label {
 				return "LSP to " + lsp.Egress
@@ -583,9 +588,15 @@ func (i *inspection) explainVRF(info *VRFInfo) {
 func (m *member) info() SpeakerInfo {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	info := SpeakerInfo{Node: m.node, Role: "pe", Restarts: m.restarts, Fault: m.fault, Running: !m.dead}
-	if m.cfg != nil && m.cfg.Reflector {
+	info := SpeakerInfo{Node: m.node, Role: "pe", By: "gobgp", Restarts: m.restarts, Fault: m.fault, Running: !m.dead}
+	switch {
+	case m.cfg != nil && m.cfg.Reflector:
 		info.Role = "reflector"
+	case m.cfg != nil && len(m.cfg.Neighbors) == 0:
+		info.Role = "p"
+	}
+	if m.routing == topo.RoutingFRR {
+		info.By = "frr"
 	}
 	if !m.dead {
 		info.PID = m.proc.Pid()

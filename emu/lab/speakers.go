@@ -15,6 +15,8 @@ import (
 	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/frr"
+	"github.com/vpclab/vpclab/topo"
 )
 
 // maxRestarts is how often one speaker is brought back before the lab leaves
@@ -22,10 +24,16 @@ import (
 // hide.
 const maxRestarts = 5
 
-// restartDeadline bounds the start and configuration of a replacement.
-const restartDeadline = 20 * time.Second
+// restartDeadline bounds the start and configuration of a replacement, and
+// configureDeadline one configuration, which is the start of FRR's daemons
+// too: half a dozen processes for each router, on one CPU.
+const (
+	restartDeadline   = 60 * time.Second
+	configureDeadline = 120 * time.Second
+)
 
-// speakers are the BGP speaker processes of a lab.
+// speakers are the control planes of a lab's routers: BGP speaker processes,
+// and where a router has FRR the processes that run its daemons.
 type speakers struct {
 	sink   event.Sink
 	forget func(node string) // what a dead speaker reported holds no longer
@@ -40,7 +48,8 @@ type speakers struct {
 // member is one router's speaker: the process that runs now and what it is
 // supposed to say.
 type member struct {
-	node string
+	node    string
+	routing topo.Routing // which kind of process
 
 	mu       sync.Mutex // held while the process is started or configured
 	proc     *bgp.Speaker
@@ -95,16 +104,16 @@ func (s *speakers) all() []*member {
 	return out
 }
 
-// ensure starts a speaker at each node that lacks one, all at the same time,
-// and brings back the ones given up.
-func (s *speakers) ensure(ctx context.Context, f *fabric.Fabric, nodes []string) error {
+// ensure starts a speaker of the kind that is configured at each node that
+// lacks one, all at the same time, and brings back the ones given up.
+func (s *speakers) ensure(ctx context.Context, f *fabric.Fabric, configs map[string]bgp.Config) error {
 	g, gctx := errgroup.WithContext(ctx)
-	for _, node := range nodes {
+	for node, cfg := range configs {
 		m := s.member(node)
 		if m != nil && !m.isDead() {
 			continue
 		}
-		g.Go(func() error { return s.start(gctx, f, node) })
+		g.Go(func() error { return s.start(gctx, f, node, cfg.Routing) })
 	}
 	return g.Wait()
 }
@@ -115,13 +124,22 @@ func (m *member) isDead() bool {
 	return m.dead
 }
 
+// launch starts the process of a router's control plane. All are told the same
+// way what to do.
+func (s *speakers) launch(ctx context.Context, f *fabric.Fabric, node string, routing topo.Routing) (*bgp.Speaker, error) {
+	if routing == topo.RoutingFRR {
+		return frr.Start(ctx, f, node, s.sink)
+	}
+	return bgp.Start(ctx, f, node, s.sink)
+}
+
 // start begins a speaker and the goroutine that watches it.
-func (s *speakers) start(ctx context.Context, f *fabric.Fabric, node string) error {
-	proc, err := bgp.Start(ctx, f, node, s.sink)
+func (s *speakers) start(ctx context.Context, f *fabric.Fabric, node string, routing topo.Routing) error {
+	proc, err := s.launch(ctx, f, node, routing)
 	if err != nil {
 		return fmt.Errorf("start BGP speaker of %s: %w", node, err)
 	}
-	m := &member{node: node, proc: proc}
+	m := &member{node: node, routing: routing, proc: proc}
 	s.mu.Lock()
 	s.members[node] = m
 	s.mu.Unlock()
@@ -191,7 +209,7 @@ func (s *speakers) revive(f *fabric.Fabric, m *member) bool {
 	defer cancel()
 	for m.restarts < maxRestarts {
 		m.restarts++
-		proc, err := bgp.Start(ctx, f, m.node, s.sink)
+		proc, err := s.launch(ctx, f, m.node, m.routing)
 		if err == nil && m.cfg != nil {
 			if err = proc.Configure(ctx, *m.cfg); err != nil {
 				_ = proc.Kill()
@@ -230,6 +248,8 @@ func (s *speakers) configure(ctx context.Context, node string, cfg bgp.Config) (
 		return false, nil
 	}
 	m.cfg = &cfg
+	ctx, cancel := context.WithTimeoutCause(ctx, configureDeadline, fmt.Errorf("waited %v for it to be configured", configureDeadline))
+	defer cancel()
 	if err := m.proc.Configure(ctx, cfg); err != nil {
 		return true, fmt.Errorf("configure BGP speaker of %s: %w", node, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"github.com/vpclab/vpclab/emu/bgp"
+	"github.com/vpclab/vpclab/topo"
 )
 
 // A change of VPNs is done in two halves, so that no route ever points at an
@@ -93,6 +94,17 @@ func withPolicy(cfg bgp.Config, policy []bgp.RTRule) bgp.Config {
 	return cfg
 }
 
+// process is what must run at a router for it to be told a configuration.
+type process struct {
+	node string
+	frr  bool
+	ldp  bool // FRR's daemons for it
+}
+
+func processOf(c bgp.Config) process {
+	return process{c.Node, c.Routing == topo.RoutingFRR, c.Core != nil}
+}
+
 func same(a, b bgp.Config) bool { return reflect.DeepEqual(a, b) }
 
 // speakerChanges describes, for a preview, what happens to the speakers.
@@ -127,6 +139,12 @@ func describeConfig(c bgp.Config) string {
 	text := fmt.Sprintf("%d VRFs, %d circuits, %d tunnels", len(c.VRFs), circuits, len(c.Tunnels))
 	if len(c.VSIs) > 0 {
 		text += fmt.Sprintf(", %d VSIs", len(c.VSIs))
+	}
+	if c.Core != nil {
+		text = fmt.Sprintf("%d VRFs, %d circuits, OSPF and LDP on %d links", len(c.VRFs), circuits, len(c.Core.Links))
+	}
+	if c.Routing == topo.RoutingFRR {
+		text = "FRR, " + text
 	}
 	return text
 }

@@ -133,7 +133,7 @@ func (r *Report) lspTable(w io.Writer) {
 }
 
 func (r *Report) bgpTable(w io.Writer) {
-	t := Table("BGP speakers", "router", "role", "pid", "restarts", "neighbour", "session", "since")
+	t := Table("BGP speakers", "router", "role", "by", "pid", "restarts", "neighbour", "session", "since")
 	for _, s := range r.BGP {
 		pid := strconv.Itoa(s.PID)
 		if !s.Running {
@@ -148,13 +148,13 @@ func (r *Report) bgpTable(w io.Writer) {
 				state += " (" + x.Reason + ")"
 			}
 			if i > 0 {
-				t.AppendRow(table.Row{"", "", "", "", x.Neighbor, state, since})
+				t.AppendRow(table.Row{"", "", "", "", "", x.Neighbor, state, since})
 				continue
 			}
-			t.AppendRow(table.Row{s.Node, s.Role, pid, s.Restarts, x.Neighbor, state, since})
+			t.AppendRow(table.Row{s.Node, s.Role, s.By, pid, s.Restarts, x.Neighbor, state, since})
 		}
 		if len(s.Sessions) == 0 {
-			t.AppendRow(table.Row{s.Node, s.Role, pid, s.Restarts})
+			t.AppendRow(table.Row{s.Node, s.Role, s.By, pid, s.Restarts})
 		}
 	}
 	show(w, t)

@@ -18,9 +18,11 @@ const tableLocal = 255
 // Compile adds to st what the backbone of plan needs besides nodes and links:
 // sysctls, core routes, LSPs, for each joined site its VRF, VPN label and the
 // route to its LAN, the ground for pseudowires, and reservations. st is what
-// fabric.Compile made of the same plan.
+// fabric.Compile made of the same plan. What FRR's daemons see to at a router
+// that runs them is left out: its VPN labels and its tunnels to other PEs, and
+// where all routers do, every LSP.
 func Compile(plan *topo.Plan, st *fabric.State) {
-	c := compiler{plan: plan, st: st, nodes: map[string]*fabric.Node{}, kinds: make(map[string]topo.NodeKind, len(plan.Nodes))}
+	c := compiler{plan: plan, st: st, frr: newFRRParts(plan), nodes: map[string]*fabric.Node{}, kinds: make(map[string]topo.NodeKind, len(plan.Nodes))}
 	for _, n := range plan.Nodes {
 		c.kinds[n.Name] = n.Kind
 	}
@@ -42,6 +44,7 @@ func Compile(plan *topo.Plan, st *fabric.State) {
 type compiler struct {
 	plan  *topo.Plan
 	st    *fabric.State
+	frr   frrParts
 	nodes map[string]*fabric.Node
 	kinds map[string]topo.NodeKind
 }
@@ -123,7 +126,7 @@ func guard(n *fabric.Node) {
 // links.
 func (c *compiler) coreRoutes() {
 	for _, r := range c.plan.CoreRoutes {
-		if n := c.node(r.Node); n != nil {
+		if n := c.node(r.Node); n != nil && !c.frr.route(r) {
 			n.Routes = append(n.Routes, fabric.Route{Dst: r.Dst, Via: r.Via, Dev: r.Dev, Src: r.Src})
 		}
 	}
@@ -132,6 +135,9 @@ func (c *compiler) coreRoutes() {
 // lsps adds the incoming label map of every hop: swap, or pop at the
 // penultimate one.
 func (c *compiler) lsps() {
+	if c.frr.all {
+		return // LDP gives out the labels
+	}
 	for _, lsp := range c.plan.LSPs {
 		for _, h := range lsp.Hops {
 			n := c.node(h.Node)
@@ -142,6 +148,18 @@ func (c *compiler) lsps() {
 			r.Out[0] = h.OutLabel // 0: penultimate hop, pop
 			n.MPLS = append(n.MPLS, r)
 		}
+		if c.frr.neighbours[lsp.Egress] {
+			c.ownLabel(lsp)
+		}
+	}
+}
+
+// ownLabel lets an egress take its own label off: below it is the VPN's, which
+// is looked up on the way through lo.
+func (c *compiler) ownLabel(lsp topo.LSP) {
+	if n := c.node(lsp.Egress); n != nil {
+		n.Sysctls["net.mpls.conf.lo.input"] = "1"
+		n.MPLS = append(n.MPLS, fabric.MPLSRoute{In: lsp.Label, Dev: "lo"})
 	}
 }
 
@@ -156,7 +174,9 @@ func (c *compiler) vpns() {
 			}
 			tables[vrf.PE] = vrf.Table
 			n.VRFs = append(n.VRFs, fabric.VRF{Name: vrf.Name, Table: vrf.Table})
-			n.MPLS = append(n.MPLS, fabric.MPLSRoute{In: vrf.Label, Dev: vrf.Name})
+			if !c.frr.routers[vrf.PE] {
+				n.MPLS = append(n.MPLS, fabric.MPLSRoute{In: vrf.Label, Dev: vrf.Name})
+			}
 		}
 		for _, a := range v.Attachments {
 			n := c.node(a.PE)

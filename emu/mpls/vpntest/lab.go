@@ -96,6 +96,11 @@ func New(t testing.TB, plan *topo.Plan, sink event.Sink) *Lab {
 	return l
 }
 
+// On looks at a lab that somebody else has built from plan, and removes.
+func On(t testing.TB, f *fabric.Fabric, plan *topo.Plan) *Lab {
+	return &Lab{Fabric: f, Plan: plan, t: t}
+}
+
 // State is everything of a plan but VPN routes.
 func State(plan *topo.Plan) fabric.State {
 	st := fabric.Compile(plan)
