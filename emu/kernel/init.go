@@ -223,6 +223,10 @@ var initSysctls = []struct {
 	{"net.ipv4.neigh.default.gc_thresh1", "16384", true},
 	{"net.ipv4.neigh.default.gc_thresh2", "65536", true},
 	{"net.ipv4.neigh.default.gc_thresh3", "131072", true},
+	// All veth links of a kernel share one queue of what has arrived. A broadcast
+	// in a LAN of 60 is 60 frames at a time; of the kernel's 1000, the questions
+	// that 60 machines ask for each other's addresses lose every tenth.
+	{"net.core.netdev_max_backlog", "65536", true},
 	{"net.core.rmem_max", "33554432", true},
 	{"net.core.wmem_max", "33554432", true},
 	{"kernel.printk", "4 4 1 4", true},
