@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -219,17 +220,19 @@ func TestSlowLinksAndAbsentSitesAreNoLeak(t *testing.T) {
 func TestAWrongRouteTargetIsFound(t *testing.T) {
 	plan := planOf(t, strangers)
 	l := deployed(t, plan)
-	// The reflector lets blue import what red exports.
-	cfg := l.Configs()["rr"]
-	cfg.Policy = slices.Clone(cfg.Policy)
-	blue, _ := plan.VPC("blue")
-	for i, rule := range cfg.Policy {
-		if rule.Name == "red" {
-			cfg.Policy[i].To = append(slices.Clone(rule.To), blue.Attachments[0].ImportRT)
+	// At pe1, blue imports what red exports.
+	red, _ := plan.VPC("red")
+	cfg := l.Configs()["pe1"]
+	cfg.VRFs = slices.Clone(cfg.VRFs)
+	for i, v := range cfg.VRFs {
+		if v.Name == "vrf-blue" {
+			wrong := v.Circuits[0]
+			wrong.Site, wrong.Prefix, wrong.ImportRT = "wrong", netip.MustParsePrefix("10.99.0.0/24"), red.Attachments[0].ImportRT
+			cfg.VRFs[i].Circuits = append(slices.Clone(v.Circuits), wrong)
 		}
 	}
-	rr, _ := l.Speaker("rr")
-	if err := rr.Configure(limit(t), cfg); err != nil {
+	pe1, _ := l.Speaker("pe1")
+	if err := pe1.Configure(limit(t), cfg); err != nil {
 		t.Fatal(err)
 	}
 	waitRoutes(t, l, "pe1", "vrf-blue", 2)

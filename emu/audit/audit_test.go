@@ -171,6 +171,25 @@ func TestLabelsOfAllKindsAreTried(t *testing.T) {
 	}
 }
 
+func TestLabelsOfAForeignControlPlaneAreGuessed(t *testing.T) {
+	g := newGround(planOf(t, twins).WithRouting(topo.RoutingFRR))
+	s := g.edgeSource(g.lans[member{"red", "hq"}])
+	c := &collector{every: 1}
+	g.attacks(&s, c)
+	tried := map[uint32]bool{}
+	for _, p := range c.kept {
+		if p.kind == KindLabel {
+			tried[p.stack[0]] = true
+		}
+	}
+	if !tried[16] || !tried[127] || tried[15] || tried[128] {
+		t.Errorf("16 to 127 were to be tried: %v", tried)
+	}
+	if seen := g.judge("red", traffic.Station{Node: "p1", Ifname: "pe1"}, framed("10.0.2.11", 17, 18)); seen.place != placeNone {
+		t.Errorf("whose label 18 is, is not known: %+v", seen)
+	}
+}
+
 func TestTheWayOfAProbe(t *testing.T) {
 	g := newGround(planOf(t, twins))
 	tr := &tracer{g: g}

@@ -18,6 +18,7 @@ type ground struct {
 	kinds    map[string]topo.NodeKind
 	labels   map[uint32]labelOwner
 	sorted   []uint32 // labels, in order
+	guessed  []uint32 // labels that a foreign control plane may have given out
 	ways     []way
 	services map[string][]service // by PE
 	ends     map[string]end       // by node:interface
@@ -262,7 +263,22 @@ func (g *ground) labelsOf() {
 		g.sorted = append(g.sorted, l)
 	}
 	slices.Sort(g.sorted)
+	if slices.ContainsFunc(g.plan.Routers(), func(n topo.Node) bool { return n.Routing == topo.RoutingFRR }) {
+		for l := uint32(firstFree); l < firstFree+guesses; l++ {
+			if _, known := g.labels[l]; !known {
+				g.guessed = append(g.guessed, l)
+			}
+		}
+	}
 }
+
+// FRR's daemons give out their own labels, from the first that is not special
+// (RFC 3032, section 2.1) on. Whose is whose only they know, so that many are
+// tried.
+const (
+	firstFree = 16
+	guesses   = 112
+)
 
 // joined tells that both ends are in the VPC, not merely meant to be.
 func (g *ground) joined(vpc, site string) bool {

@@ -114,6 +114,7 @@ func (g *ground) attacks(s *source, c *collector) {
 	g.spoofedFrames(s, c)
 	g.labelled(s, c)
 	if s.wire {
+		g.guesses(s, c)
 		g.stacked(s, c)
 	}
 }
@@ -219,6 +220,21 @@ func (g *ground) labelled(s *source, c *collector) {
 		for _, dst := range append([]topo.MAC{broadcast}, s.hops...) {
 			g.over(s, KindLabel, c, dst, v, true, l)
 			g.over(s, KindLabel, c, dst, v, false, l)
+		}
+	}
+}
+
+// guesses tries labels that may lead to any VPC.
+func (g *ground) guesses(s *source, c *collector) {
+	for _, l := range g.guessed {
+		for _, v := range g.plan.VPCs {
+			m := g.victim(s, v.Name, "")
+			if v.Name == s.vpc || m == nil {
+				continue
+			}
+			for _, dst := range s.hops {
+				g.over(s, KindLabel, c, dst, m, true, l)
+			}
 		}
 	}
 }

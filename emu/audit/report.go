@@ -98,6 +98,7 @@ type Crossing struct {
 
 // Seconds are times of the audit, by the lab kernel's monotonic clock.
 type Seconds struct {
+	Sockets float64 `json:"sockets"` // opening one in each machine, twice, and at each circuit and backbone link
 	IP      float64 `json:"ip"`
 	Frames  float64 `json:"frames"`
 	Attacks float64 `json:"attacks"`

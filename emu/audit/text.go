@@ -21,8 +21,8 @@ func (r *Report) Text(w io.Writer) {
 	pairText(w, "UNREACHED", r.Unreached)
 	pairText(w, "DOUBLED", r.Doubled)
 	s := r.Seconds
-	fmt.Fprintf(w, "\n%s: %d ordered pairs, %d attacks; %.2f s (IP %.2f, frames %.2f, attacks %.2f, IP again %.2f, traces %.2f): %.0f pairs/s\n",
-		r.verdict(), r.Pairs(), r.Tried(), s.All, s.IP, s.Frames, s.Attacks, s.Again, s.Traces, r.PairsPerSecond())
+	fmt.Fprintf(w, "\n%s: %d ordered pairs, %d attacks; %.2f s (sockets %.2f, IP %.2f, frames %.2f, attacks %.2f, IP again %.2f, traces %.2f): %.0f pairs/s\n",
+		r.verdict(), r.Pairs(), r.Tried(), s.All, s.Sockets, s.IP, s.Frames, s.Attacks, s.Again, s.Traces, r.PairsPerSecond())
 }
 
 // count is a number of things in words.
