@@ -56,7 +56,6 @@ func kinds() map[string]kind {
 		"vpc-operations": vpcOperations(),
 		"audit":          isolationAudit(),
 		"lan":            lanKind(),
-		"reservation":    reservationKind(),
 	}
 }
 
