@@ -17,7 +17,8 @@ var allowed = map[string][]string{
 	"metrics":     {},
 	"plots":       {"metrics"},
 	"emu/event":   {},
-	"emu/fabric":  {"topo", "emu/event"},
+	"emu/warm":    {},
+	"emu/fabric":  {"topo", "emu/event", "emu/warm"},
 	"emu/mpls":    {"topo", "emu/event", "emu/fabric"},
 	"emu/bgp":     {"topo", "emu/event", "emu/fabric", "emu/mpls"},
 	"emu/frr":     {"topo", "emu/event", "emu/fabric", "emu/bgp"},
@@ -26,7 +27,7 @@ var allowed = map[string][]string{
 	"emu/audit":   {"topo", "emu/event", "emu/fabric", "emu/traffic"},
 	"emu/lab":     {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel"},
 	"scenarios":   {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/lab", "metrics", "plots"},
-	"cmd":         {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/lab", "scenarios", "metrics", "plots"},
+	"cmd":         {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/lab", "emu/warm", "scenarios", "metrics", "plots"},
 }
 
 // room names the room a package of this module belongs to.

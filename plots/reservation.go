@@ -33,15 +33,15 @@ func makeReservationRate(d *data) (*page, string, error) {
 	others := r.others()
 	pg := &page{width: doubleWidth, bodyHeight: 2.2 * vg.Inch, body: l.draw}
 	pg.legend = []entry{
-		{"reserved flow", band{look: reservedLook}.thumb},
+		{"reserved flow, offers " + plain(mbits(r.offered())), band{look: reservedLook}.thumb},
 		{others + " together", band{look: othersLook}.thumb},
 		{"reserved rate, " + plain(mbits(r.any().Reserved)), levelThumb},
-		{"a link of the reserved path is down", shadeThumb},
+		{"a link of its path is down", shadeThumb},
 	}
 	what := fmt.Sprintf("Payload that arrived, in bins of %g s; median; %s; n"+bound+"="+bound+"%s.", rateStep, bandText(r.trials()), plainCount(r.trials(), "trial"))
 	pg.subtitle = []string{what, fmt.Sprintf("The flows share a link of %s.", mbits(r.any().Line)), d.kernelText()}
-	caption := fmt.Sprintf("Goodput over time of one TCP flow that offers 90 %% of its reserved %s, beside %s that take what they get, over a core link of %s. The others begin alone; then the reserved flow begins; then a link of the reserved path fails (shaded) and comes back. %s %s",
-		mbits(r.any().Reserved), others, mbits(r.any().Line), what, d.kernelText())
+	caption := fmt.Sprintf("Goodput over time of one TCP flow that offers %s of its reserved %s, beside %s that take what they get, over a core link of %s. The others begin alone; then the reserved flow begins; then a link of its path fails (shaded) and comes back. %s %s",
+		mbits(r.offered()), mbits(r.any().Reserved), others, mbits(r.any().Line), what, d.kernelText())
 	return pg, caption + d.whichText(r.exp, d.experiments("reservation.rate")), nil
 }
 
@@ -54,6 +54,16 @@ func (r *races) others() string {
 		}
 	}
 	return plainCount(n, "greedy flow")
+}
+
+// offered is what the reserved flow offers, in bits a second.
+func (r *races) offered() float64 {
+	for _, f := range r.any().Flows {
+		if f.Class == "reserved" {
+			return f.Offered
+		}
+	}
+	return 0
 }
 
 func plainCount(n int, noun string) string { return count(fmt.Sprint(n), noun) }
@@ -169,7 +179,7 @@ func makeReservationLatency(d *data) (*page, string, error) {
 	quantiles := "The median, p95 and p99 are those of the probes of one trial."
 	what := fmt.Sprintf("Median over trials; %s; %s a point.", spreadText(rows), nText(rows))
 	pg.subtitle = []string{what, quantiles, d.kernelText()}
-	caption := fmt.Sprintf("One-way latency of small UDP probes between the reserved machines, while a TCP flow between them offers 90 %% of the reserved rate, against the number of greedy TCP flows on the same core link, with the scenario's reservations and without. Sender and receiver share one clock: nothing is halved. %s %s %s",
+	caption := fmt.Sprintf("One-way latency of small UDP probes between the reserved machines, while a TCP flow between them offers what fits into the reservation, against the number of greedy TCP flows on the same core link, with the scenario's reservations and without. Sender and receiver share one clock: nothing is halved. %s %s %s",
 		quantiles, what, d.kernelText())
 	return pg, caption + d.whichText(exp, experiments), nil
 }
@@ -206,7 +216,7 @@ func makeReservationFailure(d *data) (*page, string, error) {
 	what := fmt.Sprintf("Reserved flow beside %s, in bins of %g s; median; %s; n"+bound+"="+bound+"%s.", r.others(), failureStep, bandText(r.trials()), plainCount(r.trials(), "trial"))
 	outages := "Bars: longest gap in the probes of the reserved pair, median."
 	pg.subtitle = []string{what, outages, d.kernelText()}
-	caption := fmt.Sprintf("A link of the reserved path fails at 0: goodput of the reserved flow around it, and (bars) for how long no small packet of the reserved pair came through. After the failure the controller computes and programs another way; a TCP flow then waits for its own retransmission timer. %s %s %s",
+	caption := fmt.Sprintf("A link of the flow's path fails at 0: its goodput around that moment, and (bars) for how long no small packet of the reserved pair came through. After the failure the controller computes and programs another way; a TCP flow then waits for its own retransmission timer. %s %s %s",
 		what, l.outageText(), d.kernelText())
 	return pg, caption + d.whichText(r.exp, d.experiments("reservation.rate")), nil
 }

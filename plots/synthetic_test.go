@@ -72,9 +72,9 @@ func (r syntheticRun) race(t testing.TB, s *metrics.Store, rng *rand.Rand, flows
 	tr, err := s.Begin("reservation", map[string]string{"flows": strconv.Itoa(flows)}, n)
 	require.NoError(t, err)
 	for _, system := range []string{"with", "without"} {
-		share, queue := 0.9, 0.004
+		share, queue := 0.8, 0.004
 		if system == "without" {
-			share, queue = 0.9/(0.3*float64(flows)+0.8), 0.04
+			share, queue = 0.8/(0.3*float64(flows)+0.8), 0.04
 		}
 		tr.Add("reservation.rate", "bit/s", share*15e6, map[string]string{"system": system})
 		for i, q := range []string{"p50", "p95", "p99"} {
@@ -95,7 +95,7 @@ func syntheticFlows(rng *rand.Rand, flows int, share float64) metrics.Flows {
 	for i := range flows + 1 {
 		one := metrics.FlowSeries{From: "a", To: "b", Class: "other"}
 		if i == 0 {
-			one.Class = "reserved"
+			one.Class, one.Offered = "reserved", 12e6
 		}
 		for b := range int((end + shift) / f.BinS) {
 			at := float64(b) * f.BinS

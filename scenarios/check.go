@@ -56,6 +56,7 @@ func kinds() map[string]kind {
 		"vpc-operations": vpcOperations(),
 		"audit":          isolationAudit(),
 		"lan":            lanKind(),
+		"reservation":    reservationKind(),
 	}
 }
 

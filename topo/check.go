@@ -344,6 +344,7 @@ func (c *checker) experiments(f fullScenario) {
 		if e.Baseline != "" && e.Kind != "" && e.Kind != "vpc-setup" {
 			c.faultKey(path("experiments", i, "baseline"), "only vpc-setup has a baseline, and this is "+e.Kind, "")
 		}
+		c.measured(f, i, e)
 		for _, v := range e.Vary {
 			for j, value := range v.Value {
 				if k := slices.Index(v.Value, value); k < j {
@@ -356,6 +357,18 @@ func (c *checker) experiments(f fullScenario) {
 		if name != "" && slices.Index(f.Figures, name) < i {
 			c.fault(path("figures", i), fmt.Sprintf("figure %q is in the list twice", name), "")
 		}
+	}
+}
+
+// measured checks whose traffic an experiment measures.
+func (c *checker) measured(f fullScenario, i int, e Experiment) {
+	at := path("experiments", i, "reservation")
+	switch {
+	case e.Reservation == "" || c.lost(at...):
+	case e.Kind != "" && e.Kind != "reservation":
+		c.faultKey(at, "only the experiment reservation measures one, and this is "+e.Kind, "")
+	case !slices.Contains(f.Reservations.Names(), e.Reservation) && !c.touched("reservations"):
+		c.fault(at, fmt.Sprintf("there is no reservation %q; expected %s", e.Reservation, oneOf(f.Reservations.Names())), suggest(e.Reservation, f.Reservations.Names()))
 	}
 }
 

@@ -256,6 +256,8 @@ type Experiment struct {
 	Baseline string `yaml:"baseline,omitempty" jsonschema:"enum=firewall,enum=none" example:"none"`
 	// What happens to the lab meanwhile, in this order; each trial begins with the lab as the file has it. Which kinds take events, and from when they count, is theirs to say.
 	Events []Event `yaml:"events,omitempty" example:"[{at: 2s, do: join, vpc: acme, site: hq}]"`
+	// reservation: whose traffic is measured. Without it: the scenario's first.
+	Reservation string `yaml:"reservation,omitempty" jsonschema:"format=vpclab-node" example:"video"`
 	// What must hold of the results; the run fails (exit code 1) where it does not.
 	Expect []string `yaml:"expect,omitempty" example:"[matrix.leaks == 0]"`
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/vpclab/vpclab/emu/kernel"
 	"github.com/vpclab/vpclab/emu/lab"
+	_ "github.com/vpclab/vpclab/emu/warm" // starts faster in User Mode Linux
 	"github.com/vpclab/vpclab/topo"
 )
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -214,6 +215,48 @@ func TestRateIsTrueAndLive(t *testing.T) {
 		require.Greater(t, got, float64(mbit)*map[bool]float64{true: 0.8, false: 0.25}[mbit <= 100], "too slow")
 	}
 	require.Nil(t, p.err.Load(), "the connection broke")
+}
+
+// TestLineSendsAfterItsLinkWasDown takes a link down while packets wait in its
+// line, by Apply and by hand: when Apply has brought it up, the line sends
+// again. HFSC by itself would not.
+func TestLineSendsAfterItsLinkWasDown(t *testing.T) {
+	kerneltest.Need(t)
+	f := start(t, "waits")
+	whole := wire(topo.Impairment{Rate: 20e6, Delay: topo.Duration(2 * time.Millisecond)}, topo.Impairment{})
+	down := wire(topo.Impairment{Rate: 20e6, Delay: topo.Duration(2 * time.Millisecond)}, topo.Impairment{})
+	for name, l := range down.Links {
+		l.Down = true
+		down.Links[name] = l
+	}
+	byHand := func() {
+		require.NoError(t, f.Do("a", func() error { return exec.Command("ip", "link", "set", "eth0", "down").Run() }))
+	}
+	by := func(opts ...fabric.Option) func() {
+		return func() { _, err := f.Apply(t.Context(), down, opts...); require.NoError(t, err) }
+	}
+	for _, c := range []struct {
+		name string
+		fail func()
+		back []fabric.Option
+	}{
+		{"seen", by(), nil},
+		{"trusted", by(fabric.Trust), []fabric.Option{fabric.Trust}},
+		{"by hand", byHand, nil},
+	} {
+		apply(t, f, whole)
+		p := startPump(t, f, "a", "b", netip.MustParseAddrPort("10.7.0.2:9000"))
+		p.rate(500 * time.Millisecond) // its queue fills
+		c.fail()
+		p.rate(50 * time.Millisecond)
+		ch, err := f.Apply(t.Context(), whole, c.back...)
+		require.NoError(t, err)
+		p.stop()
+		got := least(echoes(t, f, 5))
+		t.Logf("%s: %v; a round trip then took %v", c.name, ch, got)
+		require.Less(t, got, time.Second, "%s: nothing comes through", c.name)
+		require.Empty(t, apply(t, f, whole), "%s: and all is as it should be", c.name)
+	}
 }
 
 // TestQueueIsAsLongAsSaid fills a slow line: what waits is bounded by the

@@ -110,7 +110,10 @@ var defaultRoute = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 // flatten takes a State apart. Routes without a device get the one whose
 // subnet holds the next hop, so that they compare equal to what the kernel
 // says of them. Routes over a link that is down are left out: the kernel drops
-// them and takes no new ones.
+// them and takes no new ones. So are its queueing disciplines: a class of HFSC
+// in which packets wait when the device goes down never sends again (the
+// kernel throws the packets away, but the class passes for one that still
+// waits its turn; seen on 6.1.176), so they are made anew when it comes up.
 func flatten(s State) objects {
 	o := make(objects, 8*len(s.Nodes)+6*len(s.Links))
 	down := map[end]bool{}
@@ -144,8 +147,10 @@ func flatten(s State) objects {
 	}
 	if len(down) > 0 {
 		maps.DeleteFunc(o, func(k key, v object) bool {
-			r, ok := v.(routeObj)
-			return ok && down[end{k.node, r.Dev}]
+			if r, ok := v.(routeObj); ok {
+				return down[end{k.node, r.Dev}]
+			}
+			return (k.rank == rankQdisc || k.rank == rankClass) && down[end{k.node, k.dev}]
 		})
 	}
 	return o

@@ -234,6 +234,9 @@ func (o *observation) qdiscs(n *node, names map[int]string) error {
 	seen, err := readLines(n.conn, qdiscs)
 	clear(n.classes)
 	for index, l := range seen {
+		if d, ok := o.ends[end{n.name, names[index]}]; ok && !d.Up {
+			l.rate = 0 // as good as none: see flatten
+		}
 		o.have[key{rankQdisc, n.name, names[index], ""}] = qdiscObj{l.egress}
 		o.division(n, names[index], l)
 	}

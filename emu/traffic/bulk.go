@@ -21,7 +21,10 @@ import (
 // Stream is a TCP flow that is asked for.
 type Stream struct {
 	Flow
-	// Rate of payload that the sender offers; 0: as much as TCP takes.
+	// Rate of payload that the sender offers, a portion every 5 ms; 0: as much
+	// as TCP takes. A late portion is the larger, so a busy machine takes
+	// nothing from the rate; but what TCP does not take for 100 ms is not
+	// offered any more, as live video would not be.
 	Rate topo.Rate
 }
 
@@ -43,8 +46,8 @@ const (
 	// bulkBuffer of the receiver holds what comes in between two readings, and
 	// twice the bandwidth-delay product of anything a lab can carry.
 	bulkBuffer = 8 << 20
-	// pacedAhead is bulkUnsent of a stream with a rate, as time.
-	pacedAhead = 100 * time.Millisecond
+	portion    = 5 * time.Millisecond   // of a stream with a rate
+	maxBacklog = 100 * time.Millisecond // of a stream with a rate, and its bulkUnsent as time
 )
 
 // Bulk is a set of TCP connections between machines, opened by
@@ -181,22 +184,23 @@ func setReceiver(fd int) error {
 	return nil
 }
 
-// setSender bounds what waits in the kernel, and paces a stream with a rate:
-// the kernel's own pacing, a timer between segments, so that pacing costs no
-// system call. It counts payload.
+// setSender bounds what waits in the kernel. Its own pacing of a stream with a
+// rate (SO_MAX_PACING_RATE) is not used: it loses what a late timer makes it
+// miss.
 func (s *stream) setSender(fd int) error {
 	unsent := bulkUnsent
 	if s.Rate > 0 {
-		ahead := int64(s.Rate) / 8 * int64(pacedAhead) / int64(time.Second)
-		unsent = int(min(bulkUnsent, max(8<<10, ahead)))
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, int(s.Rate/8)); err != nil {
-			return fmt.Errorf("socket pacing rate %v: %w", s.Rate, err)
-		}
+		unsent = min(bulkUnsent, max(8<<10, s.bytesIn(maxBacklog)))
 	}
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent); err != nil {
 		return fmt.Errorf("socket unsent low-water mark: %w", err)
 	}
 	return nil
+}
+
+// bytesIn is how much the stream offers in some time.
+func (s *stream) bytesIn(d time.Duration) int {
+	return int(float64(s.Rate) / 8 * d.Seconds())
 }
 
 // Start lets streams send that do not, by their index in the configuration.
@@ -218,18 +222,41 @@ var zeros = sync.OnceValue(func() []byte { return make([]byte, bulkWrite) })
 // send writes until a deadline in the past ends it.
 func (s *stream) send() {
 	defer close(s.sending)
-	for {
-		if _, err := s.out.Write(zeros()); err != nil {
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				s.err = err
+	var err error
+	if s.Rate > 0 {
+		err = s.offer()
+	}
+	for s.Rate == 0 && err == nil {
+		_, err = s.out.Write(zeros())
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		s.err = err
+	}
+}
+
+// offer writes at the stream's rate.
+func (s *stream) offer() error {
+	tick := time.NewTicker(portion)
+	defer tick.Stop()
+	for begun, offered := event.Now(), 0; ; <-tick.C {
+		behind := s.bytesIn(event.Now().Sub(begun)) - offered
+		if limit := s.bytesIn(maxBacklog); behind > limit {
+			offered += behind - limit // given up
+			behind = limit
+		}
+		for behind > 0 {
+			n, err := s.out.Write(zeros()[:min(behind, bulkWrite)])
+			if err != nil {
+				return err
 			}
-			return
+			offered, behind = offered+n, behind-n
 		}
 	}
 }
 
 // Pause stops streams from sending. What the kernel has been given still
-// goes out: for a greedy stream at most 128 KiB beside what is in flight.
+// goes out: at most 128 KiB, or what a stream with a rate offers in 100 ms,
+// beside what is in flight.
 func (b *Bulk) Pause(streams ...int) {
 	for _, i := range streams {
 		s := b.streams[i]
@@ -285,18 +312,22 @@ func (s *stream) congestion() (name string, err error) {
 // A late round is not made up for: every reading has its own time.
 func (b *Bulk) collect(interval time.Duration) {
 	defer close(b.done)
-	sink := make([]byte, bulkBuffer) // nothing is ever written to it
+	room, err := sink()
+	if err != nil {
+		b.err = err
+		return
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	next := event.Now()
 	for {
 		select {
 		case <-b.stop:
-			b.err = errors.Join(b.err, b.read(sink)) // the last reading
+			b.err = errors.Join(b.err, b.read(room)) // the last reading
 			return
 		case <-timer.C:
 		}
-		if err := b.read(sink); err != nil {
+		if err := b.read(room); err != nil {
 			b.err = err
 			return
 		}
@@ -308,9 +339,20 @@ func (b *Bulk) collect(interval time.Duration) {
 	}
 }
 
+// sink is room for what is never written: addresses without memory. The
+// heap's could have been somebody's before, and to clear it would fault in
+// every page, which takes User Mode Linux a second.
+var sink = sync.OnceValues(func() ([]byte, error) {
+	room, err := unix.Mmap(-1, 0, bulkBuffer, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("bulk flows: room to receive: %w", err)
+	}
+	return room, nil
+})
+
 // read takes what has arrived at every receiver, without copying it
 // (MSG_TRUNC of TCP, tcp(7)).
-func (b *Bulk) read(sink []byte) error {
+func (b *Bulk) read(room []byte) error {
 	for _, s := range b.streams {
 		if s.ended {
 			continue
@@ -322,7 +364,7 @@ func (b *Bulk) read(sink []byte) error {
 		var n int
 		var at event.Mono
 		cerr := rc.Control(func(fd uintptr) {
-			n, _, err = unix.Recvfrom(int(fd), sink, unix.MSG_TRUNC|unix.MSG_DONTWAIT)
+			n, _, err = unix.Recvfrom(int(fd), room, unix.MSG_TRUNC|unix.MSG_DONTWAIT)
 			at = event.Now()
 		})
 		switch {
