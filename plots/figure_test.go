@@ -75,9 +75,9 @@ var mustSay = map[string][]string{
 	"reservation-rate":    {"time since the others began (s)", "goodput (Mbit/s)", "with reservation", "without", "8 greedy flows together", "n = 6 trials", "95 % interval", "reserved rate, 15 Mbit/s", "a link of 30 Mbit/s"},
 	"reservation-latency": {"greedy TCP flows on the same link", "one-way latency (ms)", "n = 6 trials a point", "with, p99", "without, median"},
 	"reservation-failure": {"time since the link failed (s)", "goodput (Mbit/s)", "n = 6 trials", "no probe came through", "beside 8 greedy flows", "reserved rate, 15 Mbit/s"},
-	"lan": {"n = 6 trials a value", "95 % interval", "ARP request, answered by its owner", "60 of 60", "0 of 60", "VPLS: 0 duplicates, largest packet 1500 bytes.", "announced: packets lost for", "time (ms)",
-		"round trip (ms), open: 95th percentile", "TCP goodput (Gbit/s)", "× plain)", "After a silent move, until then, 0 of 1800 probes to the VM arrived."},
-	"operations-timeline": {"n = 6 trials a mark", "95 % interval", "time since the request, logarithmic", "100 ms", "10 s", "join (2)", "outage (duration)", "24.24 s", "hardware of 2011", "lost 0 of 12 021 probes"},
+	"lan": {"n = 6 trials a value", "95 % interval", "ARP request, answered by its owner", "60 of 60", "0 of 60", "VPLS: 0 duplicates, largest packet 1500 bytes.", "a mute VM, announced: packets lost for", "time (ms)",
+		"round trip (ms), open: 95th percentile", "TCP goodput (Gbit/s)", "× plain)", "After a move that nobody announced, until then, 0 of 1800 probes to the VM arrived."},
+	"operations-timeline": {"n = 6 trials a mark", "95 % interval", "time since the request, logarithmic", "100 ms", "10 s", "join (2)", "outage (duration)", "24.24 s", "hardware of 2011", "lost 0 of 12 021 probes", "probes of those who talk meanwhile, in one trial", "a: join 0.500 s."},
 }
 
 func TestDrawWritesAllFigures(t *testing.T) {

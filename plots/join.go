@@ -37,7 +37,8 @@ const maxFlows = 12
 // makeJoin draws the stages of joining and leaving, over all trials, and the
 // probes of one trial meanwhile; either alone where a run has but one.
 func makeJoin(d *data) (*page, string, error) {
-	train, record, err := d.tellingTrain()
+	operations := d.experiments("operation.programmed") // their trains are of another figure
+	train, record, err := d.tellingTrain(func(e string) bool { return !slices.Contains(operations, e) })
 	if err != nil {
 		return nil, "", err
 	}
@@ -94,12 +95,16 @@ func stackParts(parts []part) (vg.Length, func(draw.Canvas)) {
 	}
 }
 
-// tellingTrain reads the train.json that tells most: the one with most probes
-// lost, so that no loss is hidden, and among equals the one with most probes.
-func (d *data) tellingTrain() (best *metrics.Train, record metrics.TrialRecord, err error) {
+// tellingTrain reads the train.json of an experiment that tells most: the one
+// with most probes lost, so that no loss is hidden, and among equals the one
+// with most probes.
+func (d *data) tellingTrain(of func(experiment string) bool) (best *metrics.Train, record metrics.TrialRecord, err error) {
 	dirs, records := d.store.TrialDirs("")
 	mostLost := -1
 	for i, dir := range dirs {
+		if !of(records[i].Experiment) {
+			continue
+		}
 		t, err := readTrain(filepath.Join(dir, "train.json"))
 		if err != nil {
 			return nil, records[i], err

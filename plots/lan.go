@@ -38,10 +38,11 @@ var lanFrames = []struct{ got, of, kind, name string }{
 
 // lanMoves are the rows of a VM's move.
 var lanMoves = []struct{ metric, kind, name string }{
-	{"lan.move_outage", "announced", "announced: packets lost for"},
-	{"lan.move_known", "announced", "announced: last bridge knows after"},
-	{"lan.move_recovery", "spoke", "silent: back after the VM speaks"},
-	{"lan.move_recovery", "flushed", "silent: back after bridges are flushed"},
+	{"lan.move_outage", "talking", "a VM that talks: packets lost for"},
+	{"lan.move_outage", "announced", "a mute VM, announced: packets lost for"},
+	{"lan.move_known", "announced", "a mute VM, announced: all bridges know after"},
+	{"lan.move_recovery", "spoke", "unannounced: back after it speaks"},
+	{"lan.move_recovery", "flushed", "unannounced: back after bridges are flushed"},
 }
 
 // makeLAN draws who hears what in a VPLS and beside it in an L3VPN, what a
@@ -78,7 +79,7 @@ func makeLAN(d *data) (*page, string, error) {
 	pg.bodyHeight, pg.body = stackParts(parts)
 	caption := fmt.Sprintf("How much of a LAN a VPLS is, and beside it an L3VPN at the same sites over the same links. Above: frames sent by the first machine of each site, and how many arrived at machines of other sites, of as many as one Ethernet would have delivered; every machine was watched below IP. %s %s", whole, checks)
 	if len(parts) > 1 {
-		caption += " Below: a VM moves with its address and MAC; its new host announces it by unsolicited ARP, or nobody does. Then round trips of small probes (filled: median, open: 95th percentile of a trial) and the goodput of one TCP flow, the systems in turns within each trial; plain IP is routed by the same PE and P routers without a VPN."
+		caption += " Below: a VM moves with its address and MAC. It talks with a machine at a third site all the while, and probes go both ways; or it says nothing, and probes go to it, while its new host announces it by unsolicited ARP, or nobody does. Then round trips of small probes (filled: median, open: 95th percentile of a trial) and the goodput of one TCP flow, the systems in turns within each trial; plain IP is routed by the same PE and P routers without a VPN."
 	}
 	return pg, caption + " " + d.kernelText() + d.whichText(exp, experiments), nil
 }
@@ -112,7 +113,7 @@ func (d *data) silenceText(exp string) string {
 	if len(arrived) == 0 || len(sent) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("After a silent move, until then, %s of %s probes to the VM arrived.", groupDigits(math.Round(total(arrived))), groupDigits(math.Round(total(sent))))
+	return fmt.Sprintf("After a move that nobody announced, until then, %s of %s probes to the VM arrived.", groupDigits(math.Round(total(arrived))), groupDigits(math.Round(total(sent))))
 }
 
 // total is the sum over all samples of rows.

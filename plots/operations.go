@@ -63,17 +63,40 @@ func makeOperations(d *data) (*page, string, error) {
 	}
 	whole := fmt.Sprintf("Median time since each request; %s; %s a mark.", spreadText(used), nText(used))
 	others := d.othersText(exp)
-	pg := &page{width: doubleWidth, subtitle: []string{whole, others, d.kernelText()}, bodyHeight: l.height(), body: l.draw}
+	pg := &page{width: doubleWidth, subtitle: []string{whole, others, d.kernelText()}}
 	pg.footer = []string{"The broken line is one site that CloudNet's routers took into a VPN: hardware of 2011 on another network.", "Compare orders of magnitude only."}
 	for _, st := range operationStages {
 		if slices.ContainsFunc(used, func(r metrics.PointSummary) bool { return r.Metric == st.metric }) {
 			pg.legend = append(pg.legend, entry{st.name, series{look: st.look}.thumb})
 		}
 	}
+	parts := []part{{"stages, as time since each request", l.height(), l.draw}}
+	train, record, err := d.tellingTrain(func(e string) bool { return e == exp })
+	if err != nil {
+		return nil, "", err
+	}
+	if train != nil {
+		stages := pg.legend
+		probes, text := d.trainPart(onlyRequests(train), record, pg)
+		pg.legend = append(stages, pg.legend...)
+		parts = append(parts, part{"probes of those who talk meanwhile, in one trial", probes.height(), probes.draw})
+		pg.subtitle = slices.Insert(pg.subtitle, 2, "Probes: "+text)
+	}
+	pg.bodyHeight, pg.body = stackParts(parts)
 	caption := fmt.Sprintf("Operations on running VPCs in the order they were carried out, and when each stage was done. %s The first packet is that of the last pair between what came and each other site of its VPC; an outage is the longest run of lost probes. %s"+
-		" The broken line is what CloudNet's routers took to take one site into a VPN, 24.24 s (figure 9 of Wood et al., VEE 2011 and ToN 2015). That was routers of 2011 on another network, most of it the commit of one configuration: the comparison is one of orders of magnitude. %s%s",
+		" The broken line is what CloudNet's routers took to take one site into a VPN, 24.24 s (figure 9 of Wood et al., VEE 2011 and ToN 2015). That was routers of 2011 on another network, most of it the commit of one configuration: the comparison is one of orders of magnitude. A whisker that reaches the left edge goes on to zero. %s%s",
 		whole, others, d.kernelText(), d.whichText(exp, experiments))
 	return pg, caption, nil
+}
+
+// onlyRequests is a train with the marks of the requests alone: what followed
+// them is in the rows of the operations.
+func onlyRequests(t *metrics.Train) *metrics.Train {
+	marks := slices.DeleteFunc(slices.Clone(t.Marks), func(m metrics.TrainMark) bool { return !strings.HasSuffix(m.Name, " requested") })
+	for i := range marks {
+		marks[i].Name = operationText(strings.TrimSuffix(marks[i].Name, " requested"))
+	}
+	return &metrics.Train{Probes: t.Probes, Marks: marks}
 }
 
 // inOrder are the values of a label of a metric, in the order in which the

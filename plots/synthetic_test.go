@@ -215,6 +215,9 @@ func (r syntheticRun) operations(t testing.TB, s *metrics.Store) {
 				tr.Add("operation.outage", "s", 0.006*math.Exp(0.4*rng.NormFloat64()), set)
 			}
 		}
+		if r.train && n == 1 {
+			require.NoError(t, tr.WriteJSON("train.json", syntheticTrain()))
+		}
 		tr.Add("operations.probes_sent", "count", 2000+float64(n), nil)
 		tr.Add("operations.probes_lost", "count", 0, nil)
 		require.NoError(t, tr.Commit(metrics.StatusOK, nil))
@@ -260,6 +263,7 @@ func (r syntheticRun) lan(t testing.TB, s *metrics.Store) {
 			tr.Add("lan.overheard", "count", 4, with("aged"))
 			tr.Add("lan.overheard", "count", 4, with("flushed"))
 			tr.Add("lan.move_outage", "s", noise(0.012, 0.3), with("announced"))
+			tr.Add("lan.move_outage", "s", noise(0.015, 0.3), with("talking"))
 			tr.Add("lan.move_known", "s", noise(0.05, 0.1), with("announced"))
 			tr.Add("lan.move_recovery", "s", noise(0.009, 0.2), with("spoke"))
 			tr.Add("lan.move_recovery", "s", noise(0.014, 0.2), with("flushed"))

@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -22,18 +23,27 @@ const (
 	moveDeadline = 10 * time.Second
 )
 
-// moves moves the VM away, announced by its new host; home again and away once
-// more with nobody announcing it, until it speaks and until the bridges are
-// flushed; and home.
+// moves moves the VM between home and away: while it talks, as an operator
+// would see it; while it says nothing and its new host announces it; and twice
+// with nobody announcing it, until it speaks and until the bridges are flushed.
 func (r *lanTrial) moves(ctx context.Context) error {
-	if err := r.announced(ctx, r.away); err != nil {
-		return fmt.Errorf("move %s to %s: %w", r.vm, r.away.name, err)
+	mute := func() error {
+		_, err := r.lab.ApplyWith(ctx, muted(r.lab.Plan(), r.vm), lab.ApplyOptions{Trust: true})
+		return err
 	}
-	if err := r.silent(ctx, r.home, "spoke", func() error { return r.makeSpeak(ctx) }); err != nil {
-		return fmt.Errorf("move %s to %s unannounced: %w", r.vm, r.home.name, err)
-	}
-	if err := r.silent(ctx, r.away, "flushed", r.flush); err != nil {
-		return fmt.Errorf("move %s to %s unannounced: %w", r.vm, r.away.name, err)
+	there, back := traffic.Flow{From: r.peer, To: r.vm}, traffic.Flow{From: r.vm, To: r.peer}
+	for _, step := range []struct {
+		how string
+		do  func() error
+	}{
+		{"while it talks", func() error { return r.announced(ctx, r.away, "talking", there, back) }},
+		{"announced", func() error { return errors.Join(mute(), r.announced(ctx, r.home, "announced", there)) }},
+		{"unannounced until it speaks", func() error { return r.silent(ctx, r.away, "spoke", func() error { return r.makeSpeak(ctx) }) }},
+		{"unannounced until bridges are flushed", func() error { return r.silent(ctx, r.home, "flushed", r.flush) }},
+	} {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("move %s between %s and %s, %s: %w", r.vm, r.home.name, r.away.name, step.how, err)
+		}
 	}
 	if _, err := r.lab.ApplyWith(ctx, r.base, lab.ApplyOptions{Trust: true}); err != nil {
 		return err
@@ -45,11 +55,9 @@ func (r *lanTrial) move(to lanHost) topo.Operation {
 	return topo.Operation{Do: "move", VM: r.vm, Host: to.name}
 }
 
-// announced moves the VM as an operator does, with probes both ways.
-func (r *lanTrial) announced(ctx context.Context, to lanHost) error {
-	train, err := r.prober.StartTrain(traffic.TrainConfig{
-		Flows: []traffic.Flow{{From: r.vm, To: r.peer}, {From: r.peer, To: r.vm}}, Interval: trainInterval, Duty: 0.5,
-	})
+// announced moves the VM as an operator does, with probes over some flows.
+func (r *lanTrial) announced(ctx context.Context, to lanHost, kind string, flows ...traffic.Flow) error {
+	train, err := r.prober.StartTrain(traffic.TrainConfig{Flows: flows, Interval: trainInterval, Duty: 0.5})
 	if err != nil {
 		return err
 	}
@@ -87,7 +95,7 @@ func (r *lanTrial) announced(ctx context.Context, to lanHost) error {
 			return fmt.Errorf("%v after every bridge knew, %s still does not reach %s", moveSettled, f.From, f.To)
 		}
 	}
-	set := labels{"system": systemVPLS, "kind": "announced"}
+	set := labels{"system": systemVPLS, "kind": kind}
 	r.t.Add("lan.move_outage", "s", longest.Seconds(), set)
 	r.t.Add("lan.move_known", "s", known.Sub(tl.Request).Seconds(), set)
 	r.t.Add("lan.move_interval", "s", result.Interval.Seconds(), set)
