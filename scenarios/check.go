@@ -15,18 +15,18 @@ import (
 type kind struct {
 	params  []param
 	metrics []metric
-	// metricsOf gives them where they depend on the experiment.
-	metricsOf func(e topo.Experiment) []metric
+	// metricsOf gives them where they depend on the plan or the experiment.
+	metricsOf func(plan *topo.Plan, e topo.Experiment) []metric
 	// check reports what makes the experiment impossible on this plan.
 	check func(plan *topo.Plan, e topo.Experiment) (msg, hint string)
 	// open prepares the lab for the trials of e.
 	open func(cfg opening) (session, error)
 }
 
-// measured are the metrics of an experiment of this kind.
-func (k kind) measured(e topo.Experiment) []metric {
+// measured are the metrics of an experiment of this kind on a plan.
+func (k kind) measured(plan *topo.Plan, e topo.Experiment) []metric {
 	if k.metricsOf != nil {
-		return k.metricsOf(e)
+		return k.metricsOf(plan, e)
 	}
 	return k.metrics
 }
@@ -209,7 +209,7 @@ func expectFault(sc *topo.Scenario, err error, path ...any) topo.Diagnostic {
 
 func madeUp(plan *topo.Plan, k kind, e topo.Experiment) (samples []metrics.Sample) {
 	for _, pt := range points(plan, k, e) {
-		for _, m := range k.measured(e) {
+		for _, m := range k.measured(plan, e) {
 			sets := m.labels
 			if sets == nil {
 				sets = []labels{nil}

@@ -35,55 +35,8 @@ const (
 const ageingLimit = 10 * time.Second
 
 func lanKind() kind {
-	services := bySystem(systemVPLS, systemL3VPN)
-	ways := bySystem(systemVPLS, systemL3VPN, systemIP)
-	flat := bySystem(systemVPLS)
-	of := func(kinds ...string) (sets []labels) {
-		for _, k := range kinds {
-			sets = append(sets, labels{"system": systemVPLS, "kind": k})
-		}
-		return sets
-	}
-	all := []metric{}
-	for _, k := range lanCasts {
-		all = append(all,
-			metric{"lan." + k.name + "_possible", "count", k.what + ": arrivals at machines of other sites that one Ethernet would give", services},
-			metric{"lan." + k.name + "_expected", "count", "of them, those that the service promises", services},
-			metric{"lan." + k.name + "_received", "count", "of them, those that there were", services})
-		if k.asks {
-			all = append(all,
-				metric{"lan." + k.name + "_asked", "count", k.what + ": questions for addresses of machines at other sites", services},
-				metric{"lan." + k.name + "_answered", "count", "of them, those that the owner answered and nobody else", services})
-		}
-	}
 	return kind{
-		metrics: append(all, []metric{
-			{"lan.inside_expected", "count", "arrivals of all these frames at machines of the sender's own site", services},
-			{"lan.inside_received", "count", "of them, those that there were", services},
-			{"lan.duplicates", "count", "frames that came to a machine again, or back to their sender", services},
-			{"lan.wrong_answers", "count", "questions that somebody else than the owner answered", services},
-			{"lan.bystanders", "count", "machines that are neither sender nor addressee of a unicast frame", flat},
-			{"lan.overheard", "count", "of them, those that received it: while no bridge knew the addressee; once all did; after its MAC was forgotten; after the bridges were flushed", of("unknown", "learned", "aged", "flushed")},
-			{"lan.ageing", "s", "from a MAC's last frame until the last bridge had forgotten it", flat},
-			{"lan.ageing_set", "s", "mac-ageing of the VPC", flat},
-			{"lan.mtu", "bytes", "largest IP packet that crosses in one piece", services},
-			{"lan.mtu_set", "bytes", "MTU of the VPC's LANs", services},
-			{"lan.mtu_larger", "count", "larger packets that were tried", services},
-			{"lan.mtu_refused", "count", "of them, those that the sender's own kernel refused (EMSGSIZE)", services},
-			{"lan.mtu_silent", "count", "packets of any size that were taken and never came", services},
-			{"lan.fragmented", "bytes", "largest IP packet that crosses in fragments", services},
-			{"lan.rtt", "s", "median round trip of a trial: the ways there and back of probes sent at the same moment", ways},
-			{"lan.rtt_p95", "s", "95th percentile of a trial", ways},
-			{"lan.rtt_ratio", "ratio", "lan.rtt over that of plain IP in the same trial", services},
-			{"lan.throughput", "bit/s", "goodput of one greedy TCP flow", ways},
-			{"lan.throughput_ratio", "ratio", "lan.throughput over that of plain IP in the same trial", services},
-			{"lan.move_outage", "s", "longest run of lost probes when a VM moved: to and from one that talks; to one that says nothing and is announced by its host", of("talking", "announced")},
-			{"lan.move_known", "s", "from the request until the last bridge that has to knew where the VM is", of("talking", "announced")},
-			{"lan.move_interval", "s", "median time between two probes: the resolution of these", of("talking", "announced")},
-			{"lan.silent_sent", "count", "probes sent to a VM after a move that nobody announced, until it spoke or the bridges were flushed", of("spoke", "flushed")},
-			{"lan.silent_arrived", "count", "of them, those that arrived", of("spoke", "flushed")},
-			{"lan.move_recovery", "s", "from then until a probe arrived", of("spoke", "flushed")},
-		}...),
+		metricsOf: lanMetrics,
 		check: func(plan *topo.Plan, _ topo.Experiment) (msg, hint string) {
 			if _, err := newLANScope(plan); err != nil {
 				return err.Error(), "give a vpls machines at two clouds with hosts and at a third site, and beside it an l3vpn at the same sites"
@@ -92,6 +45,68 @@ func lanKind() kind {
 		},
 		open: func(o opening) (session, error) { return openLAN(o) },
 	}
+}
+
+// lanMetrics are those of the experiment on a plan that check has passed:
+// without an l3vpn there is nothing of one, without IPv6 nobody answers for it,
+// and a MAC that is remembered for long is not waited for.
+func lanMetrics(plan *topo.Plan, _ topo.Experiment) []metric {
+	scope, _ := newLANScope(plan)
+	services, ways, flat := bySystem(systemVPLS), bySystem(systemVPLS, systemIP), bySystem(systemVPLS)
+	if scope.routed != nil {
+		services, ways = append(services, labels{"system": systemL3VPN}), append(ways, labels{"system": systemL3VPN})
+	}
+	of := func(kinds ...string) (sets []labels) {
+		for _, k := range kinds {
+			sets = append(sets, labels{"system": systemVPLS, "kind": k})
+		}
+		return sets
+	}
+	var all []metric
+	overheard := []string{"unknown", "learned", "flushed"}
+	if scope.ages() {
+		overheard = append(overheard, "aged")
+		all = []metric{
+			{"lan.ageing", "s", "from a MAC's last frame until the last bridge had forgotten it", flat},
+			{"lan.ageing_set", "s", "mac-ageing of the VPC", flat},
+		}
+	}
+	for _, k := range lanCasts {
+		all = append(all,
+			metric{"lan." + k.name + "_possible", "count", k.what + ": arrivals at machines of other sites that one Ethernet would give", services},
+			metric{"lan." + k.name + "_expected", "count", "of them, those that the service promises", services},
+			metric{"lan." + k.name + "_received", "count", "of them, those that there were", services})
+		if k.asks && scope.answers(k.kind) {
+			all = append(all,
+				metric{"lan." + k.name + "_asked", "count", k.what + ": questions for addresses of machines at other sites", services},
+				metric{"lan." + k.name + "_answered", "count", "of them, those that the owner answered and nobody else", services})
+		}
+	}
+	return append(all, []metric{
+		{"lan.inside_expected", "count", "arrivals of all these frames at machines of the sender's own site", services},
+		{"lan.inside_received", "count", "of them, those that there were", services},
+		{"lan.duplicates", "count", "frames that came to a machine again, or back to their sender", services},
+		{"lan.wrong_answers", "count", "questions that somebody else than the owner answered", services},
+		{"lan.bystanders", "count", "machines that are neither sender nor addressee of a unicast frame", flat},
+		{"lan.overheard", "count", "of them, those that received it: while no bridge knew the addressee; once all did; after its MAC was forgotten; after the bridges were flushed", of(overheard...)},
+		{"lan.mtu", "bytes", "largest IP packet that crosses in one piece", services},
+		{"lan.mtu_set", "bytes", "MTU of the VPC's LANs", services},
+		{"lan.mtu_larger", "count", "larger packets that were tried", services},
+		{"lan.mtu_refused", "count", "of them, those that the sender's own kernel refused (EMSGSIZE)", services},
+		{"lan.mtu_silent", "count", "packets of any size that were taken and never came", services},
+		{"lan.fragmented", "bytes", "largest IP packet that crosses in fragments", services},
+		{"lan.rtt", "s", "median round trip of a trial: the ways there and back of probes sent at the same moment", ways},
+		{"lan.rtt_p95", "s", "95th percentile of a trial", ways},
+		{"lan.rtt_ratio", "ratio", "lan.rtt over that of plain IP in the same trial", services},
+		{"lan.throughput", "bit/s", "goodput of one greedy TCP flow", ways},
+		{"lan.throughput_ratio", "ratio", "lan.throughput over that of plain IP in the same trial", services},
+		{"lan.move_outage", "s", "longest run of lost probes when a VM moved: to and from one that talks; to one that says nothing and is announced by its host", of("talking", "announced")},
+		{"lan.move_known", "s", "from the request until the last bridge that has to knew where the VM is", of("talking", "announced")},
+		{"lan.move_interval", "s", "median time between two probes: the resolution of these", of("talking", "announced")},
+		{"lan.silent_sent", "count", "probes sent to a VM after a move that nobody announced, until it spoke or the bridges were flushed", of("spoke", "flushed")},
+		{"lan.silent_arrived", "count", "of them, those that arrived", of("spoke", "flushed")},
+		{"lan.move_recovery", "s", "from then until a probe arrived", of("spoke", "flushed")},
+	}...)
 }
 
 // lanScope is what the experiment is about in a plan.
@@ -112,6 +127,12 @@ type lanHost struct {
 	name       string // as operations have it, "site/number"
 	site, node string
 }
+
+// ages says that a trial waits until a silent MAC is forgotten.
+func (s *lanScope) ages() bool { return s.flat.Ageing > 0 && s.flat.Ageing <= ageingLimit }
+
+// answers says that somebody may answer a question of this kind.
+func (s *lanScope) answers(k traffic.CastKind) bool { return k != traffic.CastND || s.flat.IPv6 }
 
 // newLANScope finds the VPCs, ends and hosts; the error says what is missing.
 func newLANScope(plan *topo.Plan) (lanScope, error) {

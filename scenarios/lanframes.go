@@ -199,7 +199,7 @@ func (r *lanTrial) count(v topo.VPCPlan, ports []traffic.LANPort, results []traf
 		add(k.name+"_possible", possible)
 		add(k.name+"_expected", expected)
 		add(k.name+"_received", received)
-		if k.asks && (k.kind != traffic.CastND || r.flat.IPv6) { // without IPv6 there is nobody to answer
+		if k.asks && r.answers(k.kind) {
 			add(k.name+"_asked", asked)
 			add(k.name+"_answered", answered)
 		}
@@ -290,7 +290,7 @@ func (r *lanTrial) overhear(ctx context.Context, kind string) error {
 
 // forgotten waits until the silent station is, and sends to it once more.
 func (r *lanTrial) forgotten(ctx context.Context) error {
-	if r.flat.Ageing == 0 || r.flat.Ageing > ageingLimit {
+	if !r.ages() {
 		return nil
 	}
 	most := r.flat.Ageing + forgetDeadline

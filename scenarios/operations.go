@@ -42,7 +42,7 @@ func vpcOperations() kind {
 }
 
 // operationMetrics are those of an experiment with these events.
-func operationMetrics(e topo.Experiment) []metric {
+func operationMetrics(_ *topo.Plan, e topo.Experiment) []metric {
 	var all, packets, gaps []labels
 	for i, ev := range e.Events {
 		set := labels{"operation": operationName(e.Events, i)}
