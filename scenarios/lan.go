@@ -98,7 +98,7 @@ func lanMetrics(plan *topo.Plan, _ topo.Experiment) []metric {
 		{"lan.rtt", "s", "median round trip of a trial: the ways there and back of probes sent at the same moment", ways},
 		{"lan.rtt_p95", "s", "95th percentile of a trial", ways},
 		{"lan.rtt_ratio", "ratio", "lan.rtt over that of plain IP in the same trial", services},
-		{"lan.throughput", "bit/s", "goodput of one greedy TCP flow", ways},
+		{"lan.throughput", "bit/s", "goodput of one greedy TCP flow, the best of a trial's rounds", ways},
 		{"lan.throughput_ratio", "ratio", "lan.throughput over that of plain IP in the same trial", services},
 		{"lan.move_outage", "s", "longest run of lost probes when a VM moved: to and from one that talks; to one that says nothing and is announced by its host", of("talking", "announced")},
 		{"lan.move_known", "s", "from the request until the last bridge that has to knew where the VM is", of("talking", "announced")},

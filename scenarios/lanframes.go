@@ -129,7 +129,8 @@ func (r *lanTrial) heard(ctx context.Context, v topo.VPCPlan) ([]lanEvidence, er
 	due := func(c traffic.Cast, port int) bool {
 		return v.Service == systemVPLS || ports[c.From].Site == ports[port].Site
 	}
-	results, err := r.ether.Cast(ctx, traffic.CastConfig{Ports: ports, Casts: casts, Due: due})
+	answers := func(c traffic.Cast) bool { return c.Kind != traffic.CastND || v.IPv6 }
+	results, err := r.ether.Cast(ctx, traffic.CastConfig{Ports: ports, Casts: casts, Due: due, Answers: answers})
 	if err != nil {
 		return nil, err
 	}

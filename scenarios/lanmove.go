@@ -16,10 +16,10 @@ import (
 
 const (
 	// moveSilence is how long nobody speaks for a VM that moved silently.
-	moveSilence = 250 * time.Millisecond
+	moveSilence = 200 * time.Millisecond
 	// moveSettled is how long probes go on after a move, so that the end of an
 	// outage is seen.
-	moveSettled  = 150 * time.Millisecond
+	moveSettled  = 100 * time.Millisecond
 	moveDeadline = 10 * time.Second
 )
 
@@ -94,6 +94,9 @@ func (r *lanTrial) announced(ctx context.Context, to lanHost, kind string, flows
 		if n := len(f.Gaps); n > 0 && f.Gaps[n-1].Seq+f.Gaps[n-1].Lost == f.Sent {
 			return fmt.Errorf("%v after every bridge knew, %s still does not reach %s", moveSettled, f.From, f.To)
 		}
+	}
+	if result.Interval == 0 {
+		return fmt.Errorf("the probes stood still: %d were sent", result.Sent)
 	}
 	set := labels{"system": systemVPLS, "kind": kind}
 	r.t.Add("lan.move_outage", "s", longest.Seconds(), set)

@@ -14,13 +14,13 @@ import (
 // short: what varies from one moment to the next is for rounds and trials to
 // tell.
 const (
-	pathRounds = 2
-	tripSpan   = 100 * time.Millisecond // of probes both ways
-	tripLeast  = 20                     // of them; where a stall leaves fewer, there is another span
+	pathRounds = 3
+	tripSpan   = 70 * time.Millisecond // of probes both ways
+	tripLeast  = 20                    // of them; where a stall leaves fewer, there is another span
 	tripMost   = 10 * time.Second
-	flowStart  = 80 * time.Millisecond  // until a TCP flow has found its rate
-	flowSpan   = 150 * time.Millisecond // of its goodput
-	flowDrain  = 30 * time.Millisecond  // for what it still has under way
+	flowStart  = 60 * time.Millisecond  // until a TCP flow has found its rate
+	flowSpan   = 120 * time.Millisecond // of its goodput
+	flowDrain  = 20 * time.Millisecond  // for what it still has under way
 	flowRead   = 10 * time.Millisecond  // between two readings at the receiver
 )
 
@@ -40,7 +40,8 @@ func (r *lanTrial) ways() []way {
 }
 
 // paths takes round trips and goodput of all ways, each round in another
-// order.
+// order. Of the goodput of its rounds a trial keeps the best: whatever else the
+// computer does meanwhile only takes from it.
 func (r *lanTrial) paths(ctx context.Context) error {
 	ways := r.ways()
 	streams := make([]traffic.Stream, len(ways))
@@ -75,7 +76,7 @@ func (r *lanTrial) paths(ctx context.Context) error {
 	for i := range ways {
 		slices.Sort(trips[i])
 		for _, s := range spans[i] {
-			goodput[i] += result.Flows[i].Goodput(s[0], s[1]) / pathRounds
+			goodput[i] = max(goodput[i], result.Flows[i].Goodput(s[0], s[1]))
 		}
 	}
 	r.countPaths(ways, trips, goodput)

@@ -51,9 +51,11 @@ type CastConfig struct {
 	Ports []LANPort
 	Casts []Cast
 	// Due says whether a port is to receive a cast. What arrives elsewhere is
-	// counted too. The owner of an address that is asked for is to answer if
-	// the question is due there.
+	// counted too.
 	Due func(c Cast, port int) bool
+	// Answers says whether the owner of an address that is asked for has it
+	// and is to answer; nil: all have. It is due if the question is.
+	Answers func(c Cast) bool
 	// Deadline is how long what is due is waited for after the last frame;
 	// default 2 s. Nothing is sent twice.
 	Deadline time.Duration
@@ -104,6 +106,9 @@ func (e *Ether) Cast(ctx context.Context, cfg CastConfig) ([]CastResult, error) 
 	if cfg.Grace == 0 {
 		cfg.Grace = 40 * time.Millisecond
 	}
+	if cfg.Answers == nil {
+		cfg.Answers = func(Cast) bool { return true }
+	}
 	run := &castRun{e: e, cfg: cfg, ports: map[int]int{}, first: e.Numbers(len(cfg.Casts)), asked: map[castQuestion][]int{}}
 	for i, p := range cfg.Ports {
 		run.ports[p.Station] = i
@@ -152,11 +157,13 @@ func (run *castRun) expect(i int, c Cast, port LANPort) {
 	if ask, ok := run.ask(c); ok {
 		q := castQuestion{port.Station, ask}
 		run.asked[q] = append(run.asked[q], i)
-		if run.cfg.Due(c, c.Owner) {
+		if run.answerDue(c) {
 			run.due++
 		}
 	}
 }
+
+func (run *castRun) answerDue(c Cast) bool { return run.cfg.Due(c, c.Owner) && run.cfg.Answers(c) }
 
 // ask is the address that a cast asks for.
 func (run *castRun) ask(c Cast) (netip.Addr, bool) {
@@ -233,7 +240,7 @@ func (run *castRun) take(f *Frame) {
 		if slices.Contains(r.Answers, mac) {
 			continue
 		}
-		if r.Answers = append(r.Answers, mac); len(r.Answers) == 1 && run.cfg.Due(r.Cast, r.Owner) {
+		if r.Answers = append(r.Answers, mac); len(r.Answers) == 1 && run.answerDue(r.Cast) {
 			run.due--
 		}
 	}

@@ -141,7 +141,7 @@ func (t *Train) send() {
 	defer timer.Stop()
 	next := t.started
 	var cost time.Duration
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-t.stop:
 			return
@@ -157,13 +157,20 @@ func (t *Train) send() {
 		}
 		now := event.Now()
 		took := time.Duration(float64(now.Sub(began)) * (1 + receiving*through))
-		if cost == 0 {
+		// One stall of the machine is no cost: the estimate is the less of the
+		// first two and grows by a quarter a tick at most.
+		switch n {
+		case 1:
 			cost = took
+		case 2:
+			cost = min(cost, took)
+		default:
+			cost = (3*cost + min(took, 2*cost)) / 4
 		}
-		// One stall of the machine is no cost: the estimate grows by a quarter a
-		// tick at most.
-		cost = (3*cost + min(took, 2*cost)) / 4
-		pace := max(t.cfg.Interval, time.Duration(float64(cost)/t.cfg.Duty))
+		pace := t.cfg.Interval
+		if n > 1 {
+			pace = max(pace, time.Duration(float64(cost)/t.cfg.Duty))
+		}
 		if !live {
 			pace = max(pace, 20*time.Millisecond) // nothing to send any more; Stop will come
 		}
