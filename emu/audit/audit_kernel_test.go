@@ -175,9 +175,8 @@ func noLeaks(t *testing.T, r *Report, kinds ...Kind) {
 	}
 }
 
-func TestACleanLabIsClean(t *testing.T) {
-	plan := planOf(t, twins)
-	// Not only the same addresses: the same MACs too.
+// sameMACs gives blue's machines the MAC addresses of red's.
+func sameMACs(plan *topo.Plan) *topo.Plan {
 	mac := map[string]topo.MAC{}
 	for i, l := range plan.Links {
 		if n, ok := plan.Node(l.A.Node); ok && n.Kind == topo.KindMachine {
@@ -188,6 +187,11 @@ func TestACleanLabIsClean(t *testing.T) {
 			plan.Links[i].A.MAC = mac[name]
 		}
 	}
+	return plan
+}
+
+func TestACleanLabIsClean(t *testing.T) {
+	plan := sameMACs(planOf(t, twins)) // not only the same addresses: the same MACs too
 	r := audited(t, deployed(t, plan))
 	if !r.Clean() || len(r.Notes) > 0 {
 		t.Errorf("%+v", r)
@@ -352,7 +356,7 @@ vpcs:
 `
 
 func TestCleanVPLSsAreClean(t *testing.T) {
-	r := audited(t, deployed(t, planOf(t, lans)))
+	r := audited(t, deployed(t, sameMACs(planOf(t, lans))))
 	wantClean(t, r)
 	if r.IP.Reached != 70 || r.Frames.Reached != 30+20+4 {
 		t.Errorf("IP %+v, frames %+v", r.IP, r.Frames)
