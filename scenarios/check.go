@@ -57,6 +57,7 @@ func kinds() map[string]kind {
 		"audit":          isolationAudit(),
 		"lan":            lanKind(),
 		"reservation":    reservationKind(),
+		"routing-peer":   routingPeer(),
 	}
 }
 

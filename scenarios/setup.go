@@ -85,7 +85,7 @@ func vpcSetup() kind {
 	}
 }
 
-func checkSetup(plan *topo.Plan, _ topo.Experiment) (msg, hint string) {
+func checkSetup(plan *topo.Plan, e topo.Experiment) (msg, hint string) {
 	for _, v := range plan.VPCs {
 		n := 0
 		for _, a := range v.Attachments {
@@ -97,7 +97,7 @@ func checkSetup(plan *topo.Plan, _ topo.Experiment) (msg, hint string) {
 			return "", ""
 		}
 	}
-	return "vpc-setup needs a VPC with machines at two sites or more, and there is none", "give a VPC two sites, and cloud sites `machines:` or vms"
+	return e.Kind + " needs a VPC with machines at two sites or more, and there is none", "give a VPC two sites, and cloud sites `machines:` or vms"
 }
 
 // setup is a session of vpc-setup.
