@@ -50,7 +50,6 @@ type machine struct {
 	lan    *lan
 	ifname string
 	mac    topo.MAC
-	subnet netip.Prefix
 	// neighbour is another machine of the VPC, one on the same LAN if there is
 	// one; or the machine itself, where it is alone. An index.
 	neighbour int
@@ -168,7 +167,7 @@ func (g *ground) plugged() {
 			continue // not plugged in anywhere
 		}
 		at.machines = append(at.machines, len(g.machines))
-		g.machines = append(g.machines, machine{Node: n, lan: at, ifname: w.Ifname, mac: w.MAC, subnet: w.Addr.Masked()})
+		g.machines = append(g.machines, machine{Node: n, lan: at, ifname: w.Ifname, mac: w.MAC})
 	}
 }
 
