@@ -52,6 +52,7 @@ var kinds = []figureKind{
 	{"reservation-failure", "A reservation when a link fails", makeReservationFailure},
 	{"lan", "How much of a LAN a VPLS is", makeLAN},
 	{"operations-timeline", "Operations on running VPCs, stage by stage", makeOperations},
+	{"routing-peer", "One lab, three control planes", makePeer},
 }
 
 // Names are the names of all figures.

@@ -77,6 +77,7 @@ var mustSay = map[string][]string{
 	"reservation-failure": {"time since the link failed (s)", "goodput (Mbit/s)", "n = 6 trials", "no probe came through", "beside 8 greedy flows", "reserved rate, 15 Mbit/s"},
 	"lan": {"n = 6 trials a value", "95 % interval", "ARP request, answered by its owner", "60 of 60", "0 of 60", "VPLS: 0 duplicates, largest packet 1500 bytes.", "a mute VM, announced: packets lost for", "time (ms)",
 		"round trip (ms), open: 95th percentile", "TCP goodput (Gbit/s)", "× plain)", "After a move that nobody announced, until then, 0 of 1800 probes to the VM arrived."},
+	"routing-peer":        {"n = 6 trials a row", "95 % interval", "FRR: OSPF, LDP, bgpd", "controller, GoBGP and FRR", "the same 12 pairs", "time (s)", "a core link fails"},
 	"operations-timeline": {"n = 6 trials a mark", "95 % interval", "time since the request, logarithmic", "100 ms", "10 s", "join (2)", "outage (duration)", "24.24 s", "hardware of 2011", "lost 0 of 12 021 probes", "probes of those who talk meanwhile, in one trial", "a: join 0.500 s."},
 }
 

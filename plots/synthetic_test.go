@@ -24,7 +24,7 @@ type syntheticRun struct {
 	noFirewall               bool
 	flows                    []int // of an experiment reservation
 	raceTrials               int
-	services                 bool // trials of lan and vpc-operations too
+	services                 bool // trials of lan, vpc-operations and routing-peer too
 }
 
 func (r syntheticRun) write(t testing.TB) *metrics.Store {
@@ -63,6 +63,7 @@ func (r syntheticRun) writeTo(t testing.TB, root string) *metrics.Store {
 	if r.services {
 		r.operations(t, s)
 		r.lan(t, s)
+		r.peers(t, s)
 	}
 	return s
 }
@@ -271,6 +272,29 @@ func (r syntheticRun) lan(t testing.TB, s *metrics.Store) {
 			tr.Add("lan.silent_arrived", "count", 0, with("spoke"))
 			tr.Add("lan.silent_sent", "count", 150, with("flushed"))
 			tr.Add("lan.silent_arrived", "count", 0, with("flushed"))
+		}
+		require.NoError(t, tr.Commit(metrics.StatusOK, nil))
+	}
+}
+
+// peers adds trials of an experiment routing-peer.
+func (r syntheticRun) peers(t testing.TB, s *metrics.Store) {
+	rng := rand.New(rand.NewPCG(3, 5))
+	noise := func(v float64) float64 { return v * math.Exp(0.15*rng.NormFloat64()) }
+	for n := 1; n <= r.trials; n++ {
+		tr, err := s.Begin("routing-peer", nil, n)
+		require.NoError(t, err)
+		for i, sys := range []string{"controller", "mixed", "frr"} {
+			set := map[string]string{"system": sys}
+			tr.Add("peer.start", "s", noise(2+4*float64(i)), set)
+			tr.Add("peer.join", "s", noise(0.06+0.4*float64(i)), set)
+			tr.Add("peer.outage", "s", noise(0.02+0.6*float64(i)), set)
+			tr.Add("peer.pairs_allowed", "count", 12, set)
+			tr.Add("peer.pairs_reached", "count", 12, set)
+			tr.Add("peer.leaks", "count", 0, set)
+			if i > 0 {
+				tr.Add("peer.different", "count", 0, set)
+			}
 		}
 		require.NoError(t, tr.Commit(metrics.StatusOK, nil))
 	}
