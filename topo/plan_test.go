@@ -521,7 +521,7 @@ func TestNumbersByEye(t *testing.T) {
 		{"label of PE 2 for VPC 2", fmt.Sprint(vrf.Label), "20202"},
 		{"table", fmt.Sprint(vrf.Table, " ", vrf.Name), "1002 vrf-globex"},
 		{"RD", vrf.RD, "64512:2002"},
-		{"targets", hq.ExportRT + " " + hq.ImportRT, "64512:2003 64512:1002003"},
+		{"targets", hq.ExportRT + " " + hq.ImportRT, "64512:2003 64512:1002000"},
 		{"circuit", hq.PEAddr.String() + " " + hq.CEAddr.String() + " " + hq.PEIf, "169.254.3.0/31 169.254.3.1 globex-3"},
 		{"first VM in a chosen subnet, after 3 machines", shop.Addr.String() + " on " + shop.Host, "10.1.1.5 on texas-h2"},
 		{"first VM where no machines are", db.Addr.String() + " on " + db.Host, "10.1.3.11 on illinois-h1"},
