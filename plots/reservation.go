@@ -232,28 +232,30 @@ type failureRow struct {
 func failureRowOf(name string, lk look, runs []metrics.Flows) (row failureRow, ok bool) {
 	n := int(math.Round((failureBefore + failureAfter) / failureStep))
 	var rates [][]float64
-	var repaired, begins, ends []float64
+	var repaired, begins, lengths []float64
 	for _, f := range runs {
 		at, failed := mark(f, "link failed")
 		if !failed {
 			continue
 		}
 		rates = append(rates, resample(summed(f, "reserved"), f.BinS, at-failureBefore, failureStep, n))
-		note := func(list *[]float64, name string) {
-			if t, ok := mark(f, name); ok {
-				*list = append(*list, t-at)
-			}
+		if t, ok := mark(f, "repaired"); ok {
+			repaired = append(repaired, t-at)
 		}
-		note(&repaired, "repaired")
-		note(&begins, "outage begins")
-		note(&ends, "outage ends")
+		from, lost := mark(f, "outage begins")
+		to, _ := mark(f, "outage ends")
+		lengths = append(lengths, to-from) // 0 where no probe was lost
+		if lost {
+			begins = append(begins, from-at)
+		}
 	}
 	row = failureRow{name: name, rate: bandOf(lk, -failureBefore, failureStep, rates)}
 	if len(repaired) > 0 {
 		row.repaired = metrics.Summarize(repaired).Median
 	}
-	if len(begins) > 0 {
-		row.gap = shade{metrics.Summarize(begins).Median, metrics.Summarize(ends).Median}
+	if length := metrics.Summarize(lengths); length.Median > 0 {
+		from := metrics.Summarize(begins).Median
+		row.gap = shade{from, from + length.Median}
 	}
 	return row, len(rates) > 0
 }
@@ -271,7 +273,7 @@ func (l *failureLayout) bars() vg.Length { return vg.Length(len(l.rows))*gapBar 
 func (l *failureLayout) outageText() string {
 	var parts []string
 	for _, r := range l.rows {
-		parts = append(parts, fmt.Sprintf("%s: %s ms without a probe, another way programmed after %s ms", capital(r.name), digits3((r.gap.to-r.gap.from)*1e3), digits3(r.repaired*1e3)))
+		parts = append(parts, fmt.Sprintf("%s: no probe for %s ms, another way programmed after %s ms", capital(r.name), digits3((r.gap.to-r.gap.from)*1e3), digits3(r.repaired*1e3)))
 	}
 	return strings.Join(parts, "; ") + " (medians)."
 }
@@ -298,7 +300,7 @@ func (l *failureLayout) Plot(c draw.Canvas, p *plot.Plot) {
 	for i, r := range l.rows {
 		y := c.Max.Y + 3 + gapBar*vg.Length(len(l.rows)-1-i)
 		box := vg.Rectangle{Min: vg.Point{X: tx(r.gap.from), Y: y}, Max: vg.Point{X: tx(r.gap.to), Y: y + gapBar - 3}}
-		text := "no gap"
+		text := "no probe lost"
 		if r.gap.to > r.gap.from {
 			drawBox(c, box, lostLook)
 			text = digits3((r.gap.to-r.gap.from)*1e3) + " ms"

@@ -52,6 +52,7 @@ const (
 	rateBin       = 100 * time.Millisecond // of which a window's rate is the median
 	delayInterval = 5 * time.Millisecond   // between the probes of a class
 	delayDuty     = 0.25                   // of the CPU, for them
+	underWay      = 100 * time.Millisecond // a probe may wait in queues so long
 )
 
 // Systems of the experiment: the same lab with its reservations and without.
@@ -94,6 +95,7 @@ func reservationKind() kind {
 			{"reservation.latency", "s", "one way, of small probes in the steady window", delays},
 			{"reservation.lost", "count", "of these probes, those lost", classes},
 			{"reservation.probe_interval", "s", "median time between two probes of a class", both},
+			{"reservation.pause", "s", "longest time between two readings of the receivers in the steady window: what a stalled machine hides", both},
 			{"reservation.outage", "s", "longest gap in the probes when the link failed; 0: none was lost", classes},
 			{"reservation.stall", "s", "longest time without payload of the reserved flow when the link failed", both},
 			{"reservation.repaired", "s", "from the order to fail the link until the last router has acknowledged another way", both},
@@ -444,6 +446,7 @@ func (r *race) rates(flows *traffic.BulkResult) {
 	r.add("reservation.others", "bit/s", rest, nil)
 	r.add("reservation.used", "ratio", medianRate(flows.Flows, steady, r.steadied)/line, nil)
 	r.add("reservation.spare", "ratio", medianRate(others, r.reserved-event.Mono(aloneWindow), r.reserved)/line, nil)
+	r.add("reservation.pause", "s", pause(own[0].Readings, steady, r.steadied).Seconds(), nil)
 	r.add("reservation.rate_after", "bit/s", after, nil)
 	r.add("reservation.share_after", "ratio", after/reserved, nil)
 	resent := 0
@@ -465,6 +468,16 @@ func medianRate(flows []traffic.BulkFlow, from, to event.Mono) float64 {
 		}
 	}
 	return metrics.Summarize(sum).Median
+}
+
+// pause is the longest time between two readings in a window.
+func pause(readings []traffic.Reading, from, to event.Mono) (longest time.Duration) {
+	for i := 1; i < len(readings); i++ {
+		if a, b := readings[i-1].At, readings[i].At; b > from && a < to {
+			longest = max(longest, b.Sub(a))
+		}
+	}
+	return longest
 }
 
 // delays writes how long the probes of the steady window were under way.
@@ -505,10 +518,12 @@ func (r *race) outages(flows *traffic.BulkResult, probes *traffic.TrainResult) {
 	r.add("reservation.repaired", "s", r.repaired.Sub(r.failed).Seconds(), nil)
 }
 
-// outage is the longest run of lost probes that the failure is part of.
+// outage is the longest run of lost probes that the failure can have caused:
+// sent before the repair, and not so long before the failure that they were
+// through.
 func (r *race) outage(f traffic.FlowResult) (longest traffic.Gap) {
 	for _, g := range f.Gaps {
-		if g.From < r.recovered && g.To > r.failed && g.Length() > longest.Length() {
+		if g.From < r.repaired && g.To > r.failed-event.Mono(underWay) && g.Length() > longest.Length() {
 			longest = g
 		}
 	}
