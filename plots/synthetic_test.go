@@ -116,10 +116,8 @@ func syntheticFlows(rng *rand.Rand, flows int, share float64) metrics.Flows {
 		}
 		f.Flows = append(f.Flows, one)
 	}
-	for _, m := range []metrics.TrainMark{{T: 0, Name: "others begin"}, {T: begin, Name: "reserved flow begins"}, {T: fail + shift, Name: "link failed"},
-		{T: fail + shift + 0.01, Name: "outage begins"}, {T: repaired + shift - 0.03, Name: "outage ends"}, {T: repaired + shift, Name: "repaired"}, {T: back + shift, Name: "link restored"}} {
-		f.Marks = append(f.Marks, m)
-	}
+	f.Marks = []metrics.TrainMark{{T: 0, Name: "others begin"}, {T: begin, Name: "reserved flow begins"}, {T: fail + shift, Name: "link failed"},
+		{T: fail + shift + 0.01, Name: "outage begins"}, {T: repaired + shift - 0.03, Name: "outage ends"}, {T: repaired + shift, Name: "repaired"}, {T: back + shift, Name: "link restored"}}
 	return f
 }
 

@@ -19,6 +19,8 @@ type kind struct {
 	metricsOf func(plan *topo.Plan, e topo.Experiment) []metric
 	// check reports what makes the experiment impossible on this plan.
 	check func(plan *topo.Plan, e topo.Experiment) (msg, hint string)
+	// takesEvents says that the experiment's events are done in its trials.
+	takesEvents bool
 	// open prepares the lab for the trials of e.
 	open func(cfg opening) (session, error)
 }
@@ -107,8 +109,11 @@ func checkExperiment(sc *topo.Scenario, plan *topo.Plan, i int, e topo.Experimen
 		slices.Sort(all)
 		return topo.Diagnostics{sc.Diagnose(fmt.Sprintf("there is no experiment of the kind %q", e.Kind), "kinds are "+strings.Join(all, ", "), "experiments", i, "kind")}
 	}
+	if len(e.Events) > 0 && !k.takesEvents {
+		ds = append(ds, sc.Diagnose(e.Kind+" decides by itself what happens and when: it takes no events", "take them away", "experiments", i, "events"))
+	}
 	if msg, hint := k.check(plan, e); msg != "" {
-		return topo.Diagnostics{sc.Diagnose(msg, hint, "experiments", i, "kind")}
+		return append(ds, sc.Diagnose(msg, hint, "experiments", i, "kind"))
 	}
 	for _, v := range e.Vary {
 		ds = append(ds, checkVary(sc, plan, k, i, e, v)...)

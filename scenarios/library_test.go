@@ -78,6 +78,7 @@ func TestCheckPointsAtTheFault(t *testing.T) {
 		"system":        {"    expect: [vpm.setup.leaks == 0]\n", `5:14: experiments[0].expect[0]: no sample of setup.leaks has a label with the value "vpm"`},
 		"unit":          {"    expect: [setup.matrix < 3MiB]\n", `5:14: experiments[0].expect[0]: `},
 		"no baseline":   {"    baseline: none\n    expect: [firewall.setup.leaks == 0]\n", `6:14: experiments[0].expect[0]: no sample of setup.leaks has a label with the value "firewall"`},
+		"no events":     {"    events: [{at: 1s, do: leave, vpc: t1, site: s1}]\n", `5:5: experiments[0].events: vpc-setup decides by itself what happens and when: it takes no events`},
 		"taken name":    {"    name: lab\n", `5:11: experiments[0].name: the name "lab" is taken`},
 	} {
 		t.Run(name, func(t *testing.T) {

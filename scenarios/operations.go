@@ -30,7 +30,8 @@ const (
 
 func vpcOperations() kind {
 	return kind{
-		metricsOf: operationMetrics,
+		metricsOf:   operationMetrics,
+		takesEvents: true,
 		check: func(plan *topo.Plan, _ topo.Experiment) (msg, hint string) {
 			if len(plan.VPCs) == 0 {
 				return "vpc-operations needs a VPC to begin with, and there is none", "add vpcs"
