@@ -5,17 +5,20 @@
 #   ./run.sh test           all tests
 #   ./run.sh VERB [ARG…]    any verb of vpclab, as in ./run.sh doctor
 #   ./run.sh kernel-image   unpack Debian's stock kernel into the cache folder
+#   ./run.sh frr            unpack Debian's FRR into the cache folder
 #
 # As root it installs Debian's package user-mode-linux by apt-get; as an
 # ordinary user it unpacks the same package into the cache folder
-# (${XDG_CACHE_HOME:-~/.cache}/vpclab). What is there already is left alone.
+# (${XDG_CACHE_HOME:-~/.cache}/vpclab). FRR is unpacked, whoever asks, for tests
+# and for scenarios with routers that run it: nothing is installed, and no
+# service is started. What is there already is left alone.
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/vpclab
 bin=$here/bin/vpclab
 
-say() { printf 'run.sh: %s\n' "$*" >&2; }
+say() { printf 'run.sh: %s\n' "$@" >&2; }
 
 # unable MESSAGE…: this environment cannot run it (exit code 3).
 unable() {
@@ -162,11 +165,7 @@ unpack_package() {
 	trap "rm -rf '$work'" EXIT
 	say "downloading Debian's package user-mode-linux into $cache/uml (no root, nothing is installed)"
 	private_apt "$work"
-	(cd "$work" && apt-get -c "$work/apt.conf" download -qq user-mode-linux >&2) || {
-		say "reading the package lists first, in a private folder"
-		apt-get -c "$work/apt.conf" update -qq >&2 || no_package "apt-get update failed"
-		(cd "$work" && apt-get -c "$work/apt.conf" download -qq user-mode-linux >&2) || no_package "apt-get download failed"
-	}
+	download "$work" user-mode-linux || no_package "apt-get download failed"
 	for deb in "$work"/user-mode-linux_*.deb; do
 		[ -e "$deb" ] || no_package "apt-get downloaded nothing"
 		version=$(dpkg-deb -f "$deb" Version)
@@ -177,6 +176,91 @@ unpack_package() {
 	done
 	rm -rf "$work"
 	trap - EXIT
+}
+
+# download DIR PACKAGE…: fetch packages into DIR, where a private_apt is.
+download() {
+	local dir=$1
+	shift
+	(cd "$dir" && apt-get -c "$dir/apt.conf" download -qq "$@" >&2) && return
+	say "reading the package lists first, in a private folder"
+	apt-get -c "$dir/apt.conf" update -qq >&2 &&
+		(cd "$dir" && apt-get -c "$dir/apt.conf" download -qq "$@" >&2)
+}
+
+# have_frr tells whether FRR's daemons are where vpclab looks for them.
+have_frr() {
+	local found
+	[ -n "${VPCLAB_FRR:-}" ] && return
+	for found in {,"$cache"/frr/*}/usr/{lib/frr,libexec/frr,sbin}/zebra; do
+		[ -x "$found" ] && return
+	done
+	return 1
+}
+
+# needs_frr FILE: the scenario has routers that run FRR, or an experiment that
+# puts it there.
+needs_frr() {
+	grep -qE '^[^#]*(routing: *"?frr|kind: *"?routing-peer)' "$1"
+}
+
+# get_frr unpacks Debian's FRR into the cache folder, unless there is one.
+get_frr() {
+	have_frr && return
+	command -v apt-get >/dev/null || no_frr "this system has no apt-get" || return
+	command -v dpkg-deb >/dev/null || no_frr "this system has no dpkg-deb" || return
+	local work status=0
+	mkdir -p "$cache/frr"
+	work=$(mktemp -d "$cache/frr/.work.XXXXXX")
+	# shellcheck disable=SC2064 # the folder of now
+	trap "rm -rf '$work'" EXIT
+	say "downloading Debian's package frr into $cache/frr (nothing is installed)"
+	make_frr "$work" || status=$?
+	rm -rf "$work"
+	trap - EXIT
+	return $status
+}
+
+# make_frr DIR: unpack below DIR, try, and put in its place.
+make_frr() {
+	local version
+	private_apt "$1"
+	unpack_frr "$1" || no_frr "apt-get download failed" || return
+	LD_LIBRARY_PATH=$(libraries "$1/root") "$1/root/usr/lib/frr/zebra" --version >/dev/null ||
+		no_frr "what was unpacked does not run here" || return
+	version=$(dpkg-deb -f "$1"/frr_*.deb Version)
+	rm -rf "${cache:?}/frr/$version"
+	mv "$1/root" "$cache/frr/$version"
+	say "unpacked frr $version into $cache/frr/$version"
+}
+
+# unpack_frr DIR: the package, and the libraries of its that this system lacks,
+# into DIR/root.
+unpack_frr() {
+	local wanted=(frr) next package deb
+	while [ ${#wanted[@]} != 0 ]; do
+		download "$1" "${wanted[@]}" || return
+		next=()
+		for package in "${wanted[@]}"; do
+			deb=$(find "$1" -maxdepth 1 -name "${package}_*.deb")
+			dpkg-deb -x "$deb" "$1/root"
+			while read -r package; do
+				[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
+					[ -n "$(find "$1" -maxdepth 1 -name "${package}_*.deb")" ] || next+=("$package")
+			done < <(dpkg-deb -f "$deb" Depends | tr ',' '\n' | sed -n 's/^ *\(lib[^ (|:]*\).*/\1/p' | sort -u)
+		done
+		wanted=(${next[@]+"${next[@]}"})
+	done
+}
+
+# libraries ROOT: a LD_LIBRARY_PATH for what was unpacked.
+libraries() { find "$1/usr/lib" "$1/lib" -name '*.so.*' -printf '%h\n' 2>/dev/null | sort -u | paste -sd :; }
+
+# no_frr WHY
+no_frr() {
+	say "cannot get FRR: $1" \
+		"unpack Debian's package frr by dpkg-deb -x into $cache/frr/1, or set VPCLAB_FRR to the folder of an unpacked one"
+	return 3
 }
 
 # private_apt DIR: an apt configuration that writes only below DIR. It begins
@@ -196,22 +280,39 @@ private_apt() {
 }
 
 main() {
-	if [ "${1:-}" = kernel-image ]; then
+	case ${1:-} in
+	kernel-image)
 		kernel_image
 		return
-	fi
+		;;
+	frr)
+		get_frr
+		return
+		;;
+	esac
 	find_go
 	build
 	if [ "${1:-}" = test ]; then
 		shift
 		get_kernel
+		get_frr || say "the tests of FRR will be left out"
 		# shellcheck source=.ci/tests.sh disable=SC1091
 		. "$here/.ci/tests.sh"
 		run_tests "$@"
 		return
 	fi
 	case ${1:-} in
-	"" | run | deploy) get_kernel ;; # other verbs need no kernel, or find a running lab
+	"" | run | deploy)
+		get_kernel # other verbs need no kernel, or find a running lab
+		local arg file
+		for arg in "$@"; do
+			for file in "$arg" "$here/scenarios/library/$arg.vpclab.yml"; do
+				if [ -f "$file" ] && needs_frr "$file"; then
+					get_frr
+				fi
+			done
+		done
+		;;
 	esac
 	if [ $# = 0 ]; then
 		set -- run vpc-setup

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/vpclab/vpclab/emu/audit"
+	"github.com/vpclab/vpclab/emu/frr"
 	"github.com/vpclab/vpclab/emu/kernel"
 	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/scenarios"
@@ -49,8 +50,12 @@ const runPath = "/v1/run"
 
 // kernelFor is what a lab of the given size needs of its kernel.
 func kernelFor(labName string, s kernel.Substrate, memory int64, writable ...string) kernel.Config {
+	var visible []string
+	if in, err := frr.Find(); err == nil {
+		visible = append(visible, in.Root)
+	}
 	return kernel.Config{
-		Substrate: s, Memory: memory, Writable: writable,
+		Substrate: s, Memory: memory, Writable: writable, Visible: visible,
 		InitArgs: insideArgs(labName, global.logLevel), Serve: serveOnHost(labName),
 	}
 }

@@ -25,6 +25,9 @@ Deploying the same file twice changes nothing. A new lab that cannot be built le
 		ValidArgsFunction: completeScenarios,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			sc, plan, err := scenario(args)
+			if err == nil && !dryRun {
+				err = needFRR(plan)
+			}
 			if err != nil {
 				return err
 			}

@@ -26,7 +26,7 @@ The exit code is 0 if some kernel can carry a lab, else 3.`,
 			if format != "table" && format != "json" {
 				return usageError{fmt.Errorf("--format %q: want table or json", format)}
 			}
-			checks := kernel.Doctor(cmd.Context())
+			checks := kernel.Doctor(cmd.Context(), checkFRR(cmd.Context()))
 			usable := kernel.Usable(checks)
 			if format == "json" {
 				if err := printDoctorJSON(cmd.OutOrStdout(), checks, usable); err != nil {

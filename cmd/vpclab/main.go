@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpclab/vpclab/emu/frr"
 	"github.com/vpclab/vpclab/emu/kernel"
 	"github.com/vpclab/vpclab/emu/lab"
 	_ "github.com/vpclab/vpclab/emu/warm" // starts faster in User Mode Linux
@@ -125,7 +126,7 @@ func report(err error, interrupted bool) int {
 	switch {
 	case interrupted:
 		return exitInterrupted
-	case kernel.IsUnusable(err):
+	case kernel.IsUnusable(err), frr.IsMissing(err):
 		return exitUnusable
 	case isUsage(err), errors.As(err, &faults):
 		return exitUsage

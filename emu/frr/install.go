@@ -39,6 +39,15 @@ func IsMissing(err error) bool {
 	return errors.As(err, &m)
 }
 
+// Why is err without how to mend it.
+func Why(err error) string {
+	var m *Missing
+	if errors.As(err, &m) {
+		return m.Why
+	}
+	return err.Error()
+}
+
 // Check says why plan cannot be built here: it has routers that run FRR, and
 // there is none, or it does not do what they are to do. Nothing is tried: see
 // Install.Version.

@@ -33,7 +33,7 @@ func RunRouter(ctx context.Context, conn io.ReadWriteCloser, root, dir string) e
 	if in == nil {
 		return &Missing{"its daemons are not below " + root}
 	}
-	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+	if err := furnish(in, dir); err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)

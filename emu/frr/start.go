@@ -29,16 +29,8 @@ func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink) (*b
 	if err != nil {
 		return nil, err
 	}
+	lab := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(ns.NSPath(node)), "vpclab-"), "-"+node)
 	return bgp.Start(ctx, ns, node, sink,
-		bgp.WithCommand("/proc/self/exe", Verb, in.Root, Dir(ns.NSPath(node))),
+		bgp.WithCommand("/proc/self/exe", Verb, in.Root, dirOf(lab, node)),
 		bgp.Apart(unix.CLONE_NEWPID|unix.CLONE_NEWNS))
-}
-
-// runDir is where the routers' folders are.
-const runDir = "/run/vpclab-frr"
-
-// Dir is the folder of a router's sockets, by the path of its network
-// namespace. vtysh --vty_socket DIR talks to its daemons.
-func Dir(nspath string) string {
-	return filepath.Join(runDir, strings.TrimPrefix(filepath.Base(nspath), "vpclab-"))
 }

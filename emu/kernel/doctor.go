@@ -30,9 +30,10 @@ type Check struct {
 const machineChecks = "machine"
 
 // Doctor looks at this machine and boots a kernel to be sure. It changes
-// nothing; it loads no module into the host's kernel.
-func Doctor(ctx context.Context) []Check {
-	checks := doctorMachine()
+// nothing; it loads no module into the host's kernel. More checks of the
+// machine are what others found.
+func Doctor(ctx context.Context, more ...Check) []Check {
+	checks := append(doctorMachine(), more...)
 	checks = append(checks, doctorHost()...)
 	checks = append(checks, doctorUML(ctx)...)
 	return append(checks, doctorKVM())

@@ -144,10 +144,10 @@ func Exec(ctx context.Context, cfg Config, argv, env []string, stdin io.Reader, 
 	}
 	cfg.Substrate = substrate
 	cfg.mode = modeExec
-	cfg.visible = append(cfg.visible, dir)
+	cfg.Visible = append(cfg.Visible, dir)
 	if path, err := exec.LookPath(argv[0]); err == nil {
 		if path, err = filepath.Abs(path); err == nil {
-			cfg.visible = append(cfg.visible, path)
+			cfg.Visible = append(cfg.Visible, path)
 			req.Argv = append([]string{path}, argv[1:]...)
 		}
 	}

@@ -23,6 +23,7 @@ type Config struct {
 	Writable  []string  // host folders that the inside may write; all else is read-only
 	InitArgs  []string  // given to the serve function of Init
 	Env       []string  // more environment for the inside, KEY=value
+	Visible   []string  // host paths that must be seen inside even under /tmp or /run
 	// Serve answers the control channel when Substrate is Host: it runs in
 	// this process. In a booted kernel the function given to Init does.
 	Serve func(ctx context.Context, ln net.Listener) error
@@ -31,8 +32,7 @@ type Config struct {
 	Program string
 	Log     io.Writer // receives the kernel's console; may be nil
 
-	mode    string   // default modeServe
-	visible []string // host paths that must be seen inside even under /tmp or /run
+	mode string // default modeServe
 }
 
 // DefaultMemory of a booted kernel, in bytes.

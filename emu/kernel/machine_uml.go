@@ -83,7 +83,7 @@ func umlOrders(cfg Config, uml *umlProgram) (*orders, error) {
 	}
 	return &orders{
 		Mode: cfg.mode, Args: cfg.InitArgs, Hostname: cfg.Lab, Env: insideEnv(extra),
-		Modules: files, ModuleDir: uml.Modules, Writable: writable, Visible: cfg.visible,
+		Modules: files, ModuleDir: uml.Modules, Writable: writable, Visible: cfg.Visible,
 	}, nil
 }
 

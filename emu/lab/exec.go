@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -16,10 +17,12 @@ import (
 	"github.com/creack/pty"
 
 	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/frr"
 )
 
 // ExecRequest asks for a process in a node's network namespace. Everything
-// else of it (files, users) is that of the lab's kernel.
+// else of it (files, users) is that of the lab's kernel; at a router that runs
+// FRR, vtysh talks to its daemons.
 type ExecRequest struct {
 	Node string   `json:"node"`
 	Cmd  []string `json:"cmd"`           // empty: a shell
@@ -56,11 +59,19 @@ func (l *Lab) command(r ExecRequest) (*fabric.Fabric, *exec.Cmd, error) {
 	if len(argv) == 0 {
 		argv = shell()
 	}
-	cmd := exec.Command(argv[0], argv[1:]...)
+	tools := frr.Tools(l.Name(), r.Node)
+	program := argv[0]
+	if path, err := exec.LookPath(filepath.Join(tools, program)); tools != "" && err == nil && filepath.Base(program) == program {
+		program = path
+	}
+	cmd := exec.Command(program, argv[1:]...)
 	if cmd.Err != nil {
 		return nil, nil, fmt.Errorf("exec in %s: %w", r.Node, cmd.Err)
 	}
 	cmd.Env = append(os.Environ(), "VPCLAB_LAB="+l.Name(), "VPCLAB_NODE="+r.Node)
+	if tools != "" {
+		cmd.Env = append(cmd.Env, "PATH="+tools+":"+os.Getenv("PATH"))
+	}
 	cmd.Env = append(cmd.Env, r.Env...)
 	cmd.Dir = "/"
 	if st, err := os.Stat(r.Dir); r.Dir != "" && err == nil && st.IsDir() {

@@ -12,6 +12,7 @@ import (
 	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/frr"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -144,6 +145,7 @@ func (l *Lab) destroy(ctx context.Context) error {
 	if f := l.Fabric(); f != nil {
 		err = errors.Join(err, f.Destroy(ctx))
 	}
+	err = errors.Join(err, frr.Clean(l.Name()))
 	l.routes.reset()
 	l.sessions.reset()
 	l.mu.Lock()

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/frr"
 	"github.com/vpclab/vpclab/emu/kernel"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -248,7 +249,11 @@ func (h *Home) GC(ctx context.Context) ([]string, error) {
 	for _, l := range labs {
 		removed = append(removed, "namespaces of lab "+l)
 	}
-	return removed, errors.Join(err, e)
+	folders, fe := frr.GC(h.Alive) // after the processes that use them
+	for _, l := range folders {
+		removed = append(removed, "folders of FRR in lab "+l)
+	}
+	return removed, errors.Join(err, e, fe)
 }
 
 // clearFolders removes the folders of dead labs, and of half removed ones.

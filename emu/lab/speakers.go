@@ -256,8 +256,14 @@ func (s *speakers) configure(ctx context.Context, node string, cfg bgp.Config) (
 	return true, nil
 }
 
-// stop ends the speakers of nodes, all at the same time, and waits for them.
+// stop ends the speakers of nodes in order, all at the same time, and waits
+// for them.
 func (s *speakers) stop(ctx context.Context, nodes []string) error {
+	return s.end(nodes, func(_ *member, proc *bgp.Speaker) error { return proc.Stop(ctx) })
+}
+
+// end ends the speakers of nodes by way of how.
+func (s *speakers) end(nodes []string, how func(*member, *bgp.Speaker) error) error {
 	var (
 		wg   sync.WaitGroup
 		mu   sync.Mutex
@@ -278,7 +284,7 @@ func (s *speakers) stop(ctx context.Context, nodes []string) error {
 			if dead {
 				return
 			}
-			if err := proc.Stop(ctx); err != nil {
+			if err := how(m, proc); err != nil {
 				mu.Lock()
 				errs = append(errs, fmt.Errorf("stop BGP speaker of %s: %w", node, err))
 				mu.Unlock()
@@ -295,12 +301,19 @@ func (s *speakers) stop(ctx context.Context, nodes []string) error {
 }
 
 // stopAll ends every speaker and waits for the goroutines that watched them.
+// FRR's daemons are not let say farewell, which costs them seconds and which
+// nobody would be there to hear.
 func (s *speakers) stopAll(ctx context.Context) error {
 	var nodes []string
 	for _, m := range s.all() {
 		nodes = append(nodes, m.node)
 	}
-	err := s.stop(ctx, nodes)
+	err := s.end(nodes, func(m *member, proc *bgp.Speaker) error {
+		if m.routing == topo.RoutingFRR {
+			return proc.Kill()
+		}
+		return proc.Stop(ctx)
+	})
 	s.wg.Wait()
 	return err
 }
