@@ -156,7 +156,7 @@ func (r reference) named(agg string) string {
 }
 
 func withUnit(v float64, unit string) string {
-	if unit == "count" || unit == "" {
+	if unit == "count" || unit == "ratio" || unit == "" {
 		return FormatValue(v)
 	}
 	return FormatValue(v) + " " + unit

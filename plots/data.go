@@ -229,7 +229,7 @@ func nText(rows []metrics.PointSummary) string {
 		lo, hi = min(lo, r.N), max(hi, r.N)
 	}
 	if lo == hi {
-		return bind(fmt.Sprintf("n = %d trials", lo))
+		return bind("n = " + count(strconv.Itoa(lo), "trial"))
 	}
 	return bind(fmt.Sprintf("n = %d to %d trials", lo, hi))
 }

@@ -308,7 +308,7 @@ func (l *failureLayout) Plot(c draw.Canvas, p *plot.Plot) {
 		drawRepair(c, tx(r.repaired), y, y+gapBar-3, r.rate.look.color)
 		sty := textStyle(textSize, ink)
 		sty.YAlign = -0.4
-		c.FillText(sty, vg.Point{X: max(box.Max.X, tx(r.repaired), tx(0)) + 4, Y: y + (gapBar-3)/2}, text)
+		c.FillText(sty, vg.Point{X: max(box.Max.X, tx(r.repaired), tx(0)) + 6, Y: y + (gapBar-3)/2}, text)
 		sty.XAlign = draw.XRight
 		c.FillText(sty, vg.Point{X: tx(0) - 4, Y: y + (gapBar-3)/2}, r.name)
 	}
