@@ -98,10 +98,10 @@ func BenchmarkProvider(b *testing.B) {
 		}))["rr"]
 		began = event.Now()
 		require.NoError(b, speakers["rr"].Configure(context.Background(), less))
-		b.ReportMetric(wait("leave", func() bool { return removed == 14 }).Sub(began).Seconds()*1e3, "ms/leave")
+		b.ReportMetric(wait("leave", func() bool { return removed == 7 }).Sub(began).Seconds()*1e3, "ms/leave")
 		began = event.Now()
 		require.NoError(b, speakers["rr"].Configure(context.Background(), cfgs["rr"]))
-		b.ReportMetric(wait("join", func() bool { return programmed == all+14 }).Sub(began).Seconds()*1e3, "ms/join")
+		b.ReportMetric(wait("join", func() bool { return programmed == all+7 }).Sub(began).Seconds()*1e3, "ms/join")
 		for _, s := range speakers {
 			require.NoError(b, s.Kill())
 		}

@@ -269,8 +269,7 @@ func TestOverbookedLineIsRefused(t *testing.T) {
 	require.EqualError(t, err, "apply to lab full: link p:c2--b:core: p:c2: 101mbit reserved on a line of 100mbit")
 }
 
-// htbLine puts token buckets in the place of the tree on p's line: the form
-// that the field uses.
+// htbLine makes a line at p of token buckets: the form that the field uses.
 func htbLine(t testing.TB, f *fabric.Fabric, line, reserved int64) {
 	mbit, own := uint64(line), uint64(reserved)
 	index := netlinkIn(t, f, "p", "c2").Attrs().Index
@@ -286,7 +285,6 @@ func htbLine(t testing.TB, f *fabric.Fabric, line, reserved int64) {
 		}
 		defer conn.Close()
 		var b rtnl.Batch
-		b.QdiscDel(at(rtnl.Root, rtnl.MakeHandle(1, 0)))
 		b.Netem(at(rtnl.Root, rtnl.MakeHandle(1, 0)), rtnl.Netem{Delay: 2 * time.Millisecond, Limit: 1 << 20})
 		b.HTB(at(rtnl.MakeHandle(1, 1), h(0)), 2)
 		b.HTBClass(at(h(0), h(1)), rtnl.HTBClass{Rate: mbit * 1e6, Burst: burst})

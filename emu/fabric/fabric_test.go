@@ -118,7 +118,8 @@ func TestDiff(t *testing.T) {
 		{"address", edit(func(l *Link) { l.A.Addr = netip.MustParsePrefix("10.1.0.7/24") }),
 			"- a:e: address 10.1.0.1/24\n+ a:e: address 10.1.0.7/24\n"},
 		{"down", edit(func(l *Link) { l.Down = true }),
-			"- a: route 10.9.0.0/24 (via 10.1.0.2 dev e)\n~ link a:e--b:p (mtu 1500, 02:00:00:00:00:01, 02:00:00:00:00:02 -> mtu 1500, 02:00:00:00:00:01, 02:00:00:00:00:02, down)\n"},
+			"- a: route 10.9.0.0/24 (via 10.1.0.2 dev e)\n- a:e: impairment (delay 1ms)\n" +
+				"~ link a:e--b:p (mtu 1500, 02:00:00:00:00:01, 02:00:00:00:00:02 -> mtu 1500, 02:00:00:00:00:01, 02:00:00:00:00:02, down)\n"},
 		{"block", edit(func(l *Link) { l.A.Block = 1 }), "+ a:e: ingress filters (block 1)\n"},
 		{"ageing", func(s *State) { s.Nodes["b"].Bridges[0].Ageing = time.Minute },
 			"~ b: bridge lan (02:00:00:00:00:09 -> 02:00:00:00:00:09, ageing 1m0s)\n"},

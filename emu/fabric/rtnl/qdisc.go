@@ -66,7 +66,7 @@ func (b *Batch) tc(verb, kind string, typ, flags int, q Qdisc, opts []Option) {
 	b.begin(verb, described{kind, q}, typ, flags, opts)
 	msg := nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(q.DevIndex), Handle: uint32(q.Handle), Parent: uint32(q.Parent)}
 	b.body(msg.Serialize())
-	if kind != "" && typ != unix.RTM_DELTCLASS {
+	if typ == unix.RTM_NEWQDISC || typ == unix.RTM_NEWTCLASS { // what goes goes by its handle
 		b.str(nl.TCA_KIND, kind)
 	}
 }
@@ -234,6 +234,6 @@ func (b *Batch) fifo(kind string, q Qdisc, limit int, opts []Option) {
 
 // QdiscDel removes a qdisc and all below it.
 func (b *Batch) QdiscDel(q Qdisc, opts ...Option) {
-	b.tc("delete", "", unix.RTM_DELQDISC, 0, q, opts)
+	b.tc("delete", "qdisc", unix.RTM_DELQDISC, 0, q, opts)
 	b.end()
 }
