@@ -370,7 +370,11 @@ func (b *builder) reserve(op Operation) *refusal {
 	if n := len(b.plan.Reservations); n >= maxReservations {
 		return refuse("name", fmt.Sprintf("there are %d reservations, which is all that a lab may have", n), "")
 	}
-	r := ReservationPlan{Name: op.Name, Index: 1, VPC: op.VPC, Rate: op.Rate, Between: [2]string(op.Between)}
+	vpc, err := b.vpcOfEnds(op)
+	if err != nil {
+		return err
+	}
+	r := ReservationPlan{Name: op.Name, Index: 1, VPC: vpc, Rate: op.Rate, Between: [2]string(op.Between)}
 	if len(op.Path) > 0 {
 		r.Asked = op.Path
 	}
@@ -380,6 +384,19 @@ func (b *builder) reserve(op Operation) *refusal {
 		}
 	}
 	return b.plan.reserve(r)
+}
+
+// vpcOfEnds is the VPC that is named, or that of a machine among the ends.
+func (b *builder) vpcOfEnds(op Operation) (string, *refusal) {
+	if op.VPC != "" {
+		return op.VPC, nil
+	}
+	for _, end := range op.Between {
+		if n := b.index[end]; n != nil && n.Kind == KindMachine {
+			return n.VPC, nil
+		}
+	}
+	return "", &refusal{msg: fmt.Sprintf("neither %s nor %s is a machine that would tell the VPC; expected vpc", op.Between[0], op.Between[1]), hint: "add for example `vpc: acme`"}
 }
 
 func (b *builder) release(op Operation) *refusal {

@@ -120,7 +120,7 @@ var operations = []operation{
 	{"remove", []string{"vm"}, nil, (*builder).removeMachine},
 	{"replicate", []string{"vm", "host"}, []string{"name"}, (*builder).replicate},
 	{"move", []string{"vm"}, []string{"host", "site"}, (*builder).move},
-	{"reserve", []string{"name", "vpc", "between", "rate"}, []string{"path"}, (*builder).reserve},
+	{"reserve", []string{"name", "between", "rate"}, []string{"vpc", "path"}, (*builder).reserve},
 	{"release", []string{"name"}, nil, (*builder).release},
 	{"fail", []string{"link"}, nil, func(b *builder, op Operation) *refusal { return b.setFailed(op, true) }},
 	{"restore", []string{"link"}, nil, func(b *builder, op Operation) *refusal { return b.setFailed(op, false) }},
