@@ -160,16 +160,56 @@ func (p *Plan) vet(r ReservationPlan) *refusal {
 	if ends[0].a.Site == ends[1].a.Site {
 		return refuse("between", fmt.Sprintf("%s and %s are both at site %s, and within a site nothing is reserved", r.Between[0], r.Between[1], ends[0].a.Site), "expected ends at two sites")
 	}
-	for _, o := range p.Reservations {
-		same := o.Between == r.Between || o.Between == [2]string{r.Between[1], r.Between[0]}
-		if o.Name != r.Name && o.VPC == r.VPC && same {
-			return refuse("between", fmt.Sprintf("reservation %s is between the same two; expected one for both", o.Name), "raise its rate")
-		}
+	if err := p.alone(r); err != nil {
+		return err
 	}
 	if r.Rate <= 0 {
 		return refuse("rate", "there is no rate to reserve; expected "+nounRate, "")
 	}
 	return p.vetPath(r, ends)
+}
+
+// alone makes sure that no other reservation means the same traffic.
+func (p *Plan) alone(r ReservationPlan) *refusal {
+	v, _ := p.VPC(r.VPC)
+	traffic := v.traffic()
+	pair := func(r ReservationPlan) [2]string {
+		ends := []string{traffic[r.Between[0]], traffic[r.Between[1]]}
+		slices.Sort(ends)
+		return [2]string(ends)
+	}
+	for _, o := range p.Reservations {
+		if o.Name == r.Name || o.VPC != r.VPC {
+			continue
+		}
+		same := o.Between == r.Between || o.Between == [2]string{r.Between[1], r.Between[0]}
+		switch ends := pair(r); {
+		case same:
+			return refuse("between", fmt.Sprintf("reservation %s is between the same two; expected one for both", o.Name), "raise its rate")
+		case pair(o) == ends && ends[0] != ends[1]: // within one PE nothing is told apart
+			return refuse("between", fmt.Sprintf("reservation %s means the same frames: in a vpls a site is all that is at its PE, as frames show machines and no sites", o.Name), "raise its rate, or name machines")
+		}
+	}
+	return nil
+}
+
+// traffic is, by the names of ends, whose traffic a reservation means by each.
+// What crosses a vpls shows its machines, and by the pseudowire its PEs: a site
+// is whatever is at its PE.
+func (v *VPCPlan) traffic() map[string]string {
+	whose := map[string]string{}
+	for _, a := range v.Attachments {
+		whose[a.Site] = "site " + a.Site
+		if v.Service == ServiceVPLS {
+			whose[a.Site] = "PE " + a.PE
+		}
+	}
+	for _, a := range v.Attachments {
+		for _, m := range a.Machines { // which are looked for first
+			whose[m] = "machine " + m
+		}
+	}
+	return whose
 }
 
 // vetPath checks the path that is asked for: a chain of linked routers from

@@ -306,3 +306,62 @@ func TestReservationsFollowTheirEnds(t *testing.T) {
 		t.Errorf("where FRR gives out the labels of LSPs, first is to go by adjacencies: %+v", d)
 	}
 }
+
+// crowded has two sites at pe1, of which one has a narrow circuit.
+const crowded = `
+name: crowded
+topology:
+  backbone:
+    pe: [pe1, pe2]
+    links: [{between: [pe1, pe2], rate: 100mbit}]
+  sites:
+    texas: {kind: cloud, pe: pe1, hosts: 1, machines: 1}
+    nevada: {kind: cloud, pe: pe1, hosts: 1, machines: 1, access: {rate: 20mbit}}
+    utah: {kind: enterprise, pe: pe1}
+    hq: {kind: enterprise, pe: pe2}
+    branch: {kind: enterprise, pe: pe2}
+vpcs:
+  lan: {service: vpls, sites: [texas, nevada, utah, hq, branch]}
+  net: {service: l3vpn, sites: [texas, nevada, utah, hq, branch]}
+`
+
+// TestSitesOfOnePE holds that two reservations of a vpls never mean the same
+// frames at a pseudowire, which shows the PEs of sites alone.
+func TestSitesOfOnePE(t *testing.T) {
+	p := mustExpand(t, mustParse(t, crowded))
+	reserve := func(name, vpc, a, b string) Operation {
+		return Operation{Do: "reserve", Name: name, VPC: vpc, Between: []string{a, b}, Rate: 1e6}
+	}
+	p = do(t, p, reserve("one", "lan", "texas", "hq"), reserve("two", "lan", "lan-texas-1", "hq"), reserve("three", "lan", "lan-texas-1", "lan-hq-1"),
+		reserve("here", "lan", "texas", "utah"), reserve("near", "lan", "nevada", "utah"), reserve("net", "net", "texas", "hq"), reserve("net-2", "net", "nevada", "hq"))
+	for _, op := range []Operation{reserve("more", "lan", "nevada", "hq"), reserve("more", "lan", "branch", "texas"), reserve("more", "lan", "branch", "lan-texas-1")} {
+		if _, err := p.Do(op); err == nil || !strings.Contains(err.Error(), "means the same frames") {
+			t.Errorf("%s: %v", op, err)
+		}
+	}
+	flows := map[string]string{}
+	for _, r := range p.Reservations {
+		for _, d := range r.Directions {
+			key := fmt.Sprint(r.VPC, d.From, d.To, d.SrcMAC, d.DstMAC, d.Src, d.Dst)
+			if other, twice := flows[key]; twice {
+				t.Errorf("%s and %s mean the same traffic", r.Name, other)
+			}
+			flows[key] = r.Name
+		}
+	}
+}
+
+// TestMoveToANarrowCircuit holds that a VM which moves to another site of the
+// same PE is asked for room on the circuit there.
+func TestMoveToANarrowCircuit(t *testing.T) {
+	p := do(t, mustExpand(t, mustParse(t, crowded)),
+		Operation{Do: "reserve", Name: "wide", Between: []string{"lan-texas-1", "hq"}, Rate: 50e6},
+		Operation{Do: "move", VM: "lan-texas-1", Host: "nevada/1"})
+	if r := reservation(t, p, "wide"); len(r.Directions) > 0 || !strings.Contains(r.Unmet, "lan-nevada-ce--pe1: 20mbit") {
+		t.Errorf("%+v", r)
+	}
+	back := do(t, p, Operation{Do: "move", VM: "lan-texas-1", Host: "texas/1"})
+	if r := reservation(t, back, "wide"); len(r.Directions) != 2 || r.Unmet != "" || r.VPC != "lan" {
+		t.Errorf("it is back, and has %+v", r)
+	}
+}

@@ -174,7 +174,7 @@ type VM struct {
 type Reservation struct {
 	// The VPC.
 	VPC string `yaml:"vpc" jsonschema:"required,format=vpclab-vpc" example:"acme"`
-	// The two ends, each a machine or VM of the VPC, or one of its sites.
+	// The two ends, each a machine or VM of the VPC, or one of its sites. In a vpls a site stands for all of the VPC that is at the same PE: frames show their machines and no sites.
 	Between []string `yaml:"between" jsonschema:"required,minItems=2,maxItems=2,format=vpclab-machine" example:"[shop, hq]"`
 	// Bits a second on the wire, each way.
 	Rate Rate `yaml:"rate" jsonschema:"required" example:"50mbit"`

@@ -116,7 +116,7 @@ func (s *settling) kept(r ReservationPlan) []string {
 	}
 	ends, err := s.plan.ends(r)
 	way := r.Directions[0].Path
-	if err != nil || s.idle(ends) || way[0] != ends[0].a.PE || way[len(way)-1] != ends[1].a.PE {
+	if err != nil || s.idle(ends) || r.moved(ends) {
 		return nil
 	}
 	for i := range way[1:] {
@@ -128,6 +128,17 @@ func (s *settling) kept(r ReservationPlan) []string {
 		return nil
 	}
 	return way
+}
+
+// moved says that an end has come to another circuit, at the same PE or not:
+// nobody has asked yet whether that has room.
+func (r ReservationPlan) moved(ends [2]reservedEnd) bool {
+	for i, d := range r.Directions {
+		if d.From != ends[i].a.PE || !slices.Equal(d.In, []string{ends[i].a.PEIf}) {
+			return true
+		}
+	}
+	return false
 }
 
 // place finds a way for r: the path it asks for, or the cheapest with room for
