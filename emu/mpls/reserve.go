@@ -5,10 +5,25 @@ import (
 	"github.com/vpclab/vpclab/topo"
 )
 
-// reservedRulePref is the preference of the rules that single out reserved
-// traffic of an l3vpn: before the l3mdev rule (1000), which chooses the VRF's
-// table for everything else.
+// reservedRulePref is the first preference of the rules that single out
+// reserved traffic of an l3vpn: before the l3mdev rule (1000), which chooses
+// the VRF's table for everything else.
 const reservedRulePref = 900
+
+// rulePref is the preference of a reservation's rule. The more exactly it says
+// whose packets it means the earlier it is asked: source and destination; one
+// of them, as the other end is a site; none. Of rules with one preference the
+// kernel asks the older first.
+func rulePref(d topo.ReservedPath) int {
+	pref := reservedRulePref
+	if !d.Src.IsSingleIP() {
+		pref++
+	}
+	if !d.Dst.IsSingleIP() {
+		pref += 2
+	}
+	return pref
+}
 
 // reservations adds what sets bandwidth aside: a class on the line of each
 // core link that a reserved path crosses, the labels of explicit paths, and
@@ -65,7 +80,7 @@ func (c *compiler) steer(v *topo.VPCPlan, d topo.ReservedPath) {
 		return
 	}
 	for _, dev := range d.In {
-		in.Rules = append(in.Rules, fabric.Rule{Pref: reservedRulePref, Table: d.Table, From: d.Src, To: d.Dst, Iif: dev})
+		in.Rules = append(in.Rules, fabric.Rule{Pref: rulePref(d), Table: d.Table, From: d.Src, To: d.Dst, Iif: dev})
 	}
 	r := fabric.Route{Table: d.Table, Dst: d.Dst, Via: d.Via, Dev: d.Dev}
 	copy(r.Labels[:], append(append([]uint32(nil), d.Stack...), d.Label))

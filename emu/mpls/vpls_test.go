@@ -1,6 +1,7 @@
 package mpls_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -72,4 +73,27 @@ func TestCompileCircuitOfVPLS(t *testing.T) {
 		}
 	}
 	require.NotContains(t, st.Nodes["lan-s1-ce"].Sysctls, "net.ipv4.conf.lan.forwarding")
+}
+
+// TestCompileRulesByWhatTheySay: of reservations that mean the same packets,
+// the one that names machines is asked before the one that names their sites,
+// whichever came first.
+func TestCompileRulesByWhatTheySay(t *testing.T) {
+	_, st := parsed(t, bridged+`reservations:
+  wide: {vpc: net, between: [s1, s2], rate: 1mbit}
+  to: {vpc: net, between: [s1, net-s2-1], rate: 1mbit}
+  from: {vpc: net, between: [net-s1-1, s2], rate: 1mbit}
+  narrow: {vpc: net, between: [net-s1-1, net-s2-1], rate: 1mbit}
+`)
+	var tables []int
+	pref := map[int]int{}
+	for _, r := range st.Nodes["pe1"].Rules {
+		if r.Iif != "" {
+			tables = append(tables, r.Table)
+			pref[r.Table] = r.Pref
+		}
+	}
+	slices.SortFunc(tables, func(a, b int) int { return pref[a] - pref[b] })
+	require.Equal(t, []int{6007, 6003, 6005, 6001}, tables, "narrow, to, from, wide")
+	require.Equal(t, map[int]int{6007: 900, 6003: 901, 6005: 902, 6001: 903}, pref)
 }
