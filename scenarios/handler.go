@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 
 	"github.com/vpclab/vpclab/metrics"
 	"github.com/vpclab/vpclab/topo"
@@ -24,10 +23,9 @@ const maxRequest = 64 << 20
 // Handler answers POST with a Request as JSON body by running it on l, and
 // writes Reply lines as it goes. Closing the request interrupts the run, which
 // keeps its finished trials. One run at a time: a second one is refused with
-// status 409. What the run measured is in the results folder when the last
-// line has been written.
+// status 409, and so are changes of the lab that others ask for. What the run
+// measured is in the results folder when the last line has been written.
 func Handler(l Lab) http.Handler {
-	var running sync.Mutex
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var req Request
 		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
@@ -36,10 +34,12 @@ func Handler(l Lab) http.Handler {
 			http.Error(w, "run: body: "+err.Error(), http.StatusBadRequest)
 			return
 		}
-		if !running.TryLock() {
-			http.Error(w, "run: another run is under way in this lab", http.StatusConflict)
+		leave, err := l.Occupy()
+		if err != nil {
+			http.Error(w, "run: another run is under way: "+err.Error(), http.StatusConflict)
 			return
 		}
+		defer leave()
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		out := json.NewEncoder(w)
 		flush := http.NewResponseController(w)
@@ -50,7 +50,7 @@ func Handler(l Lab) http.Handler {
 			}
 		}
 		v, err := serve(r.Context(), l, req, func(p Progress) { say(Reply{Progress: &p}) })
-		running.Unlock() // before the last line: who has read it may ask for the next run
+		leave() // before the last line: who has read it may ask for the next run
 		reply := Reply{Verdict: &v}
 		if err != nil {
 			reply.Error = err.Error()

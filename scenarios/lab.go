@@ -14,6 +14,8 @@ type Lab interface {
 	Apply(ctx context.Context, plan *topo.Plan) (*lab.Timeline, error)
 	ApplyWith(ctx context.Context, plan *topo.Plan, opt lab.ApplyOptions) (*lab.Timeline, error)
 	Operate(ctx context.Context, op topo.Operation, opt lab.ApplyOptions) (*lab.Timeline, error)
+	// Occupy keeps others from changing the lab until leave is called.
+	Occupy() (leave func(), err error)
 	Destroy(ctx context.Context) error
 	Plan() *topo.Plan
 	Fabric() *fabric.Fabric

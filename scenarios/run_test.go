@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -21,8 +22,16 @@ import (
 
 // noLab is a lab that holds nothing and notes what is done to it.
 type noLab struct {
-	plan *topo.Plan
-	done []string
+	plan     *topo.Plan
+	done     []string
+	occupied atomic.Bool
+}
+
+func (l *noLab) Occupy() (leave func(), err error) {
+	if !l.occupied.CompareAndSwap(false, true) {
+		return nil, emulab.ErrBusy
+	}
+	return func() { l.occupied.Store(false) }, nil
 }
 
 func (l *noLab) Apply(_ context.Context, p *topo.Plan) (*emulab.Timeline, error) {

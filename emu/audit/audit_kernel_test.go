@@ -98,7 +98,7 @@ func audited(t *testing.T, l *lab.Lab) *Report {
 	t.Helper()
 	var r *Report
 	ctx := limit(t)
-	if err := l.Still(ctx, func(plan *topo.Plan) (err error) {
+	if err := l.Still(ctx, func(ctx context.Context, plan *topo.Plan) (err error) {
 		r, err = Run(ctx, Config{Plan: plan, Enter: l.Fabric().Do, Deadline: time.Second})
 		return err
 	}); err != nil {

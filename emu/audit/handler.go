@@ -30,8 +30,9 @@ type Request struct {
 
 // Lab is what an audit needs of a running lab: a *lab.Lab.
 type Lab interface {
-	// Still runs fn while nobody can change the lab.
-	Still(ctx context.Context, fn func(*topo.Plan) error) error
+	// Still runs fn while nobody can change the lab; its context ends when the
+	// lab is destroyed.
+	Still(ctx context.Context, fn func(context.Context, *topo.Plan) error) error
 	Fabric() *fabric.Fabric
 }
 
@@ -47,8 +48,8 @@ func Handler(l Lab) http.Handler {
 			return
 		}
 		var report *Report
-		err := l.Still(r.Context(), func(plan *topo.Plan) (err error) {
-			report, err = Run(r.Context(), Config{Plan: plan, Enter: l.Fabric().Do, Deadline: req.Deadline, Budget: req.Budget, Seed: req.Seed})
+		err := l.Still(r.Context(), func(ctx context.Context, plan *topo.Plan) (err error) {
+			report, err = Run(ctx, Config{Plan: plan, Enter: l.Fabric().Do, Deadline: req.Deadline, Budget: req.Budget, Seed: req.Seed})
 			return err
 		})
 		if err != nil {

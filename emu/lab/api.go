@@ -29,7 +29,8 @@ import (
 //	POST /v1/exec      ExecRequest       ExecResult, or with "Upgrade: vpclab-exec" frames both ways
 //	GET  /v1/capture?link=&node=&count=&duration=&snaplen=   pcapng stream
 //
-// Errors are {"error": "…", "kind": "…"} with a 4xx or 5xx status.
+// Errors are {"error": "…", "kind": "…"} with a 4xx or 5xx status. While
+// experiments are under way the lab cannot be changed (409).
 
 // upgradeExec is the protocol of a process's streams.
 const upgradeExec = "vpclab-exec"
@@ -85,9 +86,9 @@ func newServer(l *Lab, extra map[string]http.Handler) (http.Handler, *server) {
 	s := &server{lab: l, destroyed: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.status)
-	mux.HandleFunc("POST /v1/deploy", s.deploy)
-	mux.HandleFunc("POST /v1/operate", s.operate)
-	mux.HandleFunc("POST /v1/flush", s.flush)
+	mux.HandleFunc("POST /v1/deploy", s.unlessBusy(s.deploy))
+	mux.HandleFunc("POST /v1/operate", s.unlessBusy(s.operate))
+	mux.HandleFunc("POST /v1/flush", s.unlessBusy(s.flush))
 	mux.HandleFunc("POST /v1/destroy", s.destroy)
 	mux.HandleFunc("GET /v1/inspect", s.inspect)
 	mux.HandleFunc("GET /v1/events", s.events)
@@ -167,6 +168,8 @@ func kindOf(err error) (kind string, status int) {
 		return "not-found", http.StatusNotFound
 	case errors.Is(err, ErrNotBuilt):
 		return "not-built", http.StatusConflict
+	case errors.Is(err, ErrBusy):
+		return "failed", http.StatusConflict
 	case errors.As(err, &faults), errors.As(err, &operation), errors.Is(err, errBadRequest):
 		return "invalid", http.StatusBadRequest
 	}

@@ -6,6 +6,8 @@
 //   - lab.go: [Lab], the object that experiments and the daemon share;
 //   - apply.go, stage.go: [Lab.Apply], the one way anything is built, changed
 //     or removed, and the order in which it is done;
+//   - operate.go: [Lab.Operate], one operation as a change of the plan;
+//   - busy.go: who keeps others from changing the lab meanwhile;
 //   - routes.go: which VPN routes a plan implies, which ones the kernels have
 //     acknowledged, and the wait between the two;
 //   - speakers.go: one BGP speaker process a router, started, configured and

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vpclab/vpclab/emu/bgp"
@@ -45,7 +46,8 @@ type Lab struct {
 	speakers *speakers
 	since    time.Time
 
-	turn chan struct{} // holds one token: whoever has it may change the lab
+	turn     chan struct{} // holds one token: whoever has it may change the lab
+	occupied atomic.Bool   // see Occupy
 
 	mu       sync.Mutex
 	fabric   *fabric.Fabric
@@ -53,7 +55,7 @@ type Lab struct {
 	pending  *topo.Plan // what a failed Apply left half done, or an Apply is at
 	lastErr  error      // of the last Apply
 	lastTime *Timeline
-	abort    context.CancelCauseFunc // ends the Apply that is running, if any
+	abort    context.CancelCauseFunc // ends the Apply or Still that is running, if any
 }
 
 // New makes a lab that is not built yet.
@@ -120,11 +122,12 @@ func (l *Lab) forget(node string) {
 	l.sessions.forget(node)
 }
 
-// errDestroyed ends an Apply that is overtaken by Destroy.
+// errDestroyed ends what is overtaken by Destroy.
 var errDestroyed = errors.New("the lab is being destroyed")
 
 // Destroy removes every process and kernel object of the lab. It is safe on a
-// lab that was never built or half built; an Apply under way is given up.
+// lab that was never built or half built; an Apply or Still under way is given
+// up.
 func (l *Lab) Destroy(ctx context.Context) error {
 	l.mu.Lock()
 	if l.abort != nil {
