@@ -245,25 +245,29 @@ func (s *server) deploy(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	out := newLines(w)
-	if req.DryRun {
-		p, err := s.lab.Preview(plan)
-		if err != nil {
-			_ = out.write(failedReply(err))
-			return
-		}
-		_ = out.write(DeployReply{Preview: p})
-		return
-	}
-	tl, err := s.lab.ApplyWith(r.Context(), plan, ApplyOptions{
-		Deadline: req.Deadline,
-		Progress: func(p Phase) { _ = out.write(DeployReply{Phase: &p}) },
+	s.change(w, plan, req.DryRun, req.Deadline, func(opt ApplyOptions) (*Timeline, error) {
+		return s.lab.ApplyWith(r.Context(), plan, opt)
 	})
-	if err != nil {
-		_ = out.write(failedReply(err))
-		return
+}
+
+// change answers with DeployReply lines: what a change to plan would do, or
+// how do, which changes the lab, comes along.
+func (s *server) change(w http.ResponseWriter, plan *topo.Plan, dryRun bool, deadline time.Duration, do func(ApplyOptions) (*Timeline, error)) {
+	out := newLines(w)
+	var last DeployReply
+	var err error
+	if dryRun {
+		last.Preview, err = s.lab.Preview(plan)
+	} else {
+		last.Done, err = do(ApplyOptions{
+			Announce: true, Deadline: deadline,
+			Progress: func(p Phase) { _ = out.write(DeployReply{Phase: &p}) }, // a client that is gone ends the change by way of its context
+		})
 	}
-	_ = out.write(DeployReply{Done: tl})
+	if err != nil {
+		last = failedReply(err)
+	}
+	_ = out.write(last)
 }
 
 func (s *server) destroy(w http.ResponseWriter, r *http.Request) {

@@ -7,6 +7,7 @@
 //   - apply.go, stage.go: [Lab.Apply], the one way anything is built, changed
 //     or removed, and the order in which it is done;
 //   - operate.go: [Lab.Operate], one operation as a change of the plan;
+//     announce.go: who was plugged in elsewhere by a change is announced there;
 //   - busy.go: who keeps others from changing the lab meanwhile;
 //   - routes.go: which VPN routes a plan implies, which ones the kernels have
 //     acknowledged, and the wait between the two;

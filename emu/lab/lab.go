@@ -48,6 +48,9 @@ type Lab struct {
 
 	turn     chan struct{} // holds one token: whoever has it may change the lab
 	occupied atomic.Bool   // see Occupy
+	// unannounced are machines that were plugged in elsewhere and whose LANs
+	// have not been told yet. It is for whoever has the turn.
+	unannounced map[string]bool
 
 	mu       sync.Mutex
 	fabric   *fabric.Fabric
@@ -67,7 +70,7 @@ func New(cfg Config) *Lab {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	l := &Lab{cfg: cfg, log: cfg.Log, bus: newBus(), routes: newRouteTable(), sessions: newSessionTable(),
-		since: time.Now(), turn: make(chan struct{}, 1)}
+		since: time.Now(), turn: make(chan struct{}, 1), unannounced: map[string]bool{}}
 	l.speakers = newSpeakers(l.observe, l.forget, l.log)
 	l.turn <- struct{}{}
 	return l
@@ -151,6 +154,7 @@ func (l *Lab) destroy(ctx context.Context) error {
 	err = errors.Join(err, frr.Clean(l.Name()))
 	l.routes.reset()
 	l.sessions.reset()
+	clear(l.unannounced)
 	l.mu.Lock()
 	l.plan, l.pending, l.fabric = nil, nil, nil
 	l.mu.Unlock()

@@ -259,9 +259,9 @@ func TestAFailedChangeLeavesTheLabRunning(t *testing.T) {
 }
 
 // served is a deployed lab behind its API.
-func served(t *testing.T) *Client {
+func served(t *testing.T, text string) *Client {
 	t.Helper()
-	plan := planOf(t, threeSites)
+	plan := planOf(t, text)
 	sock := filepath.Join(t.TempDir(), "s")
 	ln, err := net.Listen("unix", sock)
 	if err != nil {
@@ -281,7 +281,7 @@ func served(t *testing.T) *Client {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", sock)
 	})
-	if _, err := c.Deploy(limit(t), DeployRequest{File: "t", Source: []byte(threeSites)}, nil); err != nil {
+	if _, err := c.Deploy(limit(t), DeployRequest{File: "t", Source: []byte(text)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -289,7 +289,7 @@ func served(t *testing.T) *Client {
 
 func TestProcessesAndFramesOverTheAPI(t *testing.T) {
 	kerneltest.Need(t)
-	c := served(t)
+	c := served(t, threeSites)
 	ctx := limit(t)
 	rep, err := c.Inspect(ctx, InspectRequest{})
 	if err != nil {

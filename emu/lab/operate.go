@@ -15,9 +15,9 @@ import (
 )
 
 // Operate changes the running lab by one operation and returns as Apply does:
-// when the kernels hold what follows from it. The change counts from the plan
-// that the last change reached; deploying a scenario file again makes the lab
-// what the file says.
+// when the kernels hold what follows from it, and a machine that moved has been
+// announced. The change counts from the plan that the last change reached;
+// deploying a scenario file again makes the lab what the file says.
 func (l *Lab) Operate(ctx context.Context, op topo.Operation, opt ApplyOptions) (*Timeline, error) {
 	request := event.Now()
 	if err := l.take(ctx); err != nil {
@@ -29,26 +29,8 @@ func (l *Lab) Operate(ctx context.Context, op topo.Operation, opt ApplyOptions) 
 		return nil, err
 	}
 	l.observe(event.New("", "lab.operation", operationWords(op)))
-	tl, err := l.apply(ctx, plan, opt, request)
-	if err != nil || op.Do != "move" {
-		return tl, err
-	}
-	if err := l.announceVM(ctx, plan, op.VM); err != nil {
-		return tl, fmt.Errorf("move %s: it runs on %s, but its LAN could not be told: %w", op.VM, op.Host, err)
-	}
-	return tl, nil
-}
-
-// announceVM has the host that a VM is plugged into announce it, so that every
-// bridge of its LAN learns the new place at once (CloudNet, section IV-A3: the
-// host announces, not the VM). In an l3vpn that is its site's LAN.
-func (l *Lab) announceVM(ctx context.Context, plan *topo.Plan, vm string) error {
-	for _, k := range plan.Links {
-		if k.A.Node == vm && k.VPC != "" && !k.AC {
-			return l.Fabric().Announce(ctx, k.B.Node, k.B.Ifname, k.A.MAC, k.A.Addr.Addr())
-		}
-	}
-	return fmt.Errorf("the plan has no wire of %s", vm)
+	opt.Announce = true
+	return l.apply(ctx, plan, opt, request)
 }
 
 // FlushMACs makes all bridges of a VPLS forget what they have learned: those of
@@ -129,25 +111,9 @@ func (s *server) operate(w http.ResponseWriter, r *http.Request) {
 		fail(w, err) // before anything has begun
 		return
 	}
-	out := newLines(w)
-	if req.DryRun {
-		p, err := s.lab.Preview(plan)
-		if err != nil {
-			_ = out.write(failedReply(err))
-			return
-		}
-		_ = out.write(DeployReply{Preview: p})
-		return
-	}
-	tl, err := s.lab.Operate(r.Context(), req.Operation, ApplyOptions{
-		Deadline: req.Deadline,
-		Progress: func(p Phase) { _ = out.write(DeployReply{Phase: &p}) },
+	s.change(w, plan, req.DryRun, req.Deadline, func(opt ApplyOptions) (*Timeline, error) {
+		return s.lab.Operate(r.Context(), req.Operation, opt)
 	})
-	if err != nil {
-		_ = out.write(failedReply(err))
-		return
-	}
-	_ = out.write(DeployReply{Done: tl})
 }
 
 func (s *server) flush(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,83 @@
+package lab
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
+	"github.com/vpclab/vpclab/topo"
+)
+
+const lanOfClouds = `name: clouds
+topology:
+  backbone: {pe: [pe1, pe2], links: [{between: [pe1, pe2]}]}
+  sites:
+    texas: {kind: cloud, pe: pe1, machines: 1}
+    illinois: {kind: cloud, pe: pe2, machines: 1}
+vpcs:
+  x: {service: vpls, sites: [texas, illinois]}
+vms:
+  shop: {vpc: x, host: texas/1}
+`
+
+// TestWhoMovedIsAnnouncedWhereItIs: bridges learn where a machine is that never
+// speaks, whatever brought it there: an operation, a deployment of the file, or
+// the one that comes after a move which failed.
+func TestWhoMovedIsAnnouncedWhereItIs(t *testing.T) {
+	kerneltest.Need(t)
+	c := served(t, lanOfClouds)
+	ctx := limit(t)
+	move := func(host string, deadline time.Duration) error {
+		_, err := c.Operate(ctx, OperateRequest{Operation: topo.Operation{Do: "move", VM: "shop", Host: host}, Deadline: deadline}, nil)
+		return err
+	}
+	if err := move("illinois/1", 0); err != nil {
+		t.Fatal(err)
+	}
+	ports(t, ctx, c, "shop", map[string]string{"pe1": "pw", "pe2": "x-2"})
+
+	deploy := func() {
+		t.Helper()
+		if _, err := c.Deploy(ctx, DeployRequest{File: "t", Source: []byte(lanOfClouds)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deploy()
+	ports(t, ctx, c, "shop", map[string]string{"pe1": "x-1", "pe2": "pw"})
+
+	// illinois leaves, so that a move there waits for pseudowires, longer than
+	// it may.
+	if _, err := c.Operate(ctx, OperateRequest{Operation: topo.Operation{Do: "leave", VPC: "x", Site: "illinois"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := move("illinois/1", time.Nanosecond); err == nil || !strings.Contains(err.Error(), "waited 1ns for VPN routes") {
+		t.Fatalf("a move without time gives %v", err)
+	}
+	if err := move("illinois/1", 0); err != nil {
+		t.Fatal(err)
+	}
+	ports(t, ctx, c, "shop", map[string]string{"pe1": "pw", "pe2": "x-2"})
+}
+
+// ports holds behind which ports the PEs' bridges have a machine, by how their
+// names begin.
+func ports(t *testing.T, ctx context.Context, c *Client, machine string, want map[string]string) {
+	t.Helper()
+	rep, err := c.Inspect(ctx, InspectRequest{Sections: []Section{MACs}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]string{}
+	for _, m := range rep.MACs {
+		if m.Owner == machine {
+			have[m.Node] = m.Port
+		}
+	}
+	for pe, port := range want {
+		if !strings.HasPrefix(have[pe], port) {
+			t.Errorf("%s has %s behind %q, want %s…", pe, machine, have[pe], port)
+		}
+	}
+}
