@@ -52,18 +52,11 @@ func (p *process) sweep(node string) error {
 }
 
 // setVPLSExports converges what this PE says of its VSIs. A changed label
-// block is another path: the old one goes first.
+// block is another path: it is announced before the old one is withdrawn, so
+// that who finds the same label in both keeps the pseudowire.
 func (p *process) setVPLSExports(want map[vplsNLRI]vplsExport) error {
 	var errs []error
 	withdraw, announce := difference(p.l2.exports, want, compareVPLSExports)
-	for _, e := range withdraw {
-		if err := p.daemon.withdraw(e); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		delete(p.l2.exports, e.vplsNLRI)
-		p.emit("bgp.withdrawn", map[string]string{"vsi": e.VSI, "rd": e.RD, "ve": strconv.Itoa(e.VEID)})
-	}
 	for _, e := range announce {
 		if err := p.daemon.announce(e); err != nil {
 			errs = append(errs, err)
@@ -73,6 +66,14 @@ func (p *process) setVPLSExports(want map[vplsNLRI]vplsExport) error {
 		if p.daemon.anyEstablished() {
 			p.emitVPLSAnnounced(e)
 		}
+	}
+	for _, e := range withdraw {
+		if err := p.daemon.withdraw(e); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(p.l2.exports, e.vplsNLRI)
+		p.emit("bgp.withdrawn", map[string]string{"vsi": e.VSI, "rd": e.RD, "ve": strconv.Itoa(e.VEID)})
 	}
 	return errors.Join(errs...)
 }

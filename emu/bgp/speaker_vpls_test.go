@@ -142,15 +142,23 @@ func TestPseudowireThatCannotBeSaysWhyOnce(t *testing.T) {
 	b.wait(t, m, "pe1", "pw.failed", "ve=3", "error=VE 3 at 127.0.1.3: its label block has no label for us, VE 1 (labels 20303-20305 for VE 3-5)")
 	b.wait(t, m, "pe3", "pw.failed", "ve=1", "error=VE 1 at 127.0.1.1: our label block has no label for it (labels 20303-20305 for VE 3-5)")
 
-	// Another base is another path: the old one is withdrawn, and the others
-	// send with the new label by the port that they have.
+	// Another base is another path, and the old one is withdrawn; the others
+	// send with the new label.
 	m = b.mark()
 	b.vsi("pe3", func(v *VSI) { v.BlockOffset, v.LabelBase = 1, 20401 })
 	b.wait(t, m, "pe1", "pw.up", "ve=3", "out=103/20401", "in=20303")
 	b.wait(t, m, "pe3", "pw.up", "ve=1", "in=20401", "dev=pw20401")
+	b.wait(t, m, "pe1", "bgp.lost", "ve=3")
 	rib, err := b.s["rr"].RIB(context.Background())
 	require.NoError(t, err)
 	require.Len(t, rib, 8)
+
+	// A larger block, for a PE that comes later, disturbs nobody.
+	m = b.mark()
+	b.vsi("pe3", func(v *VSI) { v.BlockSize = 4 })
+	b.wait(t, m, "pe1", "bgp.received", "ve=3", "block=labels 20401-20404 for VE 1-4")
+	b.wait(t, m, "pe1", "bgp.lost", "ve=3")
+	require.Zero(t, b.count(m, "pe1", "pw.down")+b.count(m, "pe1", "pw.up")+b.count(m, "pe1", "pw.failed"), b.dump(m))
 }
 
 func TestTunnelsLeadPseudowires(t *testing.T) {
