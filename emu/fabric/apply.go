@@ -49,15 +49,15 @@ func (f *Fabric) remove(ctx context.Context, w *work, stale []staleDevice) error
 	slices.Reverse(keys)
 	var names []string
 	for _, k := range keys {
-		node := k.node
-		if l, ok := w.del[k].(linkObj); ok && w.del[key{rankNS, node, "", ""}] != nil {
+		node, o := k.node, w.del[k]
+		if l, ok := o.(linkObj); ok && w.del[key{rankNS, node, "", ""}] != nil {
 			node, k.dev = l.peerNode, l.peerIf
 		}
 		switch {
 		case k.rank == rankNS:
 			names = append(names, node)
 		case f.nodes[node] != nil:
-			at(node).add(k, w.del[k])
+			at(node).add(k, o)
 		}
 	}
 	var errs []error
