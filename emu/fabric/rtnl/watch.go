@@ -12,11 +12,29 @@ import (
 // Watch subscribes the Conn to a notification group (rtnetlink(7),
 // RTNLGRP_LINK and so on) for Await. From then on it is no good for anything
 // else: notifications would crowd out answers.
+//
+// The kernel passes over sockets that have no address yet, as one has none
+// before its first request.
 func (c *Conn) Watch(group int) error {
+	if err := c.bound(); err != nil {
+		return fmt.Errorf("netlink socket: bind: %w", err)
+	}
 	if err := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group); err != nil {
 		return fmt.Errorf("netlink socket: join group %d: %w", group, err)
 	}
 	return nil
+}
+
+// bound gives the socket an address, if it has none.
+func (c *Conn) bound() error {
+	at, err := unix.Getsockname(c.fd)
+	if err != nil {
+		return err
+	}
+	if a, ok := at.(*unix.SockaddrNetlink); ok && a.Pid != 0 {
+		return nil
+	}
+	return unix.Bind(c.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
 // patience is how long one wait in the kernel lasts before the context is
