@@ -36,16 +36,15 @@ func change(use, short, example string, args cobra.PositionalArgs, fill func(op 
 	return cmd
 }
 
-// operate has the lab do op and prints its time line.
+// operate has the lab do op and prints its time line. As with deploy, --timeout
+// bounds the lab's wait for VPN routes: its error says which ones are missing.
 func operate(cmd *cobra.Command, op topo.Operation, dryRun bool) error {
 	c, err := theClient()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := limited(cmd)
-	defer cancel()
 	p := newProgress(os.Stderr)
-	done, err := c.Operate(ctx, lab.OperateRequest{Operation: op, DryRun: dryRun, Deadline: global.timeout},
+	done, err := c.Operate(cmd.Context(), lab.OperateRequest{Operation: op, DryRun: dryRun, Deadline: global.timeout},
 		func(ph lab.Phase) { p.step(ph.Name, ph.Done, ph.Total) })
 	p.end()
 	if err != nil {
@@ -132,25 +131,27 @@ func newFlush() *cobra.Command {
 func newVM() *cobra.Command {
 	onto := func(cmd *cobra.Command, op *topo.Operation) {
 		cmd.Flags().StringVar(&op.Host, "host", "", "hypervisor host, as site/number")
-		_ = cmd.MarkFlagRequired("host") // the flag exists
+	}
+	into := func(cmd *cobra.Command, op *topo.Operation) {
+		cmd.Flags().StringVar(&op.Site, "site", "", "enterprise, in place of a host")
 	}
 	named := func(cmd *cobra.Command, op *topo.Operation) {
 		cmd.Flags().StringVar(&op.Name, "name", "", "name of the new VM (default: <vm>-r1, -r2 …)")
 	}
 	return family("vm", "add, remove, replicate and move VMs of a running lab",
-		change("add VPC [VM]", "start a VM; its site joins the VPC if it has to", "  vpclab vm add acme --host texas/1", rangeArgs(1, 2),
+		change("add VPC [VM]", "start a VM on a host, or a machine at an enterprise; its site joins the VPC if it has to", "  vpclab vm add acme --host texas/1", rangeArgs(1, 2),
 			func(op *topo.Operation, a []string) {
 				op.Do, op.VPC = "add", a[0]
 				if len(a) > 1 {
 					op.VM = a[1]
 				}
-			}, onto),
+			}, onto, into),
 		change("remove VM", "end a VM", "  vpclab vm remove shop", exactArgs(1),
 			func(op *topo.Operation, a []string) { op.Do, op.VM = "remove", a[0] }),
 		change("replicate VM", "start a VM like another one: it is in the VPC at once", "  vpclab vm replicate shop --host illinois/1", exactArgs(1),
 			func(op *topo.Operation, a []string) { op.Do, op.VM = "replicate", a[0] }, onto, named),
-		change("move VM", "move a VM cold to another host; in a vpls it keeps its addresses", "  vpclab vm move shop --host illinois/1", exactArgs(1),
-			func(op *topo.Operation, a []string) { op.Do, op.VM = "move", a[0] }, onto),
+		change("move VM", "move a VM cold to another host or site; in a vpls it keeps its addresses", "  vpclab vm move shop --host illinois/1", exactArgs(1),
+			func(op *topo.Operation, a []string) { op.Do, op.VM = "move", a[0] }, onto, into),
 		listing("list the machines and VMs", lab.Machines),
 	)
 }
