@@ -92,19 +92,22 @@ func (p *Prober) OpenBulk(ctx context.Context, cfg BulkConfig) (*Bulk, error) {
 		cfg.Interval = 20 * time.Millisecond
 	}
 	b := &Bulk{p: p, stop: make(chan struct{}), done: make(chan struct{})}
-	wait, cancel := context.WithTimeoutCause(ctx, bulkDeadline, fmt.Errorf("waited %v", bulkDeadline))
-	defer cancel()
-	g, wait := errgroup.WithContext(wait)
+	var to []netip.Addr
 	for _, s := range cfg.Streams {
 		ends, err := p.pick([]string{s.From, s.To})
 		if err != nil {
 			return nil, err
 		}
-		st := &stream{Stream: s}
-		b.streams = append(b.streams, st)
+		b.streams = append(b.streams, &stream{Stream: s})
+		to = append(to, ends[1].Addr)
+	}
+	wait, cancel := context.WithTimeoutCause(ctx, bulkDeadline, fmt.Errorf("waited %v", bulkDeadline))
+	defer cancel()
+	g, wait := errgroup.WithContext(wait)
+	for i, s := range b.streams {
 		g.Go(func() error {
-			if err := st.connect(wait, p.enter, ends[1].Addr); err != nil {
-				return fmt.Errorf("bulk flow %s -> %s (%s): %w", s.From, s.To, ends[1].Addr, err)
+			if err := s.connect(wait, p.enter, to[i]); err != nil {
+				return fmt.Errorf("bulk flow %s -> %s (%s): %w", s.From, s.To, to[i], err)
 			}
 			return nil
 		})
