@@ -310,7 +310,7 @@ func (l *failureLayout) Plot(c draw.Canvas, p *plot.Plot) {
 		sty.YAlign = -0.4
 		c.FillText(sty, vg.Point{X: max(box.Max.X, tx(r.repaired), tx(0)) + 6, Y: y + (gapBar-3)/2}, text)
 		sty.XAlign = draw.XRight
-		c.FillText(sty, vg.Point{X: tx(0) - 4, Y: y + (gapBar-3)/2}, r.name)
+		c.FillText(sty, vg.Point{X: min(tx(0), box.Min.X, tx(r.repaired)-markerRadius) - 4, Y: y + (gapBar-3)/2}, r.name)
 	}
 }
 
