@@ -33,6 +33,24 @@ type Config struct {
 	Hold      int `json:"hold,omitempty"`
 }
 
+// Identity is what a control plane cannot change while it runs. Where two
+// configurations differ in it, another process has to take the place of the
+// one that runs.
+type Identity struct {
+	Node                  string
+	Routing               topo.Routing
+	ASN                   uint32
+	RouterID              netip.Addr
+	Reflector             bool
+	Labels                bool // it gives them out: Core is set
+	Port, Keepalive, Hold int
+}
+
+// Identity is that of the process that can be told c.
+func (c *Config) Identity() Identity {
+	return Identity{c.Node, c.Routing, c.ASN, c.RouterID, c.Reflector, c.Core != nil, c.port(), c.keepalive(), c.hold()}
+}
+
 // VRF is one VPN routing table of a PE as BGP sees it.
 type VRF struct {
 	Name  string `json:"name"` // VRF device

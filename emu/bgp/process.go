@@ -212,7 +212,7 @@ func (p *process) configure(ctx context.Context, cfg Config) error {
 		if err := p.start(ctx, cfg); err != nil {
 			return err
 		}
-	} else if fixed(cfg) != fixed(p.cfg) {
+	} else if cfg.Identity() != p.cfg.Identity() {
 		return fmt.Errorf("speaker %s: node, asn, router id, role, port and timers cannot change: start another speaker", p.cfg.Node)
 	}
 	var errs []error
@@ -233,19 +233,6 @@ func (p *process) configure(ctx context.Context, cfg Config) error {
 	}
 	p.cfg = cfg
 	return errors.Join(errs...)
-}
-
-// identity is what a running speaker cannot change.
-type identity struct {
-	node            string
-	asn             uint32
-	id              netip.Addr
-	reflector       bool
-	port, keep, hld int
-}
-
-func fixed(c Config) identity {
-	return identity{c.Node, c.ASN, c.RouterID, c.Reflector, c.port(), c.keepalive(), c.hold()}
 }
 
 // start brings GoBGP up, and at a PE takes over what a killed predecessor

@@ -217,7 +217,7 @@ func (a *application) withdraw(ctx context.Context) error {
 	less := map[string]bgp.Config{}
 	for node, was := range a.old {
 		next := a.configs[node] // empty for a router that goes
-		if processOf(next) != processOf(was) {
+		if next.Identity() != was.Identity() {
 			next = bgp.Config{} // another process takes its place
 			gone = append(gone, node)
 		}

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -78,6 +79,31 @@ func ports(t *testing.T, ctx context.Context, c *Client, machine string, want ma
 	for pe, port := range want {
 		if !strings.HasPrefix(have[pe], port) {
 			t.Errorf("%s has %s behind %q, want %s…", pe, machine, have[pe], port)
+		}
+	}
+}
+
+// TestFilesThatRenumberRouters: a file that gives routers other numbers, or all
+// of them another AS, can be deployed over a running lab, and back.
+func TestFilesThatRenumberRouters(t *testing.T) {
+	kerneltest.Need(t)
+	c := served(t, lanOfClouds)
+	ctx := limit(t)
+	for _, text := range []string{
+		strings.Replace(lanOfClouds, "{pe: [pe1, pe2], links: [", "{pe: [pe0, pe1, pe2], links: [{between: [pe0, pe1]}, ", 1),
+		strings.Replace(lanOfClouds, "{pe: ", "{asn: 64999, pe: ", 1),
+		lanOfClouds,
+	} {
+		if _, err := c.Deploy(ctx, DeployRequest{File: "t", Source: []byte(text)}, nil); err != nil {
+			t.Fatal(err)
+		}
+		res, err := c.Exec(ctx, ExecRequest{Node: "x-illinois-1", Cmd: []string{"ping", "-c", "1", "-W", "5", "10.1.1.11"}}, ExecStreams{Stdout: io.Discard, Stderr: io.Discard})
+		if err != nil || res != 0 {
+			t.Errorf("after a deployment of\n%s\nping gives code %d, %v", text, res, err)
+		}
+		again, err := c.Deploy(ctx, DeployRequest{File: "t", Source: []byte(text), DryRun: true}, nil)
+		if err != nil || !again.Preview.Empty() {
+			t.Errorf("the same again would change: %+v, %v", again, err)
 		}
 	}
 }

@@ -54,6 +54,7 @@ type member struct {
 	mu       sync.Mutex // held while the process is started or configured
 	proc     *bgp.Speaker
 	cfg      *bgp.Config // what it was last told, or nil
+	doubtful bool        // it did not say that it has done that
 	restarts int
 	fault    string // why it last died; "" when it never did
 	dead     bool   // given up
@@ -217,7 +218,7 @@ func (s *speakers) revive(f *fabric.Fabric, m *member) bool {
 			}
 		}
 		if err == nil {
-			m.proc = proc
+			m.proc, m.doubtful = proc, false
 			s.sink(event.New(m.node, "speaker.restarted", map[string]string{"restarts": strconv.Itoa(m.restarts)}))
 			return true
 		}
@@ -232,8 +233,8 @@ func (s *speakers) revive(f *fabric.Fabric, m *member) bool {
 	return false
 }
 
-// configure tells a speaker cfg, unless it was told the same before. The
-// configuration is kept, so that a replacement says the same.
+// configure tells a speaker cfg, unless it was told the same before and has
+// done it. The configuration is kept, so that a replacement says the same.
 func (s *speakers) configure(ctx context.Context, node string, cfg bgp.Config) (told bool, err error) {
 	m := s.member(node)
 	if m == nil {
@@ -244,15 +245,16 @@ func (s *speakers) configure(ctx context.Context, node string, cfg bgp.Config) (
 	if m.dead {
 		return false, fmt.Errorf("configure BGP speaker of %s: it died %d times and was given up (%s)", node, m.restarts+1, m.fault)
 	}
-	if m.cfg != nil && same(*m.cfg, cfg) {
+	if m.cfg != nil && !m.doubtful && same(*m.cfg, cfg) {
 		return false, nil
 	}
-	m.cfg = &cfg
+	m.cfg, m.doubtful = &cfg, true
 	ctx, cancel := context.WithTimeoutCause(ctx, configureDeadline, fmt.Errorf("waited %v for it to be configured", configureDeadline))
 	defer cancel()
 	if err := m.proc.Configure(ctx, cfg); err != nil {
 		return true, fmt.Errorf("configure BGP speaker of %s: %w", node, err)
 	}
+	m.doubtful = false
 	return true, nil
 }
 

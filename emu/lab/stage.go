@@ -94,17 +94,6 @@ func withPolicy(cfg bgp.Config, policy []bgp.RTRule) bgp.Config {
 	return cfg
 }
 
-// process is what must run at a router for it to be told a configuration.
-type process struct {
-	node string
-	frr  bool
-	ldp  bool // FRR's daemons for it
-}
-
-func processOf(c bgp.Config) process {
-	return process{c.Node, c.Routing == topo.RoutingFRR, c.Core != nil}
-}
-
 func same(a, b bgp.Config) bool { return reflect.DeepEqual(a, b) }
 
 // speakerChanges describes, for a preview, what happens to the speakers.
