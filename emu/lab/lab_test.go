@@ -195,6 +195,11 @@ func TestCommonOfVPLS(t *testing.T) {
 	if got := common(full["pe1"], less["pe1"]); !same(got, full["pe1"]) {
 		t.Errorf("a site that leaves elsewhere changes pe1:\n%+v\n%+v", got, full["pe1"])
 	}
+	// A PE more, and a larger block of labels in each VSI.
+	more := bgp.Configs(planOf(t, strings.Replace(bridgedSites, "pe: [pe1, pe2], links: [", "pe: [pe1, pe2, pe3], links: [{between: [pe2, pe3]}, ", 1)))
+	if got := common(full["pe1"], more["pe1"]); !same(got, full["pe1"]) || more["pe1"].VSIs[0].BlockSize != 3 {
+		t.Errorf("a PE that comes takes something away of pe1:\n%+v\n%+v", got, full["pe1"])
+	}
 }
 
 // TestExpectedPseudowires: each VSI has one to every other PE of its VPC.

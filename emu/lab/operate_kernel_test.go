@@ -89,6 +89,10 @@ func TestFilesThatRenumberRouters(t *testing.T) {
 	kerneltest.Need(t)
 	c := served(t, lanOfClouds)
 	ctx := limit(t)
+	more := strings.Replace(lanOfClouds, "{pe: [pe1, pe2], links: [", "{pe: [pe1, pe2, pe3], links: [{between: [pe2, pe3]}, ", 1)
+	if r, err := c.Deploy(ctx, DeployRequest{File: "t", Source: []byte(more)}, nil); err != nil || r.Done.Removed != 0 {
+		t.Errorf("a PE more, behind the others, takes pseudowires away: %+v, %v", r, err)
+	}
 	for _, text := range []string{
 		strings.Replace(lanOfClouds, "{pe: [pe1, pe2], links: [", "{pe: [pe0, pe1, pe2], links: [{between: [pe0, pe1]}, ", 1),
 		strings.Replace(lanOfClouds, "{pe: ", "{asn: 64999, pe: ", 1),

@@ -56,12 +56,14 @@ func common(old, next bgp.Config) bgp.Config {
 	return c
 }
 
-// commonVSI is what v and its namesake among next both say. A VSI that no
-// joined site is left of goes.
+// commonVSI is what v and its namesake among next both say, in the words of v.
+// A VSI that no joined site is left of goes. One whose label block grows with
+// the number of PEs, or shrinks, stays: the labels that are in both blocks are
+// the same ones.
 func commonVSI(v bgp.VSI, next []bgp.VSI) (bgp.VSI, bool) {
 	i := slices.IndexFunc(next, func(n bgp.VSI) bool {
 		return n.Name == v.Name && n.RD == v.RD && n.VEID == v.VEID && n.BlockOffset == v.BlockOffset &&
-			n.BlockSize == v.BlockSize && n.LabelBase == v.LabelBase && n.MTU == v.MTU
+			n.LabelBase == v.LabelBase && n.MTU == v.MTU
 	})
 	if i < 0 {
 		return v, false
