@@ -87,6 +87,12 @@ func (c *compiler) routers() {
 			n.Sysctls["net.ipv4.ip_forward"] = "1"
 			n.Sysctls["net.mpls.platform_labels"] = labels
 			looseReversePath(n)
+			if c.frr.routers[pn.Name] {
+				// What LDP says last on a session whose link has failed does
+				// not arrive; the kernel would try for a minute, and the
+				// namespace live so long.
+				n.Sysctls["net.ipv4.tcp_orphan_retries"] = "1"
+			}
 			if pn.Kind == topo.KindPE {
 				guard(n)
 			}
