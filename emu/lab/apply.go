@@ -164,6 +164,7 @@ func (a *application) run(ctx context.Context) error {
 	a.configs = bgp.Configs(a.plan)
 	a.old = a.lab.speakers.configs()
 	a.routes = expectedRoutes(a.plan)
+	a.lab.routes.want(a.configs)
 
 	for _, phase := range []struct {
 		name  string

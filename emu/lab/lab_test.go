@@ -227,6 +227,39 @@ func TestExpectedPseudowires(t *testing.T) {
 	}
 }
 
+// TestWaitForReservedFlows: a change is not done while a PE's kernel refuses what
+// is reserved on a pseudowire, and the error says so.
+func TestWaitForReservedFlows(t *testing.T) {
+	tab := newRouteTable()
+	flow := func(kind string) event.Event {
+		return event.New("pe1", kind, map[string]string{"vsi": "vsi-x", "flow": "video", "error": "file exists"})
+	}
+	wanted := map[string]bgp.Config{"pe1": {VSIs: []bgp.VSI{{Name: "vsi-x", Flows: []bgp.Flow{{Name: "video"}}}}}}
+	tab.want(wanted)
+	tab.observe(flow("flow.failed"))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	err := tab.wait(ctx, nil, false, nil)
+	if err == nil || !strings.Contains(err.Error(), "1 reserved flow(s) not in force, first pe1 vsi-x reservation video: file exists") {
+		t.Errorf("the wait ends with %v", err)
+	}
+	if err := tab.wait(t.Context(), nil, true, nil); err != nil {
+		t.Errorf("what is taken back waits for it: %v", err)
+	}
+	for _, mend := range []func(){
+		func() { tab.observe(flow("flow.up")) },
+		func() { tab.observe(flow("flow.down")) },
+		func() { tab.forget("pe1") },
+		func() { tab.want(nil) }, // the reservation is released
+	} {
+		tab.observe(flow("flow.failed"))
+		mend()
+		if err := tab.wait(t.Context(), nil, false, nil); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 const bridgedSites = `name: bridged
 topology:
   backbone: {pe: [pe1, pe2], links: [{between: [pe1, pe2]}]}

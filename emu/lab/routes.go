@@ -3,11 +3,13 @@ package lab
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"sort"
 	"strings"
 	"sync"
 
+	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -79,12 +81,14 @@ type routeTable struct {
 	have    map[routeKey]netip.Addr
 	wires   map[routeKey]Pseudowire
 	failed  map[string]string // what was refused: its place as text -> why
+	flows   map[string]string // reserved flows of pseudowires that were refused, likewise
+	wanted  map[string]bool   // those of the plan that is being applied, or was last
 	record  *Timeline         // of the Apply that is running, if any
 	changed chan struct{}     // has a token when something changed since the last look
 }
 
 func newRouteTable() *routeTable {
-	return &routeTable{have: map[routeKey]netip.Addr{}, wires: map[routeKey]Pseudowire{}, failed: map[string]string{}, changed: make(chan struct{}, 1)}
+	return &routeTable{have: map[routeKey]netip.Addr{}, wires: map[routeKey]Pseudowire{}, failed: map[string]string{}, flows: map[string]string{}, changed: make(chan struct{}, 1)}
 }
 
 // observe takes what became of routes and pseudowires; other events only mark
@@ -104,10 +108,31 @@ func (t *routeTable) observe(e event.Event) {
 		t.failed[e.Node+" "+e.Attr["vrf"]+" "+e.Attr["prefix"]] = e.Attr["error"]
 	case "pw.failed":
 		t.failed[e.Node+" "+e.Attr["vsi"]+" pseudowire to "+e.Attr["egress"]] = e.Attr["error"]
+	case "flow.failed":
+		t.flows[flowPlace(e.Node, e.Attr["vsi"], e.Attr["flow"])] = e.Attr["error"]
+	case "flow.up", "flow.down":
+		delete(t.flows, flowPlace(e.Node, e.Attr["vsi"], e.Attr["flow"]))
 	default:
 		return
 	}
 	t.poke()
+}
+
+// flowPlace is the place of a reserved flow, as text.
+func flowPlace(node, vsi, flow string) string { return node + " " + vsi + " reservation " + flow }
+
+// want takes the reserved flows that speakers are told.
+func (t *routeTable) want(configs map[string]bgp.Config) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wanted = map[string]bool{}
+	for node, cfg := range configs {
+		for _, v := range cfg.VSIs {
+			for _, f := range v.Flows {
+				t.wanted[flowPlace(node, v.Name, f.Name)] = true
+			}
+		}
+	}
 }
 
 // note records one route event. The caller holds t.mu.
@@ -153,6 +178,7 @@ func (t *routeTable) forget(pe string) {
 			delete(t.wires, k)
 		}
 	}
+	maps.DeleteFunc(t.flows, func(place, _ string) bool { return strings.HasPrefix(place, pe+" ") })
 	t.poke()
 }
 
@@ -162,6 +188,7 @@ func (t *routeTable) reset() {
 	clear(t.have)
 	clear(t.wires)
 	clear(t.failed)
+	clear(t.flows)
 }
 
 // refusals says which routes a kernel refused, for the error of a wait.
@@ -212,17 +239,35 @@ func (t *routeTable) diff(want map[routeKey]netip.Addr) (missing, extra []routeK
 	return missing, extra
 }
 
+// broken says which reserved flows that are wanted were refused, the first of
+// them, and why; "" when none was. The speakers try again.
+func (t *routeTable) broken() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var refused []string
+	for _, k := range keys(t.flows) {
+		if t.wanted[k] {
+			refused = append(refused, k)
+		}
+	}
+	if len(refused) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d reserved flow(s) not in force, first %s: %s", len(refused), refused[0], t.flows[refused[0]])
+}
+
 // wait returns when the kernels hold exactly want (onlyRemoved: nothing but
-// want). progress, which may be nil, is told how many routes are still open.
+// want) and what is reserved on it. progress, which may be nil, is told how many routes are still open.
 // When ctx ends first the error names what is missing where. Only one wait may
 // be under way, which the lab's turn sees to.
 func (t *routeTable) wait(ctx context.Context, want map[routeKey]netip.Addr, onlyRemoved bool, progress func(open int)) error {
 	for {
 		missing, extra := t.diff(want)
+		broken := t.broken()
 		if onlyRemoved {
-			missing = nil
+			missing, broken = nil, ""
 		}
-		if len(missing)+len(extra) == 0 {
+		if len(missing)+len(extra) == 0 && broken == "" {
 			return nil
 		}
 		if progress != nil {
@@ -231,7 +276,7 @@ func (t *routeTable) wait(ctx context.Context, want map[routeKey]netip.Addr, onl
 		select {
 		case <-t.changed:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s%s", context.Cause(ctx), describeRoutes(missing, extra), t.refusals())
+			return fmt.Errorf("%w: %s%s%s", context.Cause(ctx), describeRoutes(missing, extra), t.refusals(), broken)
 		}
 	}
 }
