@@ -36,7 +36,7 @@ const (
 const (
 	peerTalk     = 4                // flows while a link fails
 	peerDeadline = 90 * time.Second // for all VPN routes: FRR's daemons start slowly
-	peerSettled  = 1500 * time.Millisecond
+	peerSettled  = 500 * time.Millisecond // probes go on for so long after they come through again
 )
 
 func routingPeer() kind {
@@ -286,8 +286,8 @@ func (s *peers) outage(ctx context.Context, prober *traffic.Prober, plan *topo.P
 	if _, err := s.lab.Operate(ctx, fail, opt); err != nil {
 		return err
 	}
-	if err := wait(ctx, peerSettled); err != nil {
-		return err
+	if err := s.around(ctx, prober, flows); err != nil {
+		return fmt.Errorf("after %s: %w", fail, err)
 	}
 	r, err := talk.Stop(ctx)
 	if err != nil {
@@ -299,7 +299,7 @@ func (s *peers) outage(ctx context.Context, prober *traffic.Prober, plan *topo.P
 			longest = max(longest, g.Length())
 		}
 		if n := len(f.Gaps); n > 0 && f.Gaps[n-1].Seq+f.Gaps[n-1].Lost == f.Sent {
-			return fmt.Errorf("%v after %s, %s still does not reach %s", peerSettled, fail, f.From, f.To)
+			return fmt.Errorf("after %s, %s reached %s once more and then no longer", fail, f.From, f.To)
 		}
 	}
 	t.Add("peer.outage", "s", longest.Seconds(), set)
@@ -308,4 +308,18 @@ func (s *peers) outage(ctx context.Context, prober *traffic.Prober, plan *topo.P
 	restore.Do = "restore"
 	_, err = s.lab.Operate(ctx, restore, opt)
 	return err
+}
+
+// around waits until packets of all flows come through again, and a little
+// longer.
+func (s *peers) around(ctx context.Context, prober *traffic.Prober, flows []traffic.Flow) error {
+	again, err := prober.StartTrain(traffic.TrainConfig{Flows: flows, Interval: talkInterval, UntilFirst: true})
+	if err != nil {
+		return err
+	}
+	defer func() { _, _ = again.Stop(ctx) }() // a train that was stopped stays so
+	if err := waitFirst(ctx, again); err != nil {
+		return err
+	}
+	return wait(ctx, peerSettled)
 }
