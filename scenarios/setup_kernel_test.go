@@ -79,8 +79,8 @@ func TestWholeTrial(t *testing.T) {
 		require.Equal(t, float64(machines*(own-1)*2), got.value(at+"kind=state system=firewall rules"))
 		require.Equal(t, got.value(at+"kind=config system=firewall rules"), got.value(at+"kind=state system=firewall rules"))
 		require.Equal(t, float64(machines*(own-1+2)), got.value(at+"kind=state system=firewall-sets rules"))
-		// A circuit and two route targets a site and tenant, and the VRFs.
-		require.Equal(t, float64(2*sites*3+2*min(3, sites)), got.value(at+"kind=config system=vpn rules"))
+		// A circuit and a route target a site and tenant, one more a tenant, and the VRFs.
+		require.Equal(t, float64(2*sites*2+2+2*min(3, sites)), got.value(at+"kind=config system=vpn rules"))
 		// A machine more: 2 rules at it and 1 at each peer, in each direction.
 		require.Equal(t, float64(4*own), got.value(at+"system=firewall touched.add_vm"))
 		require.Equal(t, float64(2*own), got.value(at+"system=firewall touched.move_vm"))
