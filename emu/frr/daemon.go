@@ -103,16 +103,15 @@ func arguments(dir, name string) []string {
 	return args
 }
 
-// tell converges the daemon to a configuration. It is recorded even when a
-// command was refused: nobody knows then what the daemon holds, and the next
-// change goes on from what it should.
+// tell converges the daemon to a configuration. One that was refused is not
+// recorded: whoever tells it again has it tried again.
 func (d *daemon) tell(ctx context.Context, want []block) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, tellDeadline, fmt.Errorf("waited %v for an answer", tellDeadline))
 	defer cancel()
 	commands := changes(d.told, want)
-	d.told = want
 	err := d.conf.configure(ctx, commands)
 	if err == nil {
+		d.told = want
 		return nil
 	}
 	select {

@@ -88,8 +88,8 @@ func (r *router) Configure(ctx context.Context, cfg bgp.Config) error {
 		if err := r.begin(cfg.Node); err != nil {
 			return fmt.Errorf("FRR of %s: %w", cfg.Node, err)
 		}
-	} else if fixed(cfg) != fixed(r.cfg) {
-		return fmt.Errorf("FRR of %s: node, asn, router id and who gives out labels cannot change: start another", r.node)
+	} else if cfg.Identity() != r.cfg.Identity() {
+		return fmt.Errorf("FRR of %s: node, asn, router id, port, timers and who gives out labels cannot change: start another", r.node)
 	}
 	r.cfg, r.want = cfg, render(&cfg)
 	r.watch.setTables(cfg.VRFs)
@@ -108,23 +108,13 @@ func (r *router) Configure(ctx context.Context, cfg bgp.Config) error {
 	return nil
 }
 
-// identity is what running daemons cannot change.
-type identity struct {
-	node string
-	asn  uint32
-	id   netip.Addr
-	core bool
-}
-
-func fixed(c bgp.Config) identity { return identity{c.Node, c.ASN, c.RouterID, c.Core != nil} }
-
 // begin clears what a killed predecessor left in the kernel and starts to
 // watch it.
 func (r *router) begin(node string) error {
 	if err := sweep(); err != nil {
 		return err
 	}
-	w, err := startWatch(node, r.sink, r.nextHops)
+	w, err := startWatch(node, r.sink, r.nextHops, func(err error) { r.fail(fmt.Errorf("%s: %w", node, err)) })
 	r.node, r.watch = node, w
 	return err
 }

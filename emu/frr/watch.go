@@ -60,6 +60,7 @@ type watch struct {
 	node     string
 	sink     event.Sink
 	nextHops func(ctx context.Context, vrf string) (map[netip.Prefix]netip.Addr, error)
+	blind    func(error) // called when the kernel cannot be watched any more
 	stop     chan struct{}
 	done     chan struct{}
 	ending   sync.Once
@@ -69,8 +70,8 @@ type watch struct {
 	have   map[place]vpnRoute // as reported
 }
 
-func startWatch(node string, sink event.Sink, nextHops func(context.Context, string) (map[netip.Prefix]netip.Addr, error)) (*watch, error) {
-	w := &watch{node: node, sink: sink, nextHops: nextHops, stop: make(chan struct{}), done: make(chan struct{}),
+func startWatch(node string, sink event.Sink, nextHops func(context.Context, string) (map[netip.Prefix]netip.Addr, error), blind func(error)) (*watch, error) {
+	w := &watch{node: node, sink: sink, nextHops: nextHops, blind: blind, stop: make(chan struct{}), done: make(chan struct{}),
 		tables: map[int]string{}, have: map[place]vpnRoute{}}
 	s, err := w.subscribe()
 	if err != nil {
@@ -147,8 +148,8 @@ func (w *watch) follow(s *stream) {
 			close(s.stop)
 			next, err := w.subscribe()
 			if err != nil {
-				s = &stream{stop: make(chan struct{})} // blind from here on
-				w.say("bgp.log", now, map[string]string{"level": "error", "text": err.Error()})
+				s = &stream{stop: make(chan struct{})} // nothing comes of it
+				w.blind(err)
 				continue
 			}
 			s, whole = next, true

@@ -39,7 +39,7 @@ func TestWatch(t *testing.T) {
 	events := make(chan event.Event, 64)
 	w, err := startWatch("pe1", func(e event.Event) { events <- e }, func(_ context.Context, vrf string) (map[netip.Prefix]netip.Addr, error) {
 		return map[netip.Prefix]netip.Addr{netip.MustParsePrefix("10.0.2.0/24"): netip.MustParseAddr("10.255.0.2")}, nil
-	})
+	}, func(err error) { t.Error(err) })
 	if err != nil {
 		t.Fatal(err)
 	}
