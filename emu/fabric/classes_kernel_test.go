@@ -34,7 +34,7 @@ var (
 func backbone(line topo.Impairment, classes ...fabric.Class) fabric.State {
 	p, a := netip.MustParsePrefix, netip.MustParseAddr
 	mac := func(n byte) topo.MAC { return topo.MAC{2, 0, 0, 0, 1, n} }
-	router := map[string]string{"net.ipv4.ip_forward": "1", "net.mpls.platform_labels": "50000"}
+	router := map[string]string{"net.ipv4.ip_forward": "1", "net.mpls.platform_labels": "50000", "net.ipv4.conf.all.arp_announce": "2"}
 	link := func(a, b fabric.End) fabric.Link { return fabric.Link{A: a, B: b, MTU: 1600} }
 	push := func(to netip.Addr, label uint32) fabric.Route {
 		return fabric.Route{Dst: netip.PrefixFrom(to, 32), Via: a("10.7.2.2"), Dev: "core", Labels: fabric.Stack{lspLabel, label}}

@@ -86,6 +86,7 @@ func (c *compiler) routers() {
 		case topo.KindPE, topo.KindP:
 			n.Sysctls["net.ipv4.ip_forward"] = "1"
 			n.Sysctls["net.mpls.platform_labels"] = labels
+			ownARP(n)
 			looseReversePath(n)
 			if c.frr.routers[pn.Name] {
 				// What LDP says last on a session whose link has failed does
@@ -103,6 +104,16 @@ func (c *compiler) routers() {
 			looseReversePath(n)
 		}
 	}
+}
+
+// ownARP has a router ask for its next hops in its own name. By default the
+// kernel takes the source address of the packet that waits, if that is one of
+// the node's own, and does not look whether the packet is IP: with two labels
+// before it, the identification of an IP packet stands there, and one in 256
+// looks like an address of 127.0.0.0/8. To such a question nobody answers, and
+// as long as that packet is sent again the next hop is not found.
+func ownARP(n *fabric.Node) {
+	n.Sysctls["net.ipv4.conf.all.arp_announce"] = "2"
 }
 
 // looseReversePath turns the reverse path check off where the way back may

@@ -1,6 +1,7 @@
 package mpls_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -46,6 +47,7 @@ func TestDataPlane(t *testing.T) {
 	t.Run("strict mode", func(t *testing.T) { strictMode(t, l) })
 	t.Run("label table ends after the last label", func(t *testing.T) { labelTable(t, l) })
 	t.Run("core sessions survive a strict default of rp_filter", func(t *testing.T) { reversePath(t, l) })
+	t.Run("a router asks for its next hop in its own name", func(t *testing.T) { asksInItsOwnName(t, l) })
 	t.Run("read back", func(t *testing.T) { readBack(t, l) })
 }
 
@@ -350,6 +352,55 @@ func reversePath(t *testing.T, l *vpntest.Lab) {
 	}
 	a, _ := l.Plan.Node("rr")
 	require.True(t, l.Ping("pe3", a.Loopback, vpntest.Patience), "a PE reaches the reflector's loopback")
+}
+
+// asksInItsOwnName sends a packet that looks, below two labels and below one,
+// as if it came from 127.0.0.0/8, over links on which nobody knows the other's
+// MAC yet.
+func asksInItsOwnName(t *testing.T, l *vpntest.Lab) {
+	v, _ := l.Plan.VPC("red")
+	a := attachment(v, "s1")
+	src, _ := l.Plan.Node(a.Machines[0])
+	to, victim := address(l, "red", "s2"), l.Tap(name(l, "red", "s2"), "eth0")
+	const lookalike = 0x7f09 // the identification; the first byte is 127
+	arrives := func(wait time.Duration) bool {
+		for _, n := range l.Plan.Nodes {
+			if n.Kind == topo.KindPE || n.Kind == topo.KindP {
+				l.In(n.Name, func() error { return forgetNeighbours() })
+			}
+		}
+		l.In(src.Name, func() error { return sendIP(src.Addr, to, lookalike, 2+127) }) // the CE and the PE take one each
+		_, ok := victim.Next(wait, func(f vpntest.Frame) bool { return !f.Out && f.Src == src.Addr && f.Proto == unix.IPPROTO_UDP })
+		return ok
+	}
+	require.True(t, arrives(vpntest.Patience))
+	all := "/proc/sys/net/ipv4/conf/all/arp_announce"
+	l.In(a.PE, func() error { return os.WriteFile(all, []byte("0"), 0o644) })
+	defer l.In(a.PE, func() error { return os.WriteFile(all, []byte("2"), 0o644) })
+	require.False(t, arrives(vpntest.Silence), "arp_announce is not what lets it through: this kernel does not need it")
+}
+
+// forgetNeighbours empties the namespace's ARP tables.
+func forgetNeighbours() error {
+	entries, err := netlink.NeighList(0, netlink.FAMILY_V4)
+	for i := range entries {
+		err = errors.Join(err, netlink.NeighDel(&entries[i]))
+	}
+	return err
+}
+
+// sendIP sends an empty UDP datagram in a packet with that identification, not
+// to be fragmented.
+func sendIP(src, dst netip.Addr, id uint16, ttl byte) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	p := []byte{0x45, 0, 0, 28, byte(id >> 8), byte(id), 0x40, 0, ttl, unix.IPPROTO_UDP, 0, 0}
+	p = append(append(p, src.AsSlice()...), dst.AsSlice()...)
+	p = append(p, 0x10, 0xe1, 0x10, 0xe1, 0, 8, 0, 0) // port 4321 both ways, no checksum
+	return unix.Sendto(fd, p, 0, &unix.SockaddrInet4{Addr: dst.As4()})
 }
 
 func readBack(t *testing.T, l *vpntest.Lab) {

@@ -101,7 +101,7 @@ const (
 // pseudowire, and nothing that this package does not say.
 func (b *box) pe(t *testing.T, lsp, out, in, loc uint32, nextHop string) {
 	t.Helper()
-	b.sysctl(t, map[string]string{"mpls/platform_labels": "30000", "mpls/conf/lo/input": "1", "mpls/conf/core/input": "1"})
+	b.sysctl(t, map[string]string{"mpls/platform_labels": "30000", "mpls/conf/lo/input": "1", "mpls/conf/core/input": "1", "ipv4/conf/all/arp_announce": "2"})
 	b.Bridge(rtnl.Bridge{Link: rtnl.Link{Name: "vsi", Index: bridge, Up: true}})
 	b.Veth(rtnl.Veth{Link: rtnl.Link{Name: "pw", Index: pwPort, MTU: 1500}, Peer: rtnl.Link{Name: "pwx", Index: pwFar, MTU: 1500}})
 	master := bridge
