@@ -34,8 +34,8 @@ const (
 )
 
 const (
-	peerTalk     = 4                // flows while a link fails
-	peerDeadline = 90 * time.Second // for all VPN routes: FRR's daemons start slowly
+	peerTalk     = 4                      // flows while a link fails
+	peerDeadline = 90 * time.Second       // for all VPN routes: FRR's daemons start slowly
 	peerSettled  = 500 * time.Millisecond // probes go on for so long after they come through again
 )
 
