@@ -27,7 +27,13 @@ import (
 const victimLab = "victim"
 
 func victimState() fabric.State {
-	return star(30, topo.Impairment{Rate: 1e8, Delay: topo.Duration(time.Millisecond)})
+	s := star(30, topo.Impairment{Rate: 1e8, Delay: topo.Duration(time.Millisecond)})
+	for name, l := range s.Links { // what takes several messages to make
+		l.A.Block = 1
+		l.A.Classes = []fabric.Class{{Label: 40001, Depth: 1, Rate: 1e7}, {Label: 40003, Depth: 2, Rate: 2e7}}
+		s.Links[name] = l
+	}
+	return s
 }
 
 // TestVictim is the body of the child process; by itself it does nothing.

@@ -73,9 +73,12 @@ func TestRecordIsExact(t *testing.T) {
 	s.Nodes["odd"] = Node{Name: "odd",
 		Routes: []Route{{Dst: netip.MustParsePrefix("10.1.2.0/23"), Labels: Stack{1, 2, 3, 4}, Metric: 7}, {Unreachable: true, Dst: defaultRoute}},
 		MPLS:   []MPLSRoute{{In: 16, Out: Stack{9}, Via: netip.MustParseAddr("10.0.0.1"), NoTTLPropagate: true}},
-		VRFs:   []VRF{{"v", 1001}}, Rules: []Rule{{Pref: 1, Table: 2, Del: true}}}
-	s.Links["odd:a--odd:b"] = Link{A: End{Node: "odd", Ifname: "a", MPLSInput: true,
-		Egress: topo.Impairment{Rate: 123457, Delay: 1234567, Jitter: 1, Loss: 1.0 / 3, Queue: 3}}, B: End{Node: "odd", Ifname: "b"}}
+		VRFs:   []VRF{{"v", 1001}}, Rules: []Rule{{Pref: 1, Table: 2, Del: true}, {Pref: 3, From: netip.MustParsePrefix("10.0.0.0/8"), Iif: "a"}},
+		Bridges: []Bridge{{Name: "c", Ageing: 1234567 * time.Microsecond}}}
+	s.Links["odd:a--odd:b"] = Link{A: End{Node: "odd", Ifname: "a", MPLSInput: true, Block: 7,
+		Classes: []Class{{Label: 1048575, Depth: 7, Rate: 123}, {Label: 16, Depth: 1, Rate: 8}},
+		Egress:  topo.Impairment{Rate: 123457, Delay: 1234567, Jitter: 1, Loss: 1.0 / 3, Queue: 3}}, B: End{Node: "odd", Ifname: "b"}}
+	s.Links["odd:d--odd:e"] = Link{Down: true, A: End{Node: "odd", Ifname: "d"}, B: End{Node: "odd", Ifname: "e"}}
 	data, err := json.Marshal(record{State: s})
 	require.NoError(t, err)
 	var got record
