@@ -259,12 +259,13 @@ func (a *application) build(ctx context.Context) error {
 	if a.opt.Trust {
 		opts = append(opts, fabric.Trust)
 	}
+	knew := rememberNeighbours(a.fabric, a.plan)
 	changes, err := a.fabric.Apply(ctx, a.state, opts...)
 	if err != nil {
 		return err
 	}
 	a.tl.Changes = len(changes)
-	return nil
+	return knew.restore(a.fabric)
 }
 
 // start brings up the speakers that are missing.
