@@ -185,7 +185,7 @@ func (f *Fabric) removeNode(name string) error {
 func (f *Fabric) createNodes(ctx context.Context, w *work) error {
 	sysctls := map[string][]key{}
 	var fresh []key
-	for _, k := range w.add.keys() {
+	for _, k := range w.added() {
 		switch k.rank {
 		case rankNS:
 			fresh = append(fresh, k)
@@ -310,7 +310,7 @@ func (f *Fabric) fillNodes(ctx context.Context, w *work) error {
 		b.Reset()
 		fill := fills[name]
 		fill.encode(&b, w, f.tag(name), made)
-		errs = append(errs, fill.node.send(&b), fill.lateSysctls(w))
+		errs = append(errs, fill.send(&b), fill.lateSysctls(w))
 	}
 	return errors.Join(errs...)
 }
@@ -352,7 +352,7 @@ func (f *Fabric) fillings(w *work) (map[string]*filling, error) {
 		fills[node] = &filling{node: n}
 		return fills[node], nil
 	}
-	for _, k := range w.add.keys() {
+	for _, k := range w.added() {
 		fill, err := at(k.node)
 		if err != nil {
 			return nil, err
@@ -543,12 +543,23 @@ func (n *node) mplsInput(dev, value string) error {
 	return nil
 }
 
+// send carries out a filling's batch. What fills a new node waits for nobody;
+// what changes an old one may have to, for the kernel's RCU.
+func (fill *filling) send(b *rtnl.Batch) error {
+	if fill.fresh {
+		return fill.node.done(b, fill.node.conn.DoDirect)
+	}
+	return fill.node.send(b)
+}
+
 // send carries out a batch; refusals come with the node's name.
-func (n *node) send(b *rtnl.Batch) error {
+func (n *node) send(b *rtnl.Batch) error { return n.done(b, n.conn.Do) }
+
+func (n *node) done(b *rtnl.Batch, do func(*rtnl.Batch) error) error {
 	if b.Len() == 0 {
 		return nil
 	}
-	if err := n.conn.Do(b); err != nil {
+	if err := do(b); err != nil {
 		return fmt.Errorf("node %s: %w", n.name, err)
 	}
 	return nil

@@ -8,11 +8,29 @@ import (
 // Changes is what an Apply did or would do, in order.
 type Changes []Change
 
-// Change is one line of a plan.
+// Change is one line of a plan. It is put into words only when somebody asks: a
+// large lab has thousands, of which as a rule nobody reads one.
 type Change struct {
-	Op     string `json:"op"` // "+", "-", "~"
-	Object string `json:"object"`
-	Detail string `json:"detail,omitempty"`
+	Op       string // "+", "-", "~"
+	key      key
+	from, to object // nil: it was not there, or will not be
+}
+
+// String is the change in words, as in the lines of Changes.
+func (c Change) String() string {
+	object := c.to
+	if object == nil {
+		object = c.from
+	}
+	name, detail := c.key.describe(object)
+	if c.Op == "~" {
+		_, was := c.key.describe(c.from)
+		detail = was + " -> " + detail
+	}
+	if detail != "" {
+		detail = " (" + detail + ")"
+	}
+	return c.Op + " " + name + detail
 }
 
 // Empty says that nothing differs.
@@ -22,10 +40,7 @@ func (c Changes) Empty() bool { return len(c) == 0 }
 func (c Changes) String() string {
 	var s strings.Builder
 	for _, ch := range c {
-		s.WriteString(ch.Op + " " + ch.Object)
-		if ch.Detail != "" {
-			s.WriteString(" (" + ch.Detail + ")")
-		}
+		s.WriteString(ch.String())
 		s.WriteByte('\n')
 	}
 	return s.String()
@@ -37,6 +52,16 @@ type work struct {
 	del objects // to remove; what goes away with something greater is not in it
 	add objects // to make, or to change where old has the key
 	old objects
+
+	order []key // of add, once it is known
+}
+
+// added are the keys of add in order.
+func (w *work) added() []key {
+	if w.order == nil {
+		w.order = w.add.keys()
+	}
+	return w.order
 }
 
 // end is a device of a node.
@@ -50,6 +75,10 @@ func Diff(have, want State) Changes {
 }
 
 func diff(have, want objects) (*work, Changes) {
+	if len(have) == 0 { // a new lab: all of it
+		w := &work{add: want}
+		return w, w.list(have, want)
+	}
 	w := &work{del: objects{}, add: objects{}, old: objects{}}
 	for k, o := range have {
 		n, ok := want[k]
@@ -162,28 +191,23 @@ func (w *work) implied(k key, gone map[end]bool) bool {
 }
 
 // list writes the changes for people: what differs, not what follows from it.
-func (w *work) list(have, want objects) (out Changes) {
+func (w *work) list(have, want objects) Changes {
+	out := make(Changes, 0, len(w.del)+len(w.add))
 	gone := w.del.keys()
 	slices.Reverse(gone)
 	for _, k := range gone {
 		if _, ok := want[k]; !ok {
-			name, detail := k.describe(have[k])
-			out = append(out, Change{"-", name, detail})
+			out = append(out, Change{"-", k, have[k], nil})
 		}
 	}
-	for _, k := range w.add.keys() {
+	for _, k := range w.added() {
 		o := want[k]
-		old, had := have[k]
-		if had && old == o {
-			continue
+		switch old, had := have[k]; {
+		case !had:
+			out = append(out, Change{"+", k, nil, o})
+		case old != o:
+			out = append(out, Change{"~", k, old, o})
 		}
-		name, detail := k.describe(o)
-		if !had {
-			out = append(out, Change{"+", name, detail})
-			continue
-		}
-		_, was := k.describe(old)
-		out = append(out, Change{"~", name, was + " -> " + detail})
 	}
 	return out
 }

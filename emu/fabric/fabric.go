@@ -17,15 +17,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"strconv"
 	"sync"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/warm"
 )
 
 // Fabric is one lab on this kernel. Its methods may be called from several
@@ -42,6 +43,8 @@ type Fabric struct {
 	mu    sync.Mutex
 	nodes map[string]*node
 	state State
+	// recorded are the nodes that the record's last settled state names.
+	recorded map[string]uint64
 	// applied is state taken apart; suspect says that an Apply failed or was
 	// killed since, so that only the kernel knows. unseen says that a
 	// predecessor's lab was not looked at yet, so that we do not know what
@@ -50,6 +53,9 @@ type Fabric struct {
 	suspect bool
 	unseen  bool
 }
+
+// heapPerNode is about what Apply allocates for a new node, in bytes.
+const heapPerNode = 12 << 10
 
 // Option changes how Apply works.
 type Option int
@@ -93,7 +99,8 @@ func (f *Fabric) adopt() error {
 	if err != nil {
 		return err
 	}
-	f.state, f.applied, f.suspect, f.unseen = r.State, flatten(r.State), !r.Settled, true
+	f.state, f.applied, f.suspect, f.unseen = r.State, flatten(r.State), !r.settled, true
+	f.recorded = r.Nodes
 	inodes := map[uint64]bool{}
 	err = onThread(func() error {
 		var errs []error
@@ -155,6 +162,7 @@ func (f *Fabric) Apply(ctx context.Context, want State, opts ...Option) (Changes
 	if err := want.check(); err != nil {
 		return nil, fmt.Errorf("apply to lab %s: %w", f.lab, err)
 	}
+	defer warm.Heap(max(0, len(want.Nodes)-len(f.nodes)) * heapPerNode)()
 	goal := flatten(want)
 	have, stale, err := f.have(goal, opts)
 	if err != nil {
@@ -225,24 +233,42 @@ func (f *Fabric) tell(before map[string]bool, changes int) {
 // intend records the namespaces that will be there, before the first is made.
 // None of the new names may exist: what has the name later is then ours.
 func (f *Fabric) intend(want State) error {
-	r := f.record(false)
+	r := f.record()
+	maps.DeleteFunc(r.Nodes, func(name string, inode uint64) bool { return f.recorded[name] == inode })
+	var taken map[string]bool // looked at when the first is needed
 	for name := range want.Nodes {
-		if _, ok := r.Nodes[name]; ok {
+		if f.nodes[name] != nil {
 			continue
 		}
-		if unix.Access(nsPath(f.lab, name), unix.F_OK) == nil {
+		if taken == nil {
+			var err error
+			if taken, err = namesTaken(); err != nil {
+				return fmt.Errorf("lab %s: %w", f.lab, err)
+			}
+		}
+		if taken[nsName(f.lab, name)] {
 			return fmt.Errorf("lab %s: node %s: namespace %s exists and is not this lab's; remove it with `ip netns del %[3]s`",
 				f.lab, name, nsName(f.lab, name))
 		}
 		r.Nodes[name] = 0
 	}
-	return r.write()
+	return r.intend()
 }
 
-func (f *Fabric) settle() error { return f.record(true).write() }
+// settle records what was reached.
+func (f *Fabric) settle() error {
+	r := f.record()
+	r.State = f.state
+	if err := r.settle(); err != nil {
+		return err
+	}
+	f.recorded = r.Nodes
+	return nil
+}
 
-func (f *Fabric) record(settled bool) record {
-	r := record{Lab: f.lab, PID: os.Getpid(), Settled: settled, Nodes: make(map[string]uint64, len(f.nodes)), State: f.state}
+// record is the nodes that there are.
+func (f *Fabric) record() record {
+	r := record{Lab: f.lab, PID: os.Getpid(), Nodes: make(map[string]uint64, len(f.nodes))}
 	for name, n := range f.nodes {
 		r.Nodes[name] = n.inode
 	}
@@ -259,16 +285,13 @@ func (f *Fabric) Destroy(ctx context.Context) error {
 	}
 	// From here on a crash leaves a record that tells all.
 	if len(f.nodes) > 0 {
-		if err := f.record(false).write(); err != nil {
+		if err := f.intend(State{}); err != nil {
 			return err
 		}
 	}
-	var g graves
-	for _, name := range sortedKeys(f.nodes) {
-		n := f.nodes[name]
-		if path := nsPath(f.lab, name); n.named(path) {
-			g.add(path, n.inode)
-		}
+	g, err := f.graves()
+	if err != nil {
+		return fmt.Errorf("destroy lab %s: %w", f.lab, err)
 	}
 	f.drop()
 	if err := g.empty(ctx); err != nil {
@@ -278,6 +301,29 @@ func (f *Fabric) Destroy(ctx context.Context) error {
 	f.lock = nil
 	f.sink(event.New("", "fabric.destroyed", map[string]string{"nodes": strconv.Itoa(len(g.paths))}))
 	return forget(f.lab, lock)
+}
+
+// graves are the namespaces of the lab and the names that lead to them.
+func (f *Fabric) graves() (g graves, err error) {
+	if g.mounts, err = readMounts(); err != nil {
+		return g, err
+	}
+	for _, name := range sortedKeys(f.nodes) {
+		n, path := f.nodes[name], nsPath(f.lab, name)
+		inode, mounted := g.mounts.inodes[nsName(f.lab, name)]
+		switch {
+		case inode == n.inode:
+			g.add(path, inode)
+		case !mounted: // the name was taken away, and left an empty file at most
+			g.kill(n.inode)
+			if isEmptyFile(path) {
+				g.add(path, 0)
+			}
+		default: // somebody else's by now
+			g.kill(n.inode)
+		}
+	}
+	return g, nil
 }
 
 // Close lets go of the lab and leaves it in the kernel for a successor.
@@ -312,9 +358,11 @@ func (f *Fabric) setNode(name string, n *node) {
 func (f *Fabric) drop() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	fds := make([]int, 0, 2*len(f.nodes))
 	for _, n := range f.nodes {
-		n.close()
+		fds = n.release(fds)
 	}
+	closeAll(fds)
 	f.nodes, f.applied, f.state = map[string]*node{}, objects{}, State{}
 }
 

@@ -160,7 +160,7 @@ func TestChangeTouchesOnlyTheDifference(t *testing.T) {
 	require.Len(t, ch, 2, "both ends' impairment: %s", ch)
 	for _, c := range ch {
 		require.Equal(t, "~", c.Op)
-		require.Contains(t, c.Object, "impairment")
+		require.Contains(t, c.String(), "impairment")
 	}
 	smaller := plan(t, fmt.Sprintf(twoHosts, "diff", ", delay: 20ms"))
 	smaller.Nodes, smaller.Links = smaller.Nodes[:2], smaller.Links[:1]

@@ -105,9 +105,12 @@ func sweep(ctx context.Context, lab string) error {
 		return err
 	}
 	var g graves
+	if g.mounts, err = readMounts(); err != nil {
+		return err
+	}
 	for _, n := range sortedKeys(r.Nodes) {
 		path := nsPath(lab, n)
-		inode := inodeOf(path)
+		inode := g.mounts.inodes[nsName(lab, n)]
 		if inode != 0 && r.Nodes[n] != 0 && inode != r.Nodes[n] {
 			continue // somebody else's by now
 		}

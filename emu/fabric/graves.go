@@ -21,21 +21,28 @@ const goneDeadline = 60 * time.Second
 
 // graves are namespaces that are to end together.
 type graves struct {
+	mounts mounts // as they are before; zero: not looked at
 	paths  []string
 	inodes map[uint64]bool // those that exist
 	last   string          // path of one that exists
 }
 
+// add takes a name, and the namespace that it leads to; 0: none.
 func (g *graves) add(path string, inode uint64) {
 	g.paths = append(g.paths, path)
 	if inode == 0 {
 		return
 	}
+	g.kill(inode)
+	g.last = path
+}
+
+// kill takes the processes of a namespace, named or not.
+func (g *graves) kill(inode uint64) {
 	if g.inodes == nil {
 		g.inodes = map[uint64]bool{}
 	}
 	g.inodes[inode] = true
-	g.last = path
 }
 
 // empty kills what runs in the namespaces, takes their names away and waits
@@ -56,16 +63,24 @@ func (g *graves) empty(ctx context.Context) error {
 		}
 		witnesses = append(witnesses, w)
 	}
-	for _, path := range g.paths {
-		if path != g.last {
-			errs = append(errs, unmountNS(path))
-		}
-	}
-	if g.last != "" {
-		errs = append(errs, unmountNS(g.last))
+	errs = append(errs, g.unname())
+	for _, w := range witnesses {
+		w.letGo()
 	}
 	for _, w := range witnesses {
 		errs = append(errs, w.wait(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// unname takes the names away: all together where nobody else has one.
+func (g *graves) unname() error {
+	if g.mounts.only(g.paths) {
+		return renewNetnsDir()
+	}
+	var errs []error
+	for _, path := range g.paths {
+		errs = append(errs, unmountNS(path))
 	}
 	return errors.Join(errs...)
 }
@@ -132,20 +147,21 @@ func sockstat(what string) (int, error) {
 // end is gone, all that died before are; those that something holds have
 // witnesses of their own.
 type witness struct {
-	conn *rtnl.Conn // the near namespace lives as long as this socket
+	conn *rtnl.Conn     // the near namespace lives as long as this socket
+	far  netns.NsHandle // and the far one as long as this, see letGo
 }
 
 // witnessName is the far end's name, which no node uses.
 const witnessName = "vpclab-witness"
 
 func newWitness(path string) (*witness, error) {
-	var w witness
+	w := witness{far: netns.None()}
 	err := onThread(func() error {
 		far, err := netns.GetFromPath(path)
 		if err != nil {
 			return err
 		}
-		defer far.Close()
+		w.far = far
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
@@ -167,9 +183,18 @@ func newWitness(path string) (*witness, error) {
 		return nil
 	})
 	if err != nil {
+		w.letGo()
 		return nil, fmt.Errorf("watch the namespaces end: %w", err)
 	}
 	return &w, nil
+}
+
+// letGo lets the far namespace end: after the names of all were taken away, so
+// that it is the last.
+func (w *witness) letGo() {
+	if w.far.IsOpen() {
+		_ = w.far.Close()
+	}
 }
 
 // wait returns when the far namespace is gone.

@@ -6,11 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/vpclab/vpclab/emu/fabric/direct"
 	"github.com/vpclab/vpclab/emu/fabric/rtnl"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -51,20 +53,39 @@ func (n *node) alloc(dev string) int {
 	return i
 }
 
-func (n *node) close() {
+func (n *node) close() { closeAll(n.release(nil)) }
+
+// release lets go of the node and adds its descriptors to fds.
+func (n *node) release(fds []int) []int {
 	if n.conn != nil {
-		n.conn.Close()
+		fds = append(fds, n.conn.Release())
 		n.conn = nil
 	}
 	if n.ns.IsOpen() {
-		_ = n.ns.Close()
+		fds = append(fds, int(n.ns))
+		n.ns = netns.None()
+	}
+	return fds
+}
+
+// closeAll closes descriptors, with one call for each run of numbers: those of
+// nodes that were made together are one.
+func closeAll(fds []int) {
+	slices.Sort(fds)
+	for len(fds) > 0 {
+		n := 1
+		for n < len(fds) && fds[n] == fds[n-1]+1 {
+			n++
+		}
+		_ = direct.CloseRange(fds[0], fds[n-1])
+		fds = fds[n:]
 	}
 }
 
 // nsName is the file name of a node's namespace.
 func nsName(lab, node string) string { return "vpclab-" + lab + "-" + node }
 
-func nsPath(lab, node string) string { return filepath.Join(netnsDir, nsName(lab, node)) }
+func nsPath(lab, node string) string { return netnsDir + "/" + nsName(lab, node) }
 
 // onThread runs fn on a thread of its own, which comes back to the namespace
 // it began in. If it cannot, the thread ends with the goroutine that is locked
@@ -89,25 +110,6 @@ func onThread(fn func() error) error {
 	return <-done
 }
 
-// prepareNetnsDir makes netnsDir a shared mount, as `ip netns add` does, so
-// that other mount namespaces see ours come and go.
-func prepareNetnsDir() error {
-	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
-		return fmt.Errorf("make %s: %w", netnsDir, err)
-	}
-	shared := func() error { return unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "") }
-	err := shared()
-	if errors.Is(err, unix.EINVAL) { // not a mount point yet
-		if err = unix.Mount(netnsDir, netnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
-			err = shared()
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("make %s a shared mount: %w", netnsDir, err)
-	}
-	return nil
-}
-
 // createNS makes the namespace of a node, leaves the calling thread, which
 // must be one of onThread's, in it, and opens its netlink socket.
 func createNS(lab string, n *node) (err error) {
@@ -119,32 +121,32 @@ func createNS(lab string, n *node) (err error) {
 		}
 	}()
 	// mknod makes the mount point in one call, and refuses one that exists.
-	if err := unix.Mknod(path, unix.S_IFREG|0o444, 0); err != nil {
+	if err := direct.Mknod(path, unix.S_IFREG|0o444); err != nil {
 		return os.NewSyscallError("mknod", err)
 	}
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+	if err := direct.Unshare(unix.CLONE_NEWNET); err != nil {
 		_ = unix.Unlink(path)
 		return os.NewSyscallError("unshare", err)
 	}
-	if err := unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, ""); err != nil {
+	if err := direct.Bind("/proc/thread-self/ns/net", path); err != nil {
 		_ = unix.Unlink(path)
 		return os.NewSyscallError("mount", err)
 	}
-	return n.open(path)
+	return n.open()
 }
 
-// open takes hold of a namespace in which the thread is already.
-func (n *node) open(path string) (err error) {
-	if n.ns, err = netns.GetFromPath(path); err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
+// open takes hold of the namespace that the thread is in.
+func (n *node) open() (err error) {
+	if n.conn, err = rtnl.Dial(); err != nil {
+		return err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(n.ns), &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+	ns, err := n.conn.Namespace()
+	if err != nil {
+		return err
 	}
-	n.inode = st.Ino
-	n.conn, err = rtnl.Dial()
-	return err
+	n.ns = netns.NsHandle(ns)
+	n.inode, err = direct.Inode(ns)
+	return os.NewSyscallError("fstat", err)
 }
 
 // adoptNS takes hold of a namespace that a predecessor made, and leaves the
@@ -158,7 +160,7 @@ func adoptNS(lab, name string) (*node, error) {
 		_ = ns.Close()
 	}
 	if err == nil {
-		err = n.open(path)
+		err = n.open()
 	}
 	if err != nil {
 		n.close()
@@ -190,16 +192,6 @@ func (n *node) mount(path string) error {
 	return nil
 }
 
-// named says whether path leads to this namespace, or is the empty file that
-// an unmount left of it.
-func (n *node) named(path string) bool {
-	var st unix.Stat_t
-	if unix.Stat(path, &st) != nil {
-		return false
-	}
-	return st.Ino == n.inode || st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == 0 && inodeOf(path) == 0
-}
-
 // inodeOf identifies the namespace mounted at path; 0: there is none, at most
 // the empty file of a creator that was killed before the mount.
 func inodeOf(path string) uint64 {
@@ -211,12 +203,19 @@ func inodeOf(path string) uint64 {
 	return st.Ino
 }
 
+// isEmptyFile says that path is what the creation or the unmount of a name
+// leaves when it is interrupted.
+func isEmptyFile(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == 0
+}
+
 // unmountNS takes the name away; the kernel ends the namespace with its last
 // holder. A name that is gone is no error.
 func unmountNS(path string) error {
-	err := unix.Unmount(path, unix.MNT_DETACH)
+	err := direct.Detach(path)
 	if err == nil || errors.Is(err, unix.EINVAL) { // EINVAL: not mounted
-		err = unix.Unlink(path)
+		err = direct.Unlink(path)
 	}
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove namespace %s: %w", filepath.Base(path), err)
@@ -248,12 +247,12 @@ func readProc(path string) (string, error) {
 }
 
 func writeProc(path, value string) error {
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := direct.Open(path, unix.O_WRONLY|unix.O_CLOEXEC)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer unix.Close(fd)
-	if _, err := unix.Write(fd, []byte(value)); err != nil {
+	defer direct.Close(fd)
+	if _, err := direct.Write(fd, []byte(value)); err != nil {
 		return &os.PathError{Op: "write " + value + " to", Path: path, Err: err}
 	}
 	return nil

@@ -1,10 +1,11 @@
 package fabric
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -115,17 +116,13 @@ var defaultRoute = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 // kernel throws the packets away, but the class passes for one that still
 // waits its turn; seen on 6.1.176), so they are made anew when it comes up.
 func flatten(s State) objects {
-	o := make(objects, 8*len(s.Nodes)+6*len(s.Links))
+	o := make(objects, 4*len(s.Nodes)+3*len(s.Links))
 	down := map[end]bool{}
-	subnets := map[string]map[netip.Prefix]string{} // node -> subnet -> device
+	subnets := s.searched() // node -> subnet -> device
 	subnet := func(node, dev string, p netip.Prefix) {
-		if !p.IsValid() {
-			return
+		if of := subnets[node]; of != nil && p.IsValid() {
+			of[p.Masked()] = dev
 		}
-		if subnets[node] == nil {
-			subnets[node] = map[netip.Prefix]string{}
-		}
-		subnets[node][p.Masked()] = dev
 	}
 	for _, l := range s.Links {
 		link := linkObj{l.B.Node, l.B.Ifname, l.A.MAC, l.B.MAC, l.MTU, noEnd}
@@ -154,6 +151,21 @@ func flatten(s State) objects {
 		})
 	}
 	return o
+}
+
+// searched are the nodes of which the subnets have to be known: those with a
+// route without a device.
+func (s State) searched() map[string]map[netip.Prefix]string {
+	out := map[string]map[netip.Prefix]string{}
+	for name, n := range s.Nodes {
+		for _, r := range n.Routes {
+			if r.Dev == "" && r.Via.IsValid() {
+				out[name] = map[netip.Prefix]string{}
+				break
+			}
+		}
+	}
+	return out
 }
 
 func (o objects) addNode(name string, n Node, subnets map[netip.Prefix]string) {
@@ -284,22 +296,22 @@ func (o objects) keys() []key {
 	for k := range o {
 		keys = append(keys, k)
 	}
-	sort.Slice(keys, func(i, j int) bool { return keys[i].less(keys[j]) })
+	slices.SortFunc(keys, key.compare)
 	return keys
 }
 
-func (k key) less(l key) bool {
+func (k key) compare(l key) int {
 	switch {
 	case k.rank != l.rank:
-		return k.rank < l.rank
+		return cmp.Compare(k.rank, l.rank)
 	case k.node != l.node:
-		return k.node < l.node
+		return strings.Compare(k.node, l.node)
 	case k.dev != l.dev:
-		return k.dev < l.dev
+		return strings.Compare(k.dev, l.dev)
 	case len(k.name) != len(l.name) && k.rank == rankLabel:
-		return len(k.name) < len(l.name) // labels by number
+		return len(k.name) - len(l.name) // labels by number
 	}
-	return k.name < l.name
+	return strings.Compare(k.name, l.name)
 }
 
 // describe is the object in words: "pe1: bridge lan", and its value.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,23 +17,29 @@ import (
 // not survive a boot either.
 const recordDir = "/run/vpclab"
 
-// record says which namespaces a lab has, or is about to have: it is written
-// before the first of them is made. Everything else of ours lives inside.
+// record says which namespaces a lab has, or is about to have: the latter is
+// written before the first of them is made. Everything else of ours lives
+// inside.
 type record struct {
 	Lab string `json:"lab"`
 	PID int    `json:"pid"`
-	// Settled: State is what was reached. Otherwise an Apply or Destroy was
-	// under way, and State is what held before.
-	Settled bool `json:"settled"`
 	// Nodes gives the inode of each namespace, which tells it from one that
 	// somebody else made under the same name; 0: not made yet when the record
 	// was written, and nothing had the name then.
 	Nodes map[string]uint64 `json:"nodes"`
-	State State             `json:"state"`
+	// State is what the last Apply reached; see settled.
+	State State `json:"state"`
+
+	settled bool // no Apply or Destroy was under way
 }
+
+// A record is two files. "state" is written when an Apply has reached what it
+// was for. "intent" is there from before the first change until then, and holds
+// the nodes that "state" does not know of.
 
 func labDir(lab string) string     { return filepath.Join(recordDir, lab) }
 func recordPath(lab string) string { return filepath.Join(labDir(lab), "state") }
+func intentPath(lab string) string { return filepath.Join(labDir(lab), "intent") }
 func lockPath(lab string) string   { return filepath.Join(labDir(lab), "lock") }
 
 // HeldError says that another process runs the lab.
@@ -136,28 +143,62 @@ func holder(f *os.File) (pid int) {
 
 // readRecord reads a lab's record; os.ErrNotExist: there is none.
 func readRecord(lab string) (record, error) {
-	var r record
-	data, err := os.ReadFile(recordPath(lab))
-	if err != nil {
+	r, intent := record{settled: true}, record{}
+	err := readJSON(recordPath(lab), &r)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return r, err
 	}
-	if err := json.Unmarshal(data, &r); err != nil {
-		return r, fmt.Errorf("read %s: %w", recordPath(lab), err)
+	switch also := readJSON(intentPath(lab), &intent); {
+	case errors.Is(also, os.ErrNotExist):
+		return r, err
+	case also != nil:
+		return r, also
 	}
+	r.Lab, r.PID, r.settled = intent.Lab, intent.PID, false
+	if r.Nodes == nil {
+		r.Nodes = intent.Nodes
+	}
+	maps.Copy(r.Nodes, intent.Nodes)
 	return r, nil
 }
 
-// write publishes the record atomically.
-func (r record) write() error {
+func readJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
+
+// settle publishes what was reached.
+func (r record) settle() error {
+	if err := r.write(recordPath(r.Lab)); err != nil {
+		return err
+	}
+	if err := os.Remove(intentPath(r.Lab)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("record lab %s: %w", r.Lab, err)
+	}
+	return nil
+}
+
+// intend publishes that a change is under way, which may have made these nodes
+// when it is interrupted, besides those that were there when the last one
+// settled.
+func (r record) intend() error { return r.write(intentPath(r.Lab)) }
+
+// write puts a file in its place atomically.
+func (r record) write(path string) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("record lab %s: %w", r.Lab, err)
 	}
-	tmp := recordPath(r.Lab) + ".new"
-	if err := os.WriteFile(tmp, data, 0o644); err != nil {
+	if err := os.WriteFile(path+".new", data, 0o644); err != nil {
 		return fmt.Errorf("record lab %s: %w", r.Lab, err)
 	}
-	if err := os.Rename(tmp, recordPath(r.Lab)); err != nil {
+	if err := os.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("record lab %s: %w", r.Lab, err)
 	}
 	return nil
@@ -165,7 +206,7 @@ func (r record) write() error {
 
 // forget removes a lab's folder; the lock goes last, and unlocked after.
 func forget(lab string, lock *os.File) error {
-	for _, path := range []string{recordPath(lab) + ".new", recordPath(lab), lockPath(lab), labDir(lab)} {
+	for _, path := range []string{recordPath(lab) + ".new", recordPath(lab), intentPath(lab) + ".new", intentPath(lab), lockPath(lab), labDir(lab)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
 			return fmt.Errorf("forget lab %s: %w", lab, err)
 		}

@@ -49,7 +49,20 @@ func mountAll(o *orders) error {
 		return err
 	}
 	mountModules(o.ModuleDir)
-	return os.MkdirAll("/run/netns", 0o755)
+	return mountNames()
+}
+
+// mountNames gives the names of network namespaces a file system of their own.
+// By its source the fabric knows that it may take all of them away at once.
+func mountNames() error {
+	const dir = "/run/netns"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("vpclab", dir, "tmpfs", unix.MS_NOSUID, "mode=755"); err != nil {
+		return fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+	}
+	return nil
 }
 
 // mountDev completes /dev, where the kernel has put its nodes by itself.

@@ -20,6 +20,7 @@ package warm
 import (
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -87,12 +88,14 @@ var heap struct {
 // makeRoom allocates size bytes, makes them present and leaves them to the
 // allocator.
 func makeRoom(size int) {
-	room := make([]byte, size)
-	at := uintptr(unsafe.Pointer(unsafe.SliceData(room)))
+	var room strings.Builder // does not clear what it grows by, and so touches nothing
+	room.Grow(size)
+	room.WriteByte(0)
+	at := uintptr(unsafe.Pointer(unsafe.StringData(room.String())))
 	from := (at + pageSize - 1) &^ (pageSize - 1)
 	present(from, (at+uintptr(size)-from)&^(pageSize-1), unix.MADV_POPULATE_WRITE, unix.PROT_READ|unix.PROT_WRITE, unix.PROT_EXEC)
-	runtime.KeepAlive(room)
-	room = nil
+	runtime.KeepAlive(&room)
+	room.Reset()
 	runtime.GC()
 }
 

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/fabric/direct"
 )
 
 // Limits of one sendmsg. A socket takes wmem_default (212992) bytes, and
@@ -35,11 +37,11 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }
 // Dial opens a Conn in the current namespace of this thread. A caller that
 // cares which one that is has locked its thread.
 func Dial() (*Conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	fd, err := direct.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open a route netlink socket: %w", err)
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1); err != nil {
+	if err := direct.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("netlink socket: ask for extended acknowledgements: %w", err)
 	}
@@ -75,14 +77,30 @@ func DialNS(nsfd int) (conn *Conn, err error) {
 
 // Close closes the socket.
 func (c *Conn) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.fd < 0 {
+	fd := c.Release()
+	if fd < 0 {
 		return nil
 	}
-	err := unix.Close(c.fd)
-	c.fd = -1
-	return err
+	return unix.Close(fd)
+}
+
+// Release gives the socket's descriptor to the caller, to be closed together
+// with others, and closes the Conn; -1: it was closed before.
+func (c *Conn) Release() (fd int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fd, c.fd = c.fd, -1
+	return fd
+}
+
+// Namespace opens the network namespace that the Conn is in.
+func (c *Conn) Namespace() (fd int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if fd, err = direct.NetworkOf(c.fd); err != nil {
+		return -1, fmt.Errorf("namespace of a netlink socket: %w", err)
+	}
+	return fd, nil
 }
 
 // Do sends b and returns the refusals as one error. A refusal does not keep
@@ -95,10 +113,22 @@ func (c *Conn) Do(b *Batch) error {
 	return join(refused)
 }
 
+// DoDirect is Do by direct system calls (package direct): for one Batch of
+// many that only make what is new, and so wait for nobody.
+func (c *Conn) DoDirect(b *Batch) error {
+	refused, err := c.run(b, direct.Write)
+	if err != nil {
+		return err
+	}
+	return join(refused)
+}
+
 // Run sends b and returns what the kernel refused (and the messages did not
 // forgive), in order. err says that the conversation itself failed; nothing is
 // known then about the messages.
-func (c *Conn) Run(b *Batch) (refused []*Error, err error) {
+func (c *Conn) Run(b *Batch) (refused []*Error, err error) { return c.run(b, write) }
+
+func (c *Conn) run(b *Batch, write writer) (refused []*Error, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd < 0 {
@@ -106,7 +136,7 @@ func (c *Conn) Run(b *Batch) (refused []*Error, err error) {
 	}
 	for from := 0; from < len(b.msgs); {
 		to := b.chunk(from)
-		r, err := c.exchange(b, from, to)
+		r, err := c.exchange(b, from, to, write)
 		refused = append(refused, r...)
 		if err != nil {
 			return refused, err
@@ -145,7 +175,7 @@ func (b *Batch) chunk(from int) int {
 // the answers. The kernel carries them out in order within the call and always
 // reports a failure; success is asked for of the last one only, so that as a
 // rule one answer has to be read.
-func (c *Conn) exchange(b *Batch, from, to int) (refused []*Error, err error) {
+func (c *Conn) exchange(b *Batch, from, to int, write writer) (refused []*Error, err error) {
 	first := c.seq + 1
 	for i := from; i < to; i++ {
 		c.seq++
@@ -158,7 +188,7 @@ func (c *Conn) exchange(b *Batch, from, to int) (refused []*Error, err error) {
 		binary.NativeEndian.PutUint32(h[8:], c.seq)
 		binary.NativeEndian.PutUint32(h[12:], 0)
 	}
-	if err := c.send(b.buf[b.offset(from):b.offset(to)]); err != nil {
+	if _, err := write(c.fd, b.buf[b.offset(from):b.offset(to)]); err != nil {
 		return nil, fmt.Errorf("send %d netlink messages (first: %s): %w", to-from, b.msgs[from].describe(), err)
 	}
 	for {
@@ -184,11 +214,15 @@ func (c *Conn) exchange(b *Batch, from, to int) (refused []*Error, err error) {
 	}
 }
 
-func (c *Conn) send(p []byte) error {
+// writer is how messages are sent. A socket without an address sends to the
+// kernel.
+type writer func(fd int, p []byte) (int, error)
+
+func write(fd int, p []byte) (int, error) {
 	for {
-		err := unix.Sendto(c.fd, p, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		n, err := unix.Write(fd, p)
 		if err != unix.EINTR {
-			return err
+			return n, err
 		}
 	}
 }
@@ -218,11 +252,12 @@ func messages(p []byte, each func(seq uint32, typ, flags uint16, payload []byte)
 	return nil
 }
 
+// recv reads one datagram. As a rule it is there: the kernel answers before a
+// send returns.
 func (c *Conn) recv(p []byte) (int, error) {
-	for {
-		n, _, err := unix.Recvfrom(c.fd, p, 0)
-		if err != unix.EINTR {
-			return n, err
-		}
+	n, err := direct.Receive(c.fd, p)
+	for err == unix.EAGAIN || err == unix.EINTR {
+		n, err = unix.Read(c.fd, p)
 	}
+	return n, err
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/fabric/direct"
 )
 
 // LinkInfo is an interface as the kernel has it.
@@ -107,7 +109,7 @@ func (c *Conn) dumpOnce(typ int, body []byte, each func(payload []byte)) error {
 	b.body(body)
 	b.end()
 	binary.NativeEndian.PutUint32(b.buf[8:], c.seq)
-	if err := c.send(b.buf); err != nil {
+	if _, err := direct.Write(c.fd, b.buf); err != nil {
 		return err
 	}
 	want, done, interrupted := c.seq, false, false
