@@ -35,8 +35,9 @@ type Fabric struct {
 	lab  string
 	sink event.Sink
 
-	change sync.Mutex // held by whoever changes the lab
-	lock   *os.File   // nil after Destroy or Close
+	change  sync.Mutex // held by whoever changes the lab
+	lock    *os.File   // nil after Destroy or Close
+	witness *witness   // of its end; nil likewise
 
 	// mu keeps readers off the fields below while they change; who holds
 	// change reads them without it.
@@ -82,7 +83,10 @@ func New(lab string, sink event.Sink) (*Fabric, error) {
 		return nil, err
 	}
 	f := &Fabric{lab: lab, sink: sink, lock: lock, nodes: map[string]*node{}, applied: objects{}}
-	if err := errors.Join(prepareNetnsDir(), f.adopt()); err != nil {
+	if f.witness, err = newWitness(""); err == nil {
+		err = errors.Join(prepareNetnsDir(), f.adopt())
+	}
+	if err != nil {
 		f.drop()
 		lock.Close()
 		return nil, fmt.Errorf("lab %s: %w", lab, err)
@@ -283,12 +287,8 @@ func (f *Fabric) Destroy(ctx context.Context) error {
 	if f.lock == nil {
 		return nil
 	}
-	// From here on a crash leaves a record that tells all.
-	if len(f.nodes) > 0 {
-		if err := f.intend(State{}); err != nil {
-			return err
-		}
-	}
+	// The record tells all to whoever comes after a crash: what the last Apply
+	// reached, or meant to.
 	g, err := f.graves()
 	if err != nil {
 		return fmt.Errorf("destroy lab %s: %w", f.lab, err)
@@ -308,6 +308,7 @@ func (f *Fabric) graves() (g graves, err error) {
 	if g.mounts, err = readMounts(); err != nil {
 		return g, err
 	}
+	g.witness, f.witness = f.witness, nil
 	for _, name := range sortedKeys(f.nodes) {
 		n, path := f.nodes[name], nsPath(f.lab, name)
 		inode, mounted := g.mounts.inodes[nsName(f.lab, name)]
@@ -363,6 +364,10 @@ func (f *Fabric) drop() {
 		fds = n.release(fds)
 	}
 	closeAll(fds)
+	if f.witness != nil {
+		f.witness.close()
+		f.witness = nil
+	}
 	f.nodes, f.applied, f.state = map[string]*node{}, objects{}, State{}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/vpclab/vpclab/emu/fabric/direct"
 	"github.com/vpclab/vpclab/emu/fabric/rtnl"
 )
 
@@ -25,6 +25,8 @@ type graves struct {
 	paths  []string
 	inodes map[uint64]bool // those that exist
 	last   string          // path of one that exists
+	// witness, if there is one already, is let go after all others.
+	witness *witness
 }
 
 // add takes a name, and the namespace that it leads to; 0: none.
@@ -51,17 +53,23 @@ func (g *graves) empty(ctx context.Context) error {
 	errs := []error{killInside(g.inodes)}
 	held, err := g.hurry()
 	errs = append(errs, err)
-	if g.last != "" {
-		held = append(held, g.last)
-	}
 	var witnesses []*witness
-	for _, path := range held {
+	watch := func(path string) {
 		w, err := newWitness(path)
 		if err != nil {
 			errs = append(errs, err)
-			continue
+			return
 		}
 		witnesses = append(witnesses, w)
+	}
+	for _, path := range held {
+		watch(path)
+	}
+	switch { // the one for all others is the last
+	case g.witness != nil:
+		witnesses = append(witnesses, g.witness)
+	case g.last != "":
+		watch(g.last)
 	}
 	errs = append(errs, g.unname())
 	for _, w := range witnesses {
@@ -114,7 +122,7 @@ func (g *graves) hurry() (held []string, err error) {
 			if err := writeSysctl("net.ipv4.tcp_orphan_retries", "1"); err != nil {
 				return err
 			}
-			if path != g.last {
+			if path != g.last || g.witness != nil {
 				held = append(held, path)
 			}
 		}
@@ -129,7 +137,7 @@ func (g *graves) hurry() (held []string, err error) {
 // sockstat reads one of TCP's numbers in the namespace that the thread is in;
 // "orphan" counts those of all namespaces.
 func sockstat(what string) (int, error) {
-	text, err := os.ReadFile("/proc/thread-self/net/sockstat")
+	text, err := direct.ReadFile("/proc/thread-self/net/sockstat")
 	if err != nil {
 		return 0, err
 	}
@@ -154,52 +162,70 @@ type witness struct {
 // witnessName is the far end's name, which no node uses.
 const witnessName = "vpclab-witness"
 
+// newWitness watches the namespace at path. Without one it makes a namespace
+// that has nothing to do but to end after all others.
 func newWitness(path string) (*witness, error) {
-	w := witness{far: netns.None()}
-	err := onThread(func() error {
-		far, err := netns.GetFromPath(path)
-		if err != nil {
+	w := &witness{far: netns.None()}
+	err := onThread(func() (err error) {
+		if w.far, err = farNamespace(path); err != nil {
 			return err
 		}
-		w.far = far
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		if err := direct.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
-		conn, err := rtnl.Dial()
-		if err != nil {
+		if w.conn, err = rtnl.Dial(); err != nil {
 			return err
 		}
 		var b rtnl.Batch
-		b.Veth(rtnl.Veth{Link: rtnl.Link{Name: "near"}, Peer: rtnl.Link{Name: witnessName}, PeerNS: int(far)})
-		if err := conn.Do(&b); err != nil {
-			conn.Close()
+		b.Veth(rtnl.Veth{Link: rtnl.Link{Name: "near"}, Peer: rtnl.Link{Name: witnessName}, PeerNS: int(w.far)})
+		if err := w.conn.DoDirect(&b); err != nil {
 			return err
 		}
-		if err := conn.Watch(unix.RTNLGRP_LINK); err != nil {
-			conn.Close()
-			return err
-		}
-		w.conn = conn
-		return nil
+		return w.conn.Watch(unix.RTNLGRP_LINK)
 	})
 	if err != nil {
-		w.letGo()
+		w.close()
 		return nil, fmt.Errorf("watch the namespaces end: %w", err)
 	}
-	return &w, nil
+	return w, nil
+}
+
+func farNamespace(path string) (netns.NsHandle, error) {
+	if path != "" {
+		return netns.GetFromPath(path)
+	}
+	if err := direct.Unshare(unix.CLONE_NEWNET); err != nil {
+		return netns.None(), err
+	}
+	conn, err := rtnl.Dial()
+	if err != nil {
+		return netns.None(), err
+	}
+	defer conn.Close()
+	ns, err := conn.Namespace()
+	return netns.NsHandle(ns), err
 }
 
 // letGo lets the far namespace end: after the names of all were taken away, so
 // that it is the last.
 func (w *witness) letGo() {
 	if w.far.IsOpen() {
-		_ = w.far.Close()
+		_ = direct.Close(int(w.far))
+		w.far = netns.None()
+	}
+}
+
+// close gives the witness up.
+func (w *witness) close() {
+	w.letGo()
+	if w.conn != nil {
+		w.conn.Close()
 	}
 }
 
 // wait returns when the far namespace is gone.
 func (w *witness) wait(ctx context.Context) error {
-	defer w.conn.Close()
+	defer w.close()
 	ctx, cancel := context.WithTimeoutCause(ctx, goneDeadline, fmt.Errorf("namespaces still there after %v: a process or socket holds one", goneDeadline))
 	defer cancel()
 	err := w.conn.Await(ctx, func(typ uint16, link rtnl.LinkInfo) bool {

@@ -1,7 +1,7 @@
 package fabric
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -48,19 +48,11 @@ type mounts struct {
 // than anything else in the end of a lab.
 func readMounts() (mounts, error) {
 	m := mounts{inodes: map[string]uint64{}}
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return m, err
+	text, err := direct.ReadFile("/proc/self/mountinfo")
+	for line := range bytes.Lines(text) {
+		m.line(string(line))
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		m.line(lines.Text())
-	}
-	if err := lines.Err(); err != nil {
-		return m, fmt.Errorf("read %s: %w", f.Name(), err)
-	}
-	return m, nil
+	return m, err
 }
 
 // line takes a line of mountinfo (proc_pid_mountinfo(5)):
@@ -115,18 +107,10 @@ func renewNetnsDir() error {
 
 // namesTaken are the names in netnsDir, whatever is behind them.
 func namesTaken() (map[string]bool, error) {
-	d, err := os.Open(netnsDir)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", netnsDir, err)
-	}
+	names, err := direct.Names(netnsDir)
 	taken := make(map[string]bool, len(names))
 	for _, name := range names {
 		taken[name] = true
 	}
-	return taken, nil
+	return taken, err
 }

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/fabric/direct"
 )
 
 // killDeadline is how long a killed process may take to be gone; one that
@@ -23,15 +25,16 @@ func killInside(inodes map[uint64]bool) error {
 	if len(inodes) == 0 {
 		return nil
 	}
-	procs, err := os.ReadDir("/proc")
+	procs, err := direct.Names("/proc")
 	if err != nil {
 		return fmt.Errorf("list processes: %w", err)
 	}
 	var dying []unix.PollFd
 	var errs []error
+	self, threads := os.Getpid(), kernelThreads()
 	for _, p := range procs {
-		pid, err := strconv.Atoi(p.Name())
-		if err != nil || pid == os.Getpid() || !isInside(p.Name(), inodes) {
+		pid, err := strconv.Atoi(p)
+		if err != nil || pid == self || threads[p] || !isInside(p, inodes) {
 			continue
 		}
 		fd, err := unix.PidfdOpen(pid, 0)
@@ -41,7 +44,7 @@ func killInside(inodes map[uint64]bool) error {
 		if err == nil {
 			dying = append(dying, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 			// The number may belong to another process by now.
-			if isInside(p.Name(), inodes) {
+			if isInside(p, inodes) {
 				err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 			}
 		}
@@ -57,9 +60,26 @@ func killInside(inodes map[uint64]bool) error {
 }
 
 func isInside(pid string, inodes map[uint64]bool) bool {
-	var st unix.Stat_t
-	// Fails for kernel threads and for processes that ended meanwhile.
-	return unix.Stat(filepath.Join("/proc", pid, "ns/net"), &st) == nil && inodes[st.Ino]
+	inode, err := direct.InodeOf("/proc/" + pid + "/ns/net")
+	return err == nil && inodes[inode] // else it ended meanwhile
+}
+
+// kernelThreads are the children of process 2, where that is the kernel's and
+// says so: most processes of a small machine, and none of them is inside.
+func kernelThreads() map[string]bool {
+	// What has no program is no process of anybody's.
+	if _, err := os.Readlink("/proc/2/exe"); !errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	list, err := direct.ReadFile("/proc/2/task/2/children")
+	if err != nil {
+		return nil // a kernel that does not tell
+	}
+	threads := map[string]bool{"2": true}
+	for pid := range strings.FieldsSeq(string(list)) {
+		threads[pid] = true
+	}
+	return threads
 }
 
 // waitAll waits until each of the process descriptors says that its process

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/fabric/direct"
 )
 
 // recordDir holds one folder a lab: what a successor needs to clean up, or to
@@ -178,7 +180,7 @@ func (r record) settle() error {
 	if err := r.write(recordPath(r.Lab)); err != nil {
 		return err
 	}
-	if err := os.Remove(intentPath(r.Lab)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := direct.Unlink(intentPath(r.Lab)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("record lab %s: %w", r.Lab, err)
 	}
 	return nil
@@ -195,7 +197,7 @@ func (r record) write(path string) error {
 	if err != nil {
 		return fmt.Errorf("record lab %s: %w", r.Lab, err)
 	}
-	if err := os.WriteFile(path+".new", data, 0o644); err != nil {
+	if err := direct.WriteFile(path+".new", data, 0o644); err != nil {
 		return fmt.Errorf("record lab %s: %w", r.Lab, err)
 	}
 	if err := os.Rename(path+".new", path); err != nil {
@@ -206,12 +208,15 @@ func (r record) write(path string) error {
 
 // forget removes a lab's folder; the lock goes last, and unlocked after.
 func forget(lab string, lock *os.File) error {
-	for _, path := range []string{recordPath(lab) + ".new", recordPath(lab), intentPath(lab) + ".new", intentPath(lab), lockPath(lab), labDir(lab)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
-			return fmt.Errorf("forget lab %s: %w", lab, err)
+	for _, path := range []string{recordPath(lab), intentPath(lab), recordPath(lab) + ".new", intentPath(lab) + ".new", lockPath(lab)} {
+		if err := direct.Unlink(path); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("forget lab %s: remove %s: %w", lab, path, err)
 		}
 	}
-	_ = os.Remove(recordDir) // if this was the last lab
+	if err := direct.Rmdir(labDir(lab)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTEMPTY) {
+		return fmt.Errorf("forget lab %s: remove %s: %w", lab, labDir(lab), err)
+	}
+	_ = direct.Rmdir(recordDir) // if this was the last lab
 	return lock.Close()
 }
 

@@ -14,6 +14,8 @@ package direct
 
 import (
 	"errors"
+	"os"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +85,80 @@ func Receive(fd int, p []byte) (int, error) {
 	return call(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
 }
 
+// ReadFile reads a whole file, those of /proc with few calls.
+func ReadFile(path string) ([]byte, error) {
+	fd, err := Open(path, unix.O_RDONLY|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer Close(fd)
+	data := make([]byte, 0, 8<<10)
+	for {
+		data = slices.Grow(data, 4<<10)
+		room := data[len(data):cap(data)]
+		n, err := call(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(room))), uintptr(len(room)), 0, 0, 0)
+		if err != nil {
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		}
+		if n == 0 {
+			return data, nil
+		}
+		data = data[:len(data)+n]
+	}
+}
+
+// WriteFile makes a file, or replaces what is in it.
+func WriteFile(path string, data []byte, mode uint32) error {
+	p, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return err
+	}
+	fd, err := call(unix.SYS_OPENAT, atCWD, uintptr(unsafe.Pointer(p)), unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, uintptr(mode), 0, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	for len(data) > 0 && err == nil {
+		var n int
+		n, err = Write(fd, data)
+		data = data[n:]
+	}
+	if err = errors.Join(err, Close(fd)); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
+}
+
+// Names are those in a folder, in no order.
+func Names(dir string) (names []string, err error) {
+	fd, err := Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer Close(fd)
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := call(unix.SYS_GETDENTS64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0, 0, 0)
+		if err != nil {
+			return nil, &os.PathError{Op: "read", Path: dir, Err: err}
+		}
+		if n == 0 {
+			return names, nil
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+}
+
+// InodeOf is Inode of a file by its path, links followed.
+func InodeOf(path string) (uint64, error) {
+	p, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return 0, err
+	}
+	var st unix.Stat_t
+	_, err = call(unix.SYS_NEWFSTATAT, atCWD, uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(&st)), 0, 0, 0)
+	return st.Ino, err
+}
+
 // Inode is the number by which the kernel knows an open file.
 func Inode(fd int) (uint64, error) {
 	var st unix.Stat_t
@@ -103,13 +179,18 @@ func Mknod(path string, mode uint32) error {
 // atCWD is AT_FDCWD, -100.
 const atCWD = ^uintptr(99)
 
-// Unlink removes a name.
-func Unlink(path string) error {
+// Unlink removes a name of a file.
+func Unlink(path string) error { return unlink(path, 0) }
+
+// Rmdir removes an empty folder.
+func Rmdir(path string) error { return unlink(path, unix.AT_REMOVEDIR) }
+
+func unlink(path string, flags uintptr) error {
 	p, err := unix.BytePtrFromString(path)
 	if err != nil {
 		return err
 	}
-	_, err = call(unix.SYS_UNLINKAT, atCWD, uintptr(unsafe.Pointer(p)), 0, 0, 0, 0)
+	_, err = call(unix.SYS_UNLINKAT, atCWD, uintptr(unsafe.Pointer(p)), flags, 0, 0, 0)
 	return err
 }
 

@@ -1,8 +1,11 @@
 package direct
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,6 +29,40 @@ func TestCalls(t *testing.T) {
 	require.Equal(t, 4, n)
 	require.NoError(t, Unlink(path))
 	require.ErrorIs(t, Unlink(path), unix.ENOENT)
+}
+
+func TestFiles(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 2000 { // several buffers of names
+		require.NoError(t, WriteFile(filepath.Join(dir, fmt.Sprintf("file-%d-%s", i, strings.Repeat("x", 50))), nil, 0o600))
+	}
+	names, err := Names(dir)
+	require.NoError(t, err)
+	require.Len(t, names, 2000)
+	_, err = Names(filepath.Join(dir, "none"))
+	require.ErrorIs(t, err, unix.ENOENT)
+
+	path, text := filepath.Join(dir, "text"), []byte(strings.Repeat("a line\n", 9000))
+	require.NoError(t, WriteFile(path, text, 0o640))
+	got, err := ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(text), string(got))
+	require.NoError(t, WriteFile(path, []byte("less"), 0o640))
+	got, err = os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "less", string(got))
+	st, err := os.Stat(path)
+	require.NoError(t, err)
+	inode, err := InodeOf(path)
+	require.NoError(t, err)
+	require.Equal(t, st.Sys().(*syscall.Stat_t).Ino, inode)
+	proc, err := ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	require.Contains(t, string(proc), " / ")
+
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "sub"), 0o700))
+	require.ErrorIs(t, Rmdir(dir), unix.ENOTEMPTY)
+	require.NoError(t, Rmdir(filepath.Join(dir, "sub")))
 }
 
 func TestSocket(t *testing.T) {
