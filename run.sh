@@ -6,6 +6,7 @@
 #   ./run.sh VERB [ARG…]    any verb of vpclab, as in ./run.sh doctor
 #   ./run.sh kernel-image   unpack Debian's stock kernel into the cache folder
 #   ./run.sh frr            unpack Debian's FRR into the cache folder
+#   ./run.sh bench build    how fast labs are built, beside the kernel's own cost and peers
 #
 # As root it installs Debian's package user-mode-linux by apt-get; as an
 # ordinary user it unpacks the same package into the cache folder
@@ -279,6 +280,24 @@ private_apt() {
 	CONF
 }
 
+# bench build [FLAG…]: docs/performance.md has its table. FLAGs are those of Go's
+# tests and -peers=false, as in: ./run.sh bench build -test.bench 'Build/machines=100$'
+bench() {
+	[ "${1:-}" = build ] || {
+		say "bench ${1:-}: the one benchmark is: ./run.sh bench build"
+		exit 2
+	}
+	shift
+	get_kernel
+	local work status=0
+	work=$(mktemp -d "${TMPDIR:-/tmp}/vpclab-bench.XXXXXX")
+	(cd "$here" && CGO_ENABLED=0 go test -c -o "$work/speed.test" ./emu/lab/speed)
+	(cd "$here/emu/lab/speed" && "$bin" kernel exec --kernel "${VPCLAB_TEST_KERNEL:-uml}" --memory 4GiB -- \
+		"$work/speed.test" -test.run '^$' -test.bench . -test.benchtime 7x -test.timeout 60m "$@") || status=$?
+	rm -rf "$work"
+	return $status
+}
+
 main() {
 	case ${1:-} in
 	kernel-image)
@@ -299,6 +318,10 @@ main() {
 		# shellcheck source=.ci/tests.sh disable=SC1091
 		. "$here/.ci/tests.sh"
 		run_tests "$@"
+		return
+	fi
+	if [ "${1:-}" = bench ]; then
+		bench "${@:2}"
 		return
 	fi
 	case ${1:-} in
