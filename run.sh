@@ -281,7 +281,7 @@ private_apt() {
 }
 
 # bench build [FLAG…]: docs/performance.md has its table. FLAGs are those of Go's
-# tests and -peers=false, as in: ./run.sh bench build -test.bench 'Build/machines=100$'
+# tests and -peers, as in: ./run.sh bench build -test.bench 'Build/machines=100$' -peers none
 bench() {
 	[ "${1:-}" = build ] || {
 		say "bench ${1:-}: the one benchmark is: ./run.sh bench build"

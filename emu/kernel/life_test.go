@@ -245,8 +245,12 @@ func TestLauncherAndWardenKilled(t *testing.T) {
 			_ = l.cmd.Process.Kill()
 			_ = unix.Kill(warden, unix.SIGKILL)
 			awaitEnds(t, fds, lifeLimit)
-			// Nobody was left to clear the folder; the next start there does.
+			// Nobody was left to clear the folder; the next start there does,
+			// as soon as the machine's kernel has let go of the dead ones' lock.
 			s, err := newScratch(l.dir)
+			for until := time.Now().Add(lifeLimit); errors.Is(err, errInUse) && time.Now().Before(until); {
+				s, err = newScratch(l.dir)
+			}
 			if err != nil {
 				t.Fatalf("the folder cannot be used again: %v", err)
 			}

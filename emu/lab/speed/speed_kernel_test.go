@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -43,26 +45,32 @@ func TestBuildNearFloor(t *testing.T) {
 	}
 }
 
-// peers lets the others take part, too: they need minutes.
-var peers = flag.Bool("peers", true, "let the netlink library, ip -batch and Mininet build, too")
+// peers are the others that take part, too: they need minutes.
+var peers = flag.String("peers", "library,ip,mininet", "who builds beside vpclab and the floor: some of library, ip and mininet, or none")
 
 // contestants are all that take part in the benchmark. Who needs minutes takes
 // part in few rounds.
 func contestants() []contestant {
 	all := []contestant{{name: "floor", build: floor}, {name: "vpclab", build: ours}}
-	if !*peers {
-		return all
-	}
-	return append(all,
-		contestant{name: "netlink library", build: library, rounds: func(n int) (int, string) {
+	for _, p := range []struct {
+		flag string
+		contestant
+	}{
+		{"library", contestant{name: "netlink library", build: library, rounds: func(n int) (int, string) {
 			return upTo(n, []limit{{100, -1}, {1000, 3}})
-		}},
-		contestant{name: "ip -batch", build: script, rounds: func(n int) (int, string) {
+		}}},
+		{"ip", contestant{name: "ip -batch", build: script, rounds: func(n int) (int, string) {
 			return upTo(n, []limit{{100, 5}, {1000, 1}})
-		}},
-		contestant{name: "Mininet", build: mininet, unable: noMininet, rounds: func(n int) (int, string) {
+		}}},
+		{"mininet", contestant{name: "Mininet", build: mininet, unable: noMininet, rounds: func(n int) (int, string) {
 			return upTo(n, []limit{{100, 3}})
-		}})
+		}}},
+	} {
+		if slices.Contains(strings.Split(*peers, ","), p.flag) {
+			all = append(all, p.contestant)
+		}
+	}
+	return all
 }
 
 // limit is in how many rounds somebody takes part in contests of up to
