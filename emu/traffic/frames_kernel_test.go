@@ -93,12 +93,38 @@ func TestFramesFindACableBetweenLANs(t *testing.T) {
 	eps := append(lan(t, "a", 2), lan(t, "b", 2)...)
 	in(t, "sw-a", "link add leak type veth peer name leak netns sw-b", "link set leak master br0 up")
 	in(t, "sw-b", "link set leak master br0 up")
+	awaitOperational(t, "sw-a", "leak")
+	awaitOperational(t, "sw-b", "leak")
 	e, ports := etherOn(t, eps)
 	m := askFrames(t, e, FrameConfig{Ports: ports})
 	wantCells(t, m, ".ALL", "A.LL", "LL.A", "LLA.")
 	for _, p := range m.Leaked {
 		if p.Broadcasts == 0 || p.Unicasts == 0 {
 			t.Errorf("%v: both kinds of frames were to cross", p)
+		}
+	}
+}
+
+// awaitOperational waits until the kernel has looked at a new port's carrier:
+// a bridge does not forward by it before.
+func awaitOperational(t *testing.T, node, dev string) {
+	t.Helper()
+	for until := time.Now().Add(5 * time.Second); ; {
+		var state netlink.LinkOperState
+		err := enter(node, func() error {
+			l, err := netlink.LinkByName(dev)
+			if err == nil {
+				state = l.Attrs().OperState
+			}
+			return err
+		})
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case state == netlink.OperUp:
+			return
+		case time.Now().After(until):
+			t.Fatalf("waited 5s: %s:%s is %v", node, dev, state)
 		}
 	}
 }
