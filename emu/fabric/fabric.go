@@ -5,8 +5,9 @@
 // (compile.go) makes the plain part of it from a topo.Plan. object.go takes a
 // State apart into comparable objects, observe.go sees which of them the
 // kernel holds, diff.go tells what is left to do and apply.go does it, through
-// namespaces (netns.go), queueing disciplines (impair.go, classes.go) and
-// batched netlink (package rtnl). A record under /run/vpclab (record.go) lets a
+// namespaces (netns.go, mounts.go), queueing disciplines (impair.go,
+// classes.go) and batched netlink (package rtnl), by system calls that cost
+// little (package direct). A record under /run/vpclab (record.go) lets a
 // successor go on or clean up (gc.go, graves.go, process.go) after a crash.
 // inspect.go, macs.go and capture.go are for looking; announce.go tells a LAN
 // where a machine is. Nothing outside this folder calls setns or locks a

@@ -154,31 +154,45 @@ func sockstat(what string) (int, error) {
 // taken apart in batches, in the order in which they died, so when the near
 // end is gone, all that died before are; those that something holds have
 // witnesses of their own.
+//
+// A netlink socket lets its namespace go some time after it was closed, with
+// the kernel's RCU, and each node has one. The last to die must be held by such
+// a socket too, or it would overtake them.
 type witness struct {
-	conn *rtnl.Conn     // the near namespace lives as long as this socket
-	far  netns.NsHandle // and the far one as long as this, see letGo
+	conn *rtnl.Conn // the near namespace lives as long as this
+	far  *rtnl.Conn // and the far one as long as this, see letGo
 }
 
-// witnessName is the far end's name, which no node uses.
-const witnessName = "vpclab-witness"
+const (
+	nearName    = "near"
+	witnessName = "vpclab-witness" // the far end's, which no node uses
+)
 
 // newWitness watches the namespace at path. Without one it makes a namespace
 // that has nothing to do but to end after all others.
 func newWitness(path string) (*witness, error) {
-	w := &witness{far: netns.None()}
+	var w witness
 	err := onThread(func() (err error) {
-		if w.far, err = farNamespace(path); err != nil {
+		if err := enter(path); err != nil {
 			return err
 		}
-		if err := direct.Unshare(unix.CLONE_NEWNET); err != nil {
+		if w.far, err = rtnl.Dial(); err != nil {
+			return err
+		}
+		if err := enter(""); err != nil {
 			return err
 		}
 		if w.conn, err = rtnl.Dial(); err != nil {
 			return err
 		}
+		near, err := w.conn.Namespace()
+		if err != nil {
+			return err
+		}
+		defer direct.Close(near)
 		var b rtnl.Batch
-		b.Veth(rtnl.Veth{Link: rtnl.Link{Name: "near"}, Peer: rtnl.Link{Name: witnessName}, PeerNS: int(w.far)})
-		if err := w.conn.DoDirect(&b); err != nil {
+		b.Veth(rtnl.Veth{Link: rtnl.Link{Name: witnessName}, Peer: rtnl.Link{Name: nearName}, PeerNS: near})
+		if err := w.far.DoDirect(&b); err != nil {
 			return err
 		}
 		return w.conn.Watch(unix.RTNLGRP_LINK)
@@ -187,31 +201,28 @@ func newWitness(path string) (*witness, error) {
 		w.close()
 		return nil, fmt.Errorf("watch the namespaces end: %w", err)
 	}
-	return w, nil
+	return &w, nil
 }
 
-func farNamespace(path string) (netns.NsHandle, error) {
-	if path != "" {
-		return netns.GetFromPath(path)
+// enter moves the thread, one of onThread's, into the namespace at path, or
+// into a new one.
+func enter(path string) error {
+	if path == "" {
+		return direct.Unshare(unix.CLONE_NEWNET)
 	}
-	if err := direct.Unshare(unix.CLONE_NEWNET); err != nil {
-		return netns.None(), err
-	}
-	conn, err := rtnl.Dial()
+	ns, err := netns.GetFromPath(path)
 	if err != nil {
-		return netns.None(), err
+		return err
 	}
-	defer conn.Close()
-	ns, err := conn.Namespace()
-	return netns.NsHandle(ns), err
+	defer ns.Close()
+	return netns.Set(ns)
 }
 
-// letGo lets the far namespace end: after the names of all were taken away, so
-// that it is the last.
+// letGo lets the far namespace end: after the names of all were taken away and
+// their sockets closed, so that it is the last.
 func (w *witness) letGo() {
-	if w.far.IsOpen() {
-		_ = direct.Close(int(w.far))
-		w.far = netns.None()
+	if w.far != nil {
+		w.far.Close()
 	}
 }
 
@@ -229,7 +240,7 @@ func (w *witness) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, goneDeadline, fmt.Errorf("namespaces still there after %v: a process or socket holds one", goneDeadline))
 	defer cancel()
 	err := w.conn.Await(ctx, func(typ uint16, link rtnl.LinkInfo) bool {
-		return typ == unix.RTM_DELLINK && link.Name == "near"
+		return typ == unix.RTM_DELLINK && link.Name == nearName
 	})
 	if err != nil {
 		return fmt.Errorf("wait for the kernel to end namespaces: %w", err)
