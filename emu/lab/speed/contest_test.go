@@ -24,7 +24,8 @@ type contestant struct {
 // lap is what one contestant did in one round.
 type lap struct {
 	build, destroy time.Duration
-	memory         float64 // kB a machine in the kernel and in processes that it needs
+	gone           time.Duration // from the begin of destroy until the kernel has its memory back
+	memory         float64       // kB a machine in the kernel and in processes that it needs
 }
 
 // contest lets contestants build and destroy stars of one size in turns.
@@ -110,11 +111,37 @@ func (c *contest) lap(x contestant) (lap, error) {
 	if err := b.works(c.n); err != nil {
 		return lap{}, fmt.Errorf("it does not work: %w", err)
 	}
+	began := time.Now()
 	down, err := b.destroy()
 	if err != nil {
 		return lap{}, fmt.Errorf("destroy: %w", err)
 	}
-	return lap{b.took, down, (after - before) / float64(c.n)}, nil
+	if err := waitForMemory(before + max((after-before)/10, kept)); err != nil {
+		return lap{}, fmt.Errorf("destroy: %w", err)
+	}
+	return lap{b.took, down, time.Since(began), (after - before) / float64(c.n)}, nil
+}
+
+// kept is what the kernel may keep for later, in kB.
+const kept = 4 << 10
+
+// waitForMemory waits until no more than most is in use, in kB. What is called
+// destroyed has no devices any more; the kernel takes the rest apart after
+// that.
+func waitForMemory(most float64) error {
+	const (
+		tick     = 2 * time.Millisecond
+		patience = 60 * time.Second
+	)
+	for until := time.Now().Add(patience); ; time.Sleep(tick) {
+		now, err := memoryInUse()
+		if err != nil || now <= most {
+			return err
+		}
+		if time.Now().After(until) {
+			return fmt.Errorf("%.0f kB are still in use after %v, more than %.0f", now, patience, most)
+		}
+	}
 }
 
 // settledMemory is memoryInUse when the kernel has given back what the last
@@ -190,3 +217,4 @@ func (c *contest) ratios(name string, part func(lap) time.Duration) []float64 {
 
 func (l lap) up() time.Duration   { return l.build }
 func (l lap) down() time.Duration { return l.destroy }
+func (l lap) back() time.Duration { return l.gone }

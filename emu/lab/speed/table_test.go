@@ -3,6 +3,7 @@ package speed
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -15,8 +16,8 @@ import (
 // interval of 95 % for them where n is large enough and else the extremes.
 func (c *contest) table(w io.Writer) {
 	fmt.Fprintf(w, "\n%d machines, %s\n\n", c.n, kernelName())
-	fmt.Fprintln(w, "| builder | n | build, s | nodes/s | × floor | destroy, s | × floor | kB a node |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|")
+	fmt.Fprintln(w, "| builder | n | build, s | nodes/s | × floor | destroy, s | × floor | memory back, s | kB a node |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|")
 	for _, x := range c.contestants {
 		up := metrics.Summarize(c.seconds(x.name, lap.up))
 		down := metrics.Summarize(c.seconds(x.name, lap.down))
@@ -24,9 +25,9 @@ func (c *contest) table(w io.Writer) {
 		for _, l := range c.laps[x.name] {
 			memory = append(memory, l.memory)
 		}
-		fmt.Fprintf(w, "| %s | %d | %s | %.0f | %s | %s | %s | %.0f |\n", x.name, up.N, spread(up), float64(c.n)/up.Median,
+		fmt.Fprintf(w, "| %s | %d | %s | %.0f | %s | %s | %s | %s | %.0f |\n", x.name, up.N, spread(up), float64(c.n)/up.Median,
 			spread(metrics.Summarize(c.ratios(x.name, lap.up))), spread(down),
-			spread(metrics.Summarize(c.ratios(x.name, lap.down))), metrics.Summarize(memory).Median)
+			spread(metrics.Summarize(c.ratios(x.name, lap.down))), spread(metrics.Summarize(c.seconds(x.name, lap.back))), metrics.Summarize(memory).Median)
 	}
 	for name, why := range c.absent {
 		fmt.Fprintf(w, "\n%s did not take part: %s.\n", name, why)
@@ -66,7 +67,7 @@ func kernelName() string {
 		return "an unknown kernel"
 	}
 	name := "Linux " + unix.ByteSliceToString(u.Release[:])
-	if strings.Contains(unix.ByteSliceToString(u.Version[:]), "UML") || strings.Contains(unix.ByteSliceToString(u.Release[:]), "um") {
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil && strings.Contains(string(info), "User Mode Linux") {
 		name = "User Mode " + name
 	}
 	return name + ", " + time.Now().UTC().Format(time.DateOnly)
