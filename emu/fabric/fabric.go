@@ -57,7 +57,7 @@ type Fabric struct {
 }
 
 // heapPerNode is about what Apply allocates for a new node, in bytes.
-const heapPerNode = 12 << 10
+const heapPerNode = 20 << 10
 
 // Option changes how Apply works.
 type Option int

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"runtime/debug"
+	"runtime"
 	"strconv"
 	"time"
 )
@@ -95,7 +95,7 @@ func (c *contest) warmUp() error {
 }
 
 func (c *contest) lap(x contestant) (lap, error) {
-	debug.FreeOSMemory() // everybody begins with the heap of a new process
+	runtime.GC() // nobody pays for another's garbage
 	before, err := settledMemory()
 	if err != nil {
 		return lap{}, err
@@ -116,32 +116,36 @@ func (c *contest) lap(x contestant) (lap, error) {
 	if err != nil {
 		return lap{}, fmt.Errorf("destroy: %w", err)
 	}
-	if err := waitForMemory(before + max((after-before)/10, kept)); err != nil {
+	gone, err := sinkingMemory(began)
+	if err != nil {
 		return lap{}, fmt.Errorf("destroy: %w", err)
 	}
-	return lap{b.took, down, time.Since(began), (after - before) / float64(c.n)}, nil
+	return lap{b.took, down, gone, (after - before) / float64(c.n)}, nil
 }
 
-// kept is what the kernel may keep for later, in kB.
-const kept = 4 << 10
-
-// waitForMemory waits until no more than most is in use, in kB. What is called
-// destroyed has no devices any more; the kernel takes the rest apart after
-// that.
-func waitForMemory(most float64) error {
+// sinkingMemory waits while the memory in use sinks, and says when it last did,
+// from a moment on. What is called destroyed has no devices any more; the
+// kernel takes the rest apart after that.
+func sinkingMemory(from time.Time) (last time.Duration, err error) {
 	const (
 		tick     = 2 * time.Millisecond
+		quiet    = 300 * time.Millisecond
 		patience = 60 * time.Second
+		little   = 50 // kB
 	)
-	for until := time.Now().Add(patience); ; time.Sleep(tick) {
-		now, err := memoryInUse()
-		if err != nil || now <= most {
-			return err
+	least, err := memoryInUse()
+	last = time.Since(from)
+	for err == nil && time.Since(from) < last+quiet {
+		if time.Since(from) > patience {
+			return 0, fmt.Errorf("the kernel still gives memory back after %v", patience)
 		}
-		if time.Now().After(until) {
-			return fmt.Errorf("%.0f kB are still in use after %v, more than %.0f", now, patience, most)
+		time.Sleep(tick)
+		var now float64
+		if now, err = memoryInUse(); now < least-little {
+			least, last = now, time.Since(from)
 		}
 	}
+	return last, err
 }
 
 // settledMemory is memoryInUse when the kernel has given back what the last
