@@ -1,0 +1,72 @@
+package guest
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/vpclab/vpclab/emu/event"
+)
+
+// PageSize is that of a guest's memory, and the block size of its disk.
+const PageSize = 4096
+
+// Bitmap has a bit for each page or block. It lies in shared memory: the guest
+// sets bits while a hypervisor takes them, so all access is atomic.
+type Bitmap []atomic.Uint64
+
+// Spec is what a VM is, as the scenario file has it.
+type Spec struct {
+	Name     string
+	Memory   int64  // bytes, a multiple of PageSize
+	Disk     int64  // bytes, a multiple of PageSize; 0: none
+	Workload string // tpcw, kernelbuild, specjbb, mmuncher, idle, trace
+	// Scale is by what the published workload of 1 GiB is made smaller:
+	// Memory / 1 GiB where the file says nothing. Hot sets and caches shrink
+	// with it; dirty rates in bytes a second stay.
+	Scale float64
+	Seed  uint64
+	Port  int    // where clients are served, TCP
+	Trace string // workload trace: the file
+}
+
+// Control is how a hypervisor's agent steers a guest; a client of the guest
+// process's control socket implements it. Calls are safe to repeat.
+type Control interface {
+	// Pause stops the guest between two steps of its work: until Resume or
+	// Adopt it changes no byte of memory or disk and answers no client. at is
+	// when the last step ended; state is what the virtual CPUs and devices
+	// hold: what a successor needs besides memory and disk.
+	Pause(ctx context.Context) (at event.Mono, state []byte, err error)
+	// Resume lets a paused guest go on where it is.
+	Resume(ctx context.Context) (at event.Mono, err error)
+	// Prepare maps the memory in folder ahead of Adopt, so that mapping it
+	// costs no time while the guest stands.
+	Prepare(ctx context.Context, folder string, opt AdoptOptions) error
+	// Adopt lets a paused guest go on with the memory and disk in folder, and
+	// state. It never touches its former memory and disk again.
+	Adopt(ctx context.Context, folder string, state []byte, opt AdoptOptions) (at event.Mono, err error)
+	// Mirror has each write to the disk reported to the socket at path, and
+	// counted as done only when that has acknowledged it; "" ends that. When
+	// the socket closes the guest goes on without it: what was not
+	// acknowledged is in the disk's bitmap.
+	Mirror(ctx context.Context, path string) error
+	// Status tells what it does now.
+	Status(ctx context.Context) (Status, error)
+}
+
+// AdoptOptions say how a memory is taken over.
+type AdoptOptions struct {
+	// Missing names a socket that is sent the userfaultfd descriptor of the
+	// new memory (SCM_RIGHTS): pages that are not there yet are asked for
+	// there. "": all are there.
+	Missing string
+}
+
+// Status is a guest's own word on itself.
+type Status struct {
+	Folder  string // of the memory and disk that it runs on
+	Running bool
+	Steps   uint64 // of its workload
+	Acked   uint64 // transactions that clients were told are done
+	Fault   string // what it found wrong with its own memory or disk, if anything
+}
