@@ -9,9 +9,9 @@ import (
 func TestClaimsAreJudgedFromWhatIsStored(t *testing.T) {
 	s := twoPoints(t)
 	claims := []Claim{
-		{"C1", "Set-up takes no minute.", []Support{{"vpc-setup", []string{"setup.first_packet.p50 < 1min", "setup.first_packet.n >= 7"}}}},
-		{"C2", "It does not grow.", []Support{{"vpc-setup", []string{"setup.first_packet.p50 < 1min", "setup.first_packet.p50 < 2s"}}}},
-		{"C3", "It was done at all.", []Support{{"vpc-setup", []string{"setup.first_packet.n >= 1"}}, {"audit", []string{"audit.leaks == 0"}}}},
+		{ID: "C1", Says: "Set-up takes no minute.", Holds: []Support{{"vpc-setup", []string{"setup.first_packet.p50 < 1min", "setup.first_packet.n >= 7"}}}},
+		{ID: "C2", Says: "It does not grow.", Holds: []Support{{"vpc-setup", []string{"setup.first_packet.p50 < 1min", "setup.first_packet.p50 < 2s"}}}},
+		{ID: "C3", Says: "It was done at all.", Holds: []Support{{"vpc-setup", []string{"setup.first_packet.n >= 1"}}, {"audit", []string{"audit.leaks == 0"}}}},
 	}
 	_, err := s.JudgeClaims(claims, []string{"audit", "vpc-setup"})
 	require.NoError(t, err)

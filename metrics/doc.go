@@ -12,7 +12,8 @@
 //   - csv.go, bench.go: the two text formats for other people's tools;
 //   - summary.go: medians with intervals;
 //   - expect.go, quantity.go, eval.go: what a scenario demands of the numbers;
-//   - claim.go: what it claims by them.
+//   - claim.go: what it claims by them; number.go: values that others
+//     published, beside those that were measured.
 //
 // The folder of a run:
 //

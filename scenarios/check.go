@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/vpclab/vpclab/metrics"
@@ -33,24 +32,6 @@ func (k kind) measured(plan *topo.Plan, e topo.Experiment) []metric {
 	return k.metrics
 }
 
-// param is a parameter that can be varied: a whole number.
-type param struct {
-	name   string
-	what   string
-	bounds func(plan *topo.Plan) (lo, hi int) // for a plan
-	// usual is the default; nil: the upper bound.
-	usual func(plan *topo.Plan) int
-}
-
-// value is what the parameter has where it is not varied.
-func (p param) value(plan *topo.Plan) int {
-	if p.usual != nil {
-		return p.usual(plan)
-	}
-	_, hi := p.bounds(plan)
-	return hi
-}
-
 // kinds by name.
 func kinds() map[string]kind {
 	return map[string]kind{
@@ -61,18 +42,6 @@ func kinds() map[string]kind {
 		"reservation":    reservationKind(),
 		"routing-peer":   routingPeer(),
 	}
-}
-
-// point is one combination of parameters, by name.
-type point map[string]string
-
-// number is the value of a parameter; check has seen that it is one.
-func (p point) number(name string) int {
-	n, err := strconv.Atoi(p[name])
-	if err != nil {
-		panic(fmt.Sprintf("scenarios: parameter %s is %q, which check let through", name, p[name]))
-	}
-	return n
 }
 
 // check reports what is wrong with the experiments of a scenario.
@@ -137,16 +106,19 @@ func checkVary(sc *topo.Scenario, plan *topo.Plan, k kind, i int, e topo.Experim
 		}
 		return topo.Diagnostics{sc.Diagnose(fmt.Sprintf("%s has no parameter %q", e.Kind, v.Name), hint, "experiments", i, "vary", v.Name)}
 	}
-	lo, hi := k.params[at].bounds(plan)
+	seen := map[string]int{}
 	for j, value := range v.Value {
-		n, err := strconv.Atoi(string(value))
 		where := []any{"experiments", i, "vary", v.Name, j}
-		switch {
-		case err != nil:
-			ds = append(ds, sc.Diagnose(fmt.Sprintf("%q is not a whole number; expected %s, %d to %d", value, k.params[at].what, lo, hi), "", where...))
-		case n < lo || n > hi:
-			ds = append(ds, sc.Diagnose(fmt.Sprintf("%s %d is out of range; expected %s, %d to %d", v.Name, n, k.params[at].what, lo, hi), "", where...))
+		normal, bad := k.params[at].read(plan, string(value))
+		if bad != nil {
+			ds = append(ds, sc.Diagnose(bad.msg, bad.hint, where...))
+			continue
 		}
+		first, twice := seen[normal]
+		if twice && v.Value[first] != value { // the same text twice has been reported
+			ds = append(ds, sc.Diagnose(fmt.Sprintf("%s is %s, which is in the list already", value, v.Value[first]), "", where...))
+		}
+		seen[normal] = j
 	}
 	return ds
 }
@@ -168,6 +140,9 @@ func checkClaims(sc *topo.Scenario, plan *topo.Plan) (ds topo.Diagnostics) {
 			}
 			e := sc.Experiments[at]
 			ds = append(ds, checkTexts(sc, plan, kinds()[e.Kind], e, h.Value, "claims", i, "holds", h.Name)...)
+		}
+		for j, n := range c.Numbers {
+			ds = append(ds, checkNumber(sc, plan, metrics.Number(n), "claims", i, "numbers", j)...)
 		}
 	}
 	return ds
@@ -193,6 +168,27 @@ func checkTexts(sc *topo.Scenario, plan *topo.Plan, k kind, e topo.Experiment, t
 		}
 	}
 	return ds
+}
+
+// checkNumber does the same with a published value.
+func checkNumber(sc *topo.Scenario, plan *topo.Plan, n metrics.Number, path ...any) topo.Diagnostics {
+	at := slices.IndexFunc(sc.Experiments, func(e topo.Experiment) bool { return e.Name == n.Experiment })
+	if at < 0 {
+		return nil // topo has refused it
+	}
+	key := func(name string) []any { return append(slices.Clone(path), name) }
+	if _, err := metrics.ParseMeasure(n.Measure); err != nil {
+		return topo.Diagnostics{expectFault(sc, err, key("measure")...)}
+	}
+	e := sc.Experiments[at]
+	switch o, err := n.Eval(madeUp(plan, kinds()[e.Kind], e)); {
+	case err != nil:
+		name, msg, _ := strings.Cut(err.Error(), ": ")
+		return topo.Diagnostics{sc.Diagnose(msg, "", key(name)...)}
+	case o.Status == metrics.NumberOpen:
+		return topo.Diagnostics{sc.Diagnose(o.Why, "", key("measure")...)}
+	}
+	return nil
 }
 
 // expectFault points into the expectation where the parser stopped.
@@ -230,33 +226,9 @@ func madeUp(plan *topo.Plan, k kind, e topo.Experiment) (samples []metrics.Sampl
 						all[name] = v
 					}
 				}
-				samples = append(samples, metrics.Sample{Experiment: e.Name, Trial: 1, Metric: m.name, Unit: m.unit, Labels: all})
+				samples = append(samples, metrics.Sample{Experiment: e.Name, Trial: 1, Metric: m.name, Unit: m.unit, Value: 1, Labels: all})
 			}
 		}
 	}
 	return samples
-}
-
-// points is the cross product of what is varied; parameters that are not
-// varied have their default.
-func points(plan *topo.Plan, k kind, e topo.Experiment) []point {
-	grid := []point{{}}
-	for _, p := range k.params {
-		values, varied := e.Vary.Get(p.name)
-		if !varied {
-			values = []topo.Value{topo.Value(strconv.Itoa(p.value(plan)))}
-		}
-		var next []point
-		for _, pt := range grid {
-			for _, v := range values {
-				q := point{p.name: strings.TrimLeft(string(v), "+0")}
-				for name, had := range pt {
-					q[name] = had
-				}
-				next = append(next, q)
-			}
-		}
-		grid = next
-	}
-	return grid
 }

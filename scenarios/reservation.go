@@ -82,9 +82,9 @@ func reservationKind() kind {
 		}
 	}
 	return kind{
-		params: []param{{name: "flows", what: "a number of greedy flows",
-			bounds: func(*topo.Plan) (int, int) { return 1, 64 },
-			usual:  func(*topo.Plan) int { return 4 }}},
+		params: []param{number("flows", "a number of greedy flows",
+			func(*topo.Plan) (int, int) { return 1, 64 },
+			func(*topo.Plan) int { return 4 })},
 		metrics: []metric{
 			{"reservation.rate", "bit/s", "goodput of the reserved flow while the others send: median over the window", both},
 			{"reservation.share", "ratio", "that goodput over the reserved rate; the flow offers 0.8 of it", both},

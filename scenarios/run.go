@@ -359,6 +359,9 @@ func claimsOf(sc *topo.Scenario) (claims []metrics.Claim) {
 		for _, h := range c.Holds {
 			claim.Holds = append(claim.Holds, metrics.Support{Experiment: h.Name, Expect: h.Value})
 		}
+		for _, n := range c.Numbers {
+			claim.Numbers = append(claim.Numbers, metrics.Number(n))
+		}
 		claims = append(claims, claim)
 	}
 	return claims

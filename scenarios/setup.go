@@ -48,9 +48,9 @@ func vpcSetup() kind {
 	all, timed := []string{systemVPN, systemFW, systemSets}, []string{systemVPN, systemFW}
 	return kind{
 		params: []param{
-			{name: "sites", what: "a number of sites", bounds: func(p *topo.Plan) (int, int) { return 2, len(sitesOf(p)) }},
-			{name: "tenants", what: "a number of VPCs", bounds: func(p *topo.Plan) (int, int) { return 1, len(p.VPCs) }},
-			{name: "machines", what: "a number of machines of each VPC at each site", bounds: func(p *topo.Plan) (int, int) { return 1, machinesOf(p) }},
+			number("sites", "a number of sites", func(p *topo.Plan) (int, int) { return 2, len(sitesOf(p)) }, nil),
+			number("tenants", "a number of VPCs", func(p *topo.Plan) (int, int) { return 1, len(p.VPCs) }, nil),
+			number("machines", "a number of machines of each VPC at each site", func(p *topo.Plan) (int, int) { return 1, machinesOf(p) }, nil),
 		},
 		metrics: []metric{
 			{"setup.configured", "s", "last PE has acknowledged its configuration; last machine its rules", bySystem(timed...)},

@@ -345,6 +345,7 @@ func (c *checker) experiments(f fullScenario) {
 			c.faultKey(path("experiments", i, "baseline"), "only vpc-setup has a baseline, and this is "+e.Kind, "")
 		}
 		c.measured(f, i, e)
+		c.migration(f, i, e)
 		for _, v := range e.Vary {
 			for j, value := range v.Value {
 				if k := slices.Index(v.Value, value); k < j {
@@ -385,8 +386,11 @@ func (c *checker) claims(f fullScenario) {
 			c.fault(append(slices.Clone(at), "id"), fmt.Sprintf("claims[%d] has the id %s too; expected one of its own for each", previous, claim.ID), "")
 		}
 		seen[claim.ID] = i
+		c.numbers(claim, at, experiments)
 		at = append(at, "holds")
-		if len(claim.Holds) == 0 && !c.touched(at...) {
+		switch {
+		case len(claim.Holds) > 0 || c.touched(at...):
+		case len(claim.Numbers) == 0 && !c.touched("claims", fmt.Sprint(i), "numbers"):
 			c.fault(at, "nothing has to hold; expected an experiment and what must hold of its results", "add for example `audit: [leaks == 0]`")
 		}
 		for _, h := range claim.Holds {

@@ -2,6 +2,7 @@ package topo
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -122,6 +123,15 @@ func (e *valueError) Error() string {
 		return e.Msg
 	}
 	return e.Msg + "; " + e.Hint
+}
+
+// Explain is what is wrong with a value that ParseRate, ParseDuration, ParseSize
+// or ParsePercent refused, and what would mend it, if that is known.
+func Explain(err error) (msg, hint string) {
+	if e, ok := errors.AsType[*valueError](err); ok {
+		return e.Msg, e.Hint
+	}
+	return err.Error(), ""
 }
 
 func didYouMean(s string) string { return "did you mean " + s + "?" }

@@ -158,8 +158,11 @@ func (sc *Scenario) fillByKind() {
 	}
 	for i := range sc.Experiments {
 		e := &sc.Experiments[i]
-		if e.Kind == "vpc-setup" && e.Baseline == "" {
+		switch {
+		case e.Kind == "vpc-setup" && e.Baseline == "":
 			e.Baseline = "firewall"
+		case e.Kind == kindMigration:
+			e.fillByMigration()
 		}
 		for n := 1; e.Name == "" && e.Kind != ""; n++ {
 			name := e.Kind

@@ -242,8 +242,8 @@ type Generate struct {
 
 // Experiment is one thing done to the lab, repeated.
 type Experiment struct {
-	// What is done. vpc-setup: how long it takes until every allowed pair of machines reaches each other and no other pair does; vpc-operations: how long each change of a running VPC takes, and what the others notice of it; lan: what a vpls does that an Ethernet does, and how fast; reservation: a reserved flow beside greedy ones; audit: who reaches whom, with forged packets too; routing-peer: FRR in place of, and beside, vpclab's own control plane.
-	Kind string `yaml:"kind" jsonschema:"required,enum=vpc-setup,enum=vpc-operations,enum=lan,enum=reservation,enum=audit,enum=routing-peer" example:"vpc-setup"`
+	// What is done. vpc-setup: how long it takes until every allowed pair of machines reaches each other and no other pair does; vpc-operations: how long each change of a running VPC takes, and what the others notice of it; lan: what a vpls does that an Ethernet does, and how fast; reservation: a reserved flow beside greedy ones; audit: who reaches whom, with forged packets too; routing-peer: FRR in place of, and beside, vpclab's own control plane; migration: VMs move between clouds while clients use them.
+	Kind string `yaml:"kind" jsonschema:"required,enum=vpc-setup,enum=vpc-operations,enum=lan,enum=reservation,enum=audit,enum=routing-peer,enum=migration" example:"vpc-setup"`
 	// Name in the results. Without it: the kind, with -2, -3 … when it comes again.
 	Name string `yaml:"name,omitempty" jsonschema:"format=vpclab-word" example:"setup-against-sites"`
 	// Parameters and the values each takes; all combinations are run. Which parameters there are depends on the kind.
@@ -258,8 +258,37 @@ type Experiment struct {
 	Events []Event `yaml:"events,omitempty" example:"[{at: 2s, do: join, vpc: acme, site: hq}]"`
 	// reservation: whose traffic is measured. Without it: the scenario's first.
 	Reservation string `yaml:"reservation,omitempty" jsonschema:"format=vpclab-node" example:"video"`
+	// migration: the VM that moves, from the host that the file has it at.
+	VM string `yaml:"vm,omitempty" jsonschema:"format=vpclab-machine" example:"shop"`
+	// migration: VMs that move at the same time, in place of vm.
+	VMs []string `yaml:"vms,omitempty" jsonschema:"minItems=1,format=vpclab-machine" example:"[web, db]"`
+	// migration: the host that they move to.
+	To string `yaml:"to,omitempty" jsonschema:"format=vpclab-host" example:"illinois/1"`
+	// migration: whether the disk moves too. Without it both hosts share it, as with storage that both clouds reach.
+	Disk bool `yaml:"disk,omitempty" jsonschema:"default=false" example:"true"`
+	// migration: who uses the VMs meanwhile. Without it: nobody.
+	Clients *Clients `yaml:"clients,omitempty" example:"{from: hq, users: 8, think: 200ms}"`
+	// migration: whether VMs that move at the same time arrive together: each holds its last round until all are ready for theirs.
+	Synchronized bool `yaml:"synchronized,omitempty" jsonschema:"default=false" example:"true"`
+	// migration: how often the VMs move again in a trial, back and there in turn, each time to a host that still holds what they had there.
+	Return int `yaml:"return,omitempty" jsonschema:"minimum=1,maximum=100" example:"1"`
+	// migration: how long they stay before they move again.
+	Stay Duration `yaml:"stay,omitempty" example:"5s"`
+	// migration: how long the workload runs before they move, from its beginning. Without it: 1s.
+	Warm Duration `yaml:"warm,omitempty" example:"5s"`
 	// What must hold of the results; the run fails (exit code 1) where it does not.
 	Expect []string `yaml:"expect,omitempty" example:"[matrix.leaks == 0]"`
+}
+
+// Clients are emulated users of a VM, each with a TCP connection of its own that
+// is never opened again: question, answer, time to think.
+type Clients struct {
+	// The enterprise whose machines they sit at, in the VM's VPC.
+	From string `yaml:"from" jsonschema:"required,format=vpclab-site" example:"hq"`
+	// Users of each VM, spread over the machines.
+	Users int `yaml:"users,omitempty" jsonschema:"minimum=1,maximum=1000,default=8" example:"60"`
+	// Time to think between an answer and the next question, exponentially distributed about this mean.
+	Think Duration `yaml:"think,omitempty" jsonschema:"default=200ms" example:"1s"`
 }
 
 // Event is an operation on the running lab at a time of an experiment.
@@ -276,5 +305,25 @@ type Claim struct {
 	// The statement.
 	Says string `yaml:"says" jsonschema:"required" example:"No packet leaves its VPC"`
 	// What must hold of the results of which experiment, by its name, for the statement to be proven; all of it. Written as in expect.
-	Holds Map[[]string] `yaml:"holds" jsonschema:"required" keys:"vpclab-word" example:"{audit: [leaks == 0]}"`
+	Holds Map[[]string] `yaml:"holds,omitempty" keys:"vpclab-word" example:"{audit: [leaks == 0]}"`
+	// Values that others published, and how near the results must come to each.
+	Numbers []Number `yaml:"numbers,omitempty" example:"[{experiment: migration, measure: 1 - cloudnet.migration.bytes / xen30.migration.bytes, printed: 40%, within: 10pp}]"`
+}
+
+// Number is a published value that the results are held against.
+type Number struct {
+	// The experiment, by its name.
+	Experiment string `yaml:"experiment" jsonschema:"required,format=vpclab-word" example:"migration"`
+	// What is measured: a metric at one point, the ratio of two, or what that leaves of 1. Metrics are written as in expect; the median counts.
+	Measure string `yaml:"measure" jsonschema:"required" example:"1 - cloudnet.migration.bytes / xen30.migration.bytes"`
+	// The value that was published, with its unit.
+	Printed string `yaml:"printed" jsonschema:"required" example:"40%"`
+	// How far from it the results may be: percentage points (10pp), a share of it (25%), or in its unit.
+	Within string `yaml:"within" jsonschema:"required" example:"10pp"`
+	// Where it was published.
+	Source string `yaml:"source,omitempty" example:"Table I"`
+	// Whether results outside fail the run. Without it they are only marked.
+	Hard bool `yaml:"hard,omitempty" jsonschema:"default=false" example:"true"`
+	// Why results are outside, or may be: it is printed beside those that are.
+	Why string `yaml:"why,omitempty" example:"the emulated link has no competing traffic"`
 }

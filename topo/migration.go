@@ -1,0 +1,139 @@
+package topo
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+const kindMigration = "migration"
+
+// fillByMigration fills in the defaults that only the experiment migration has.
+func (e *Experiment) fillByMigration() {
+	if e.Warm == 0 {
+		e.Warm = Duration(1e9)
+	}
+}
+
+// Movers are the VMs that an experiment moves.
+func (e Experiment) Movers() []string {
+	if e.VM != "" {
+		return []string{e.VM}
+	}
+	return e.VMs
+}
+
+// migration checks who moves, where to, and who looks on.
+func (c *checker) migration(f fullScenario, i int, e Experiment) {
+	at := func(key ...any) []string { return path(append([]any{"experiments", i}, key...)...) }
+	if e.Kind != kindMigration {
+		for key, given := range map[string]bool{
+			"vm": e.VM != "", "vms": len(e.VMs) > 0, "to": e.To != "", "disk": e.Disk, "clients": e.Clients != nil,
+			"synchronized": e.Synchronized, "return": e.Return != 0, "stay": e.Stay != 0, "warm": e.Warm != 0,
+		} {
+			if given && e.Kind != "" {
+				c.faultKey(at(key), fmt.Sprintf("only migration takes %s, and this is %s", key, e.Kind), "")
+			}
+		}
+		return
+	}
+	vms := f.VMs.Names()
+	switch {
+	case c.touched(at("vm")...) || c.touched(at("vms")...):
+	case e.VM == "" && len(e.VMs) == 0:
+		c.fault(at("kind"), "a migration needs somebody who moves; expected vm, or vms", "add for example `vm: "+firstOr(vms, "shop")+"`")
+	case e.VM != "" && len(e.VMs) > 0:
+		c.faultKey(at("vms"), "there is vm already; expected one of the two", "")
+	}
+	for j, vm := range e.Movers() {
+		key := at("vms", j)
+		if e.VM != "" {
+			key = at("vm")
+		}
+		c.mover(f, vm, key)
+		if slices.Index(e.Movers(), vm) < j {
+			c.fault(key, fmt.Sprintf("%s is in the list twice", vm), "")
+		}
+	}
+	c.destination(f, e, at)
+	c.clients(f, e, at)
+	for key, lonely := range map[string]bool{"synchronized": e.Synchronized && len(e.Movers()) == 1, "stay": e.Stay != 0 && e.Return == 0} {
+		if lonely {
+			c.faultKey(at(key), key+" means nothing here", map[string]string{"synchronized": "it is for several VMs: give vms", "stay": "it is for VMs that move again: give return"}[key])
+		}
+	}
+}
+
+// mover checks one VM that moves.
+func (c *checker) mover(f fullScenario, vm string, at []string) {
+	if vm == "" || c.touched("vms") || c.touched("generate") || c.lost(at...) {
+		return
+	}
+	if _, ok := f.VMs.Get(vm); !ok {
+		c.fault(at, fmt.Sprintf("there is no VM %q in vms; expected %s", vm, oneOf(f.VMs.Names())), suggest(vm, f.VMs.Names()))
+	}
+}
+
+// destination checks the host that VMs move to.
+func (c *checker) destination(f fullScenario, e Experiment, at func(...any) []string) {
+	hosts := f.hosts()
+	switch {
+	case c.touched(at("to")...) || c.touched("topology", "sites"):
+		return
+	case e.To == "":
+		c.fault(at("kind"), "a migration needs a host to move to; expected to", "add for example `to: "+firstOr(hosts, "illinois/1")+"`")
+		return
+	case !slices.Contains(hosts, e.To):
+		c.fault(at("to"), fmt.Sprintf("there is no host %q; expected %s", e.To, oneOf(hosts)), suggest(e.To, hosts))
+		return
+	}
+	for _, vm := range e.Movers() {
+		if v, ok := f.VMs.Get(vm); ok && v.Host == e.To {
+			c.fault(at("to"), fmt.Sprintf("%s is at %s already; expected another host", vm, e.To), "")
+		}
+	}
+}
+
+// clients checks where the users sit.
+func (c *checker) clients(f fullScenario, e Experiment, at func(...any) []string) {
+	if e.Clients == nil || e.Clients.From == "" || c.touched("topology", "sites") || c.touched("vpcs") {
+		return
+	}
+	site, ok := f.Topology.Sites.Get(e.Clients.From)
+	switch sites := f.Topology.Sites.Names(); {
+	case !ok:
+		c.fault(at("clients", "from"), fmt.Sprintf("there is no site %q; expected %s", e.Clients.From, oneOf(sites)), suggest(e.Clients.From, sites))
+		return
+	case site.Machines == 0:
+		c.fault(at("clients", "from"), fmt.Sprintf("site %s has no machines for users to sit at; expected a site with machines", e.Clients.From), "")
+		return
+	}
+	for _, vm := range e.Movers() {
+		v, ok := f.VMs.Get(vm)
+		if !ok {
+			continue
+		}
+		if vpc, ok := f.VPCs.Get(v.VPC); ok && !slices.Contains(slices.Concat(vpc.Sites, vpc.Subnets.Names()), e.Clients.From) {
+			c.fault(at("clients", "from"), fmt.Sprintf("VPC %s of %s is not at site %s; expected one of its sites", v.VPC, vm, e.Clients.From), "add it to the VPC's sites: "+strings.Join(append(slices.Clone(vpc.Sites), e.Clients.From), ", "))
+		}
+	}
+}
+
+// numbers checks which experiments published values are held against: what
+// they say is judged elsewhere.
+func (c *checker) numbers(claim Claim, at []string, experiments []string) {
+	for j, n := range claim.Numbers {
+		at := append(slices.Clone(at), "numbers", fmt.Sprint(j), "experiment")
+		if n.Experiment != "" && !c.touched("experiments") && !c.lost(at...) && !slices.Contains(experiments, n.Experiment) {
+			c.fault(at, fmt.Sprintf("there is no experiment %q; expected %s", n.Experiment, oneOf(experiments)), suggest(n.Experiment, experiments))
+		}
+	}
+}
+
+// firstOr is the first of a list, or what stands for it where there is none.
+func firstOr(list []string, otherwise string) string {
+	if len(list) == 0 {
+		return otherwise
+	}
+	return list[0]
+}
