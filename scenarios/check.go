@@ -20,6 +20,9 @@ type kind struct {
 	check func(plan *topo.Plan, e topo.Experiment) (msg, hint string)
 	// takesEvents says that the experiment's events are done in its trials.
 	takesEvents bool
+	// guests says that the guests of VMs run meanwhile, and their hosts are
+	// joined; else VMs are machines like others.
+	guests bool
 	// open prepares the lab for the trials of e.
 	open func(cfg opening) (session, error)
 }

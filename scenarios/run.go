@@ -209,8 +209,12 @@ func (r *runner) experiment(ctx context.Context, e topo.Experiment, steps []step
 		return nil
 	}
 	r.say(Progress{Phase: "build", Experiment: e.Name, Message: "building the lab"})
+	plan := r.cfg.Plan
+	if !r.kinds[e.Kind].guests {
+		plan = plan.WithoutGuests()
+	}
 	s, err := r.kinds[e.Kind].open(opening{
-		ctx: ctx, lab: r.cfg.Lab, plan: r.cfg.Plan, experiment: e,
+		ctx: ctx, lab: r.cfg.Lab, plan: plan, experiment: e,
 		points: points(r.cfg.Plan, r.kinds[e.Kind], e), seed: r.cfg.Scenario.Seed,
 		built: func(plan *topo.Plan, took time.Duration) { r.built(e.Name, plan, took) },
 	})

@@ -49,7 +49,7 @@ func vpcSetup() kind {
 	return kind{
 		params: []param{
 			number("sites", "a number of sites", func(p *topo.Plan) (int, int) { return 2, len(sitesOf(p)) }, nil),
-			number("tenants", "a number of VPCs", func(p *topo.Plan) (int, int) { return 1, len(p.VPCs) }, nil),
+			number("tenants", "a number of VPCs", func(p *topo.Plan) (int, int) { return 1, len(p.Customers()) }, nil),
 			number("machines", "a number of machines of each VPC at each site", func(p *topo.Plan) (int, int) { return 1, machinesOf(p) }, nil),
 		},
 		metrics: []metric{

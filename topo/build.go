@@ -115,12 +115,16 @@ func (b *builder) site(name string) SitePlan {
 	return s
 }
 
-// vpc adds a VPC without sites, with the lowest free number.
+// vpc adds a VPC without sites, with the lowest free number if it has none.
 func (b *builder) vpc(v VPCPlan) *VPCPlan {
-	v.Index = 1
 	at := 0
-	for ; at < len(b.plan.VPCs) && b.plan.VPCs[at].Index == v.Index; at++ {
-		v.Index++
+	if v.Index == 0 {
+		for v.Index = 1; at < len(b.plan.VPCs) && b.plan.VPCs[at].Index == v.Index; at++ {
+			v.Index++
+		}
+	} else {
+		for ; at < len(b.plan.VPCs) && b.plan.VPCs[at].Index < v.Index; at++ {
+		}
 	}
 	if v.Service == ServiceVPLS && !v.Subnet.IsValid() {
 		v.Subnet = defaultSubnet(v.Index)
@@ -250,6 +254,7 @@ type newcomer struct {
 	addr       netip.Addr
 	mac        MAC
 	index      int // of the node
+	guest      *Guest
 }
 
 // machine adds a machine to a LAN, plugged into its host's bridge or, where it
@@ -276,7 +281,7 @@ func (b *builder) machine(v *VPCPlan, a *Attachment, w newcomer) error {
 		w.mac = lanMAC(v.Index, a.Index, w.number)
 	}
 	g.take(a.Index, w.number, w.addr, w.mac)
-	n := Node{Name: w.name, Kind: KindMachine, Index: w.index, VPC: v.Name, Site: a.Site, Host: w.host, Addr: w.addr, Number: w.number, IPv6: v.IPv6}
+	n := Node{Name: w.name, Kind: KindMachine, Index: w.index, VPC: v.Name, Site: a.Site, Host: w.host, Addr: w.addr, Number: w.number, IPv6: v.IPv6, Guest: w.guest}
 	if v.Service == ServiceL3VPN {
 		n.Routes = []Route{{Dst: everywhere, Via: space.gateway().Addr(), Dev: "eth0"}}
 	}

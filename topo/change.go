@@ -10,7 +10,11 @@ import (
 // What an operation names, found or refused.
 
 func (b *builder) findVPC(name string) (*VPCPlan, *refusal) {
-	if v, ok := b.plan.VPC(name); ok {
+	v, ok := b.plan.VPC(name)
+	if ok && v.Provider {
+		return nil, refuse("vpc", fmt.Sprintf("%s is the provider's own network, which joins the hypervisor hosts; expected a customer's VPC", name), "")
+	}
+	if ok {
 		return v, nil
 	}
 	names := b.plan.vpcNames()
@@ -88,7 +92,7 @@ func (b *builder) create(op Operation) *refusal {
 	if _, there := b.plan.VPC(op.VPC); there {
 		return refuse("vpc", fmt.Sprintf("VPC %s is there already", op.VPC), "choose another name")
 	}
-	if n := len(b.plan.VPCs); n >= maxVPCs {
+	if n := len(b.plan.vpcNames()); n >= maxVPCs {
 		return refuse("vpc", fmt.Sprintf("there are %d VPCs, which is all that a lab may have", n), "")
 	}
 	v := VPCPlan{Name: op.VPC, Service: op.Service, MTU: defaultMTU}
@@ -328,7 +332,7 @@ func (b *builder) replicate(op Operation) *refusal {
 		return err
 	}
 	v, _ := b.plan.VPC(n.VPC)
-	return b.place(v, s, newcomer{name: name, host: host}, "host")
+	return b.place(v, s, newcomer{name: name, host: host, guest: n.Guest.like(b.plan.Seed, name)}, "host")
 }
 
 // move takes a machine elsewhere. Within a site it keeps all it has, as the LAN
@@ -343,6 +347,9 @@ func (b *builder) move(op Operation) *refusal {
 	if err != nil {
 		return err
 	}
+	if n.Guest != nil && host == "" {
+		return refuse("site", fmt.Sprintf("%s is a guest of a hypervisor, and site %s is an enterprise, which has none; expected host", n.Name, s.Name), "")
+	}
 	if n.Site == s.Name && n.Host == host {
 		return refuse(op.where(), fmt.Sprintf("%s is there already", n.Name), "")
 	}
@@ -350,7 +357,7 @@ func (b *builder) move(op Operation) *refusal {
 	if _, err := b.come(v, s, op.where()); err != nil { // before what it has is free for others
 		return err
 	}
-	w := newcomer{name: n.Name, host: host, index: n.Index}
+	w := newcomer{name: n.Name, host: host, index: n.Index, guest: n.Guest}
 	mac := b.unplug(n)
 	if n.Site == s.Name || v.Service == ServiceVPLS {
 		w.addr, w.mac = n.Addr, mac

@@ -17,6 +17,7 @@ func (c *checker) check(f fullScenario) {
 	c.vpcs(f)
 	c.frames(f)
 	c.vms(f)
+	c.overcommit(f)
 	c.plainNodes(f)
 	c.plainLinks(f)
 	c.plainRoutes(f)
@@ -444,6 +445,13 @@ func (c *checker) names(f fullScenario) {
 			take(ceName(e.Name, l.Site), "the CE of "+in, path("vpcs", e.Name))
 			for m := range min(f.Topology.Sites[l.Number-1].Value.Machines, l.room()) {
 				take(machineName(e.Name, l.Site, m+1), fmt.Sprintf("machine %d of %s", m+1, in), path("vpcs", e.Name))
+			}
+		}
+	}
+	if f.guests() {
+		for _, e := range f.Topology.Sites {
+			if f.hosting(e.Value) {
+				take(ceName(Infra, e.Name), fmt.Sprintf("the CE of the hosts' network at site %s", e.Name), path("topology", "sites", e.Name))
 			}
 		}
 	}

@@ -17,6 +17,9 @@ func (c *checker) vpcs(f fullScenario) {
 			continue
 		}
 		seen[e.Name] = true
+		if e.Name == Infra && f.guests() {
+			c.faultKey(at, fmt.Sprintf("%s is the name of the network that joins the hypervisor hosts, which is there where VMs have guests; expected another", Infra), "rename the VPC")
+		}
 		if len(e.Value.Sites)+len(e.Value.Subnets) == 0 && !c.touched("vpcs", e.Name) && !f.made[join(at)] {
 			c.fault(at, "the VPC has no site; expected sites or subnets", "add for example `sites: ["+strings.Join(f.Topology.Sites.Names(), ", ")+"]`")
 		}
@@ -221,6 +224,7 @@ func (c *checker) roomAt(f fullScenario, vpc string, l lan) {
 func (c *checker) vms(f fullScenario) {
 	for _, e := range f.VMs {
 		at := path("vms", e.Name)
+		c.guest(e.Value, at)
 		vpc, haveVPC := f.VPCs.Get(e.Value.VPC)
 		if names := f.VPCs.Names(); e.Value.VPC != "" && !haveVPC && !c.lost("vpcs") && !c.unsure("generate") {
 			c.fault(append(at, "vpc"), fmt.Sprintf("there is no VPC %q; expected %s", e.Value.VPC, oneOf(names)), suggest(e.Value.VPC, names))

@@ -13,6 +13,7 @@
 //     shown;
 //   - generate.go: regular labs and defaults written out; render.go: the same
 //     as a file;
+//   - guest.go: what runs in a VM; infra.go: the network of the hosts it runs on;
 //   - expand.go: [Expand] turns a Scenario into a [Plan], piece by piece with
 //     build.go, which also changes one that is there;
 //   - plan.go: the [Plan]: every node, link, address, MAC, label, RD and RT;

@@ -117,6 +117,9 @@ func expand(f fullScenario) (*Plan, error) {
 			return nil, fmt.Errorf("expand %s: VPC %s: %w", f.Name, f.VPCs[i].Name, err)
 		}
 	}
+	if f.guests() {
+		b.infra()
+	}
 	b.plain(t)
 	p := b.finish()
 	p.route()
@@ -206,7 +209,7 @@ func (b *builder) customer(f fullScenario, v int) error {
 		}
 		for _, vm := range f.placed(e.Name, l.Site) {
 			_, h, _ := splitHost(vm.Value.Host) // check has seen it
-			w := newcomer{name: vm.Name, host: site.Hosts[h-1], mac: vm.Value.MAC}
+			w := newcomer{name: vm.Name, host: site.Hosts[h-1], mac: vm.Value.MAC, guest: f.guest(vm)}
 			if vm.Value.Address != nil {
 				w.addr = *vm.Value.Address
 			}

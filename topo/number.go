@@ -25,6 +25,8 @@ import (
 //	10.v.0.0/16      vpls: all LANs of VPC v: 10.v.s.(10+m) machine m of site s
 //	  in a chosen subnet the machines are numbered through, site by site:
 //	  .(10+k) the k-th, .(1+k) in one narrower than /24
+//	10.251.s.h       host h of site s in the network of the hosts: VPC 251, there where VMs have
+//	                 guests
 //
 //	02:VV:VV:SS:MM:MM  in the LAN of VPC v at site s (all hexadecimal), MM:MM:
 //	                     0000 gateway           00mm machine m
@@ -54,6 +56,8 @@ const (
 	maxSites    = 250
 	maxVPCs     = 250
 	maxMachines = 0x3fff
+
+	infraVPC = maxVPCs + 1 // the network of the hypervisor hosts
 
 	maxReservations = 1000 // two labels each, below those of LSPs
 

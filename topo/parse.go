@@ -152,6 +152,9 @@ func (sc *Scenario) fillByKind() {
 	for i := range sc.VPCs {
 		sc.VPCs[i].Value.fillByService()
 	}
+	for i := range sc.VMs {
+		sc.VMs[i].Value.fillByGuest()
+	}
 	taken := map[string]bool{}
 	for _, e := range sc.Experiments {
 		taken[e.Name] = true

@@ -64,6 +64,20 @@ type Node struct {
 	Routing Routing
 	// IPv6 gives a machine an IPv6 link-local address.
 	IPv6 bool
+	// Guest is what runs in a VM beside its namespace; nil: nothing. Plans share
+	// it, and nobody changes it.
+	Guest *Guest
+}
+
+// Guest is a process guest: a VM whose memory and disk are real bytes.
+type Guest struct {
+	Memory, Disk Size // multiples of 4096; Disk 0: none
+	Workload     string
+	// Scale is by what the published workload of 1 GiB is made smaller, 1: not.
+	Scale float64
+	Seed  uint64 // of what it writes: its own, made of the lab's and its name
+	Port  int    // where clients are served, TCP
+	Trace string // workload trace: the file
 }
 
 // Routing is the control plane of a router.
@@ -172,6 +186,9 @@ type VPCPlan struct {
 	Ageing      time.Duration
 	IPv6        bool
 	Attachments []Attachment
+	// Provider marks the network of the hypervisor hosts, see Infra: no customer
+	// is in it, and it has no machines.
+	Provider bool
 }
 
 // VSI is a VPLS's virtual switch instance at one PE (RFC 4761): a bridge with

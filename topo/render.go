@@ -92,6 +92,9 @@ func annotate(root *yaml.Node, p *Plan) {
 		for _, v := range p.VPCs {
 			comment(vpcs, v.Name, vpcNumbers(p, v))
 		}
+		if v, ok := p.VPC(Infra); ok && v.Provider {
+			comment(root, "vms", "The hypervisor hosts are joined by a network of their own, "+Infra+":\n"+vpcNumbers(p, *v))
+		}
 	}
 	if _, reservations := child(root, "reservations"); reservations != nil {
 		for _, r := range p.Reservations {

@@ -143,10 +143,13 @@ func (v *VPCPlan) ends() []string {
 	return names
 }
 
+// vpcNames are those of the customers' VPCs.
 func (p *Plan) vpcNames() []string {
-	names := make([]string, len(p.VPCs))
-	for i, v := range p.VPCs {
-		names[i] = v.Name
+	names := make([]string, 0, len(p.VPCs))
+	for _, v := range p.VPCs {
+		if !v.Provider {
+			names = append(names, v.Name)
+		}
 	}
 	return names
 }

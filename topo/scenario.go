@@ -164,6 +164,20 @@ type VM struct {
 	Address *Addr `yaml:"address,omitempty" example:"10.1.1.100"`
 	// Its MAC, which begins with 02. Two VPCs may have the same one.
 	MAC MAC `yaml:"mac,omitempty" example:"02:aa:00:00:00:01"`
+	// What runs in it. process: a workload with real memory, a disk and clients, which can be migrated while it runs. Without it: process where memory or scale is given, else nothing: the VM is a network namespace.
+	Guest string `yaml:"guest,omitempty" jsonschema:"enum=process" example:"process"`
+	// By how much the published workload of 1 GiB is made smaller: full is as it was published, quarter has a fourth of its memory, mini a sixteenth. Hot sets and caches shrink likewise; dirty rates in bytes a second, block sizes and shares stay. Without it: as memory is to 1GiB.
+	Scale string `yaml:"scale,omitempty" jsonschema:"enum=mini,enum=quarter,enum=full" example:"mini"`
+	// Memory of the guest, at least 1MiB. Without it: that of its scale, 64MiB, 256MiB or 1GiB; quarter where there is no scale.
+	Memory Size `yaml:"memory,omitempty" example:"256MiB"`
+	// Disk of the guest. Without it: none.
+	Disk Size `yaml:"disk,omitempty" example:"1GiB"`
+	// What the guest does. tpcw: a web shop with skewed writes (TPC-W); kernelbuild: sequential writes of a compiler; specjbb: a Java server, most of its memory zero; mmuncher: writes faster than links carry (Clark, NSDI 2005); idle: serves clients and writes nothing else; trace: what a recorded trace says. Without it: idle.
+	Workload string `yaml:"workload,omitempty" jsonschema:"enum=tpcw,enum=kernelbuild,enum=specjbb,enum=mmuncher,enum=idle,enum=trace" example:"tpcw"`
+	// workload trace: the file with the recorded writes, from the folder of the scenario file.
+	Trace string `yaml:"trace,omitempty" example:"shop.trace"`
+	// TCP port where the guest serves its clients. Without it: 80.
+	Port int `yaml:"port,omitempty" jsonschema:"minimum=1,maximum=65535" example:"8080"`
 }
 
 // Reservation is bandwidth between two ends of a VPC, the same each way, on

@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +14,7 @@ import (
 
 // stations are where an audit listens: every machine, the customer's and the
 // provider's end of every circuit, both ends of every backbone link, and the
-// routers themselves.
+// routers, and hypervisor hosts with an address, themselves.
 func (g *ground) stations() (stations []traffic.Station) {
 	for _, m := range g.machines {
 		stations = append(stations, traffic.Station{Node: m.Name, Ifname: m.ifname})
@@ -23,8 +24,13 @@ func (g *ground) stations() (stations []traffic.Station) {
 			stations = append(stations, traffic.Station{Node: l.A.Node, Ifname: l.A.Ifname}, traffic.Station{Node: l.B.Node, Ifname: l.B.Ifname})
 		}
 	}
-	for _, r := range g.plan.Routers() {
-		stations = append(stations, traffic.Station{Node: r.Name})
+	return append(stations, g.computers()...)
+}
+
+// computers are the stations of the provider's computers themselves.
+func (g *ground) computers() (stations []traffic.Station) {
+	for _, n := range slices.Concat(g.plan.Routers(), g.hosts) {
+		stations = append(stations, traffic.Station{Node: n.Name})
 	}
 	return stations
 }

@@ -43,7 +43,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		cfg.Budget = defaultBudget
 	}
 	r := &run{cfg: cfg, g: newGround(cfg.Plan), report: &Report{
-		Lab: cfg.Plan.Lab, VPCs: len(cfg.Plan.VPCs), Leaks: []Leak{}, Unreached: []Pair{}, Doubled: []Pair{}, // [] in JSON, not null
+		Lab: cfg.Plan.Lab, VPCs: len(cfg.Plan.Customers()), Leaks: []Leak{}, Unreached: []Pair{}, Doubled: []Pair{}, // [] in JSON, not null
 	}}
 	r.report.Machines, r.report.Sites = len(r.g.machines), r.g.sites()
 	if len(r.g.machines) == 0 {

@@ -27,7 +27,8 @@ type ground struct {
 	ofVPC     map[string][]*lan
 	firsts    map[string][]*machine // of a VPC: the first machine of each LAN
 	loopbacks map[string]netip.Addr // of routers
-	provider  []netip.Addr          // no customer's: loopbacks, ends of backbone links and of circuits
+	provider  []netip.Addr          // no customer's: loopbacks, ends of backbone links and of circuits, hosts
+	hosts     []topo.Node           // hypervisor hosts that have an address
 }
 
 // member names a VPC at a site.
@@ -37,6 +38,7 @@ type member struct{ vpc, site string }
 type lan struct {
 	topo.Attachment
 	service  string
+	provider bool             // the network of the hypervisor hosts: no customer is in it
 	ends     [2]topo.Endpoint // of the circuit, the PE's first; zero where it has not joined
 	gateway  topo.MAC         // l3vpn: the CE in the LAN
 	vsi      topo.MAC         // vpls: the bridge at the PE
@@ -50,6 +52,8 @@ type machine struct {
 	lan    *lan
 	ifname string
 	mac    topo.MAC
+	// segment is the bridge that it is plugged into.
+	segment string
 	// neighbour is another machine of the VPC, one on the same LAN if there is
 	// one; or the machine itself, where it is alone. An index.
 	neighbour int
@@ -102,7 +106,7 @@ func newGround(plan *topo.Plan) *ground {
 func (g *ground) attachments() {
 	for _, v := range g.plan.VPCs {
 		for _, a := range v.Attachments {
-			l := &lan{Attachment: a, service: v.Service}
+			l := &lan{Attachment: a, service: v.Service, provider: v.Provider}
 			if ce, ok := g.plan.Node(a.CE); ok && len(ce.Bridges) > 0 {
 				l.gateway = ce.Bridges[0].MAC
 			}
@@ -153,11 +157,11 @@ func (g *ground) endText(l topo.Link, e topo.Endpoint) string {
 
 // plugged finds the machines and what they are plugged in by.
 func (g *ground) plugged() {
-	wires := map[string]topo.Endpoint{}
+	wires, segments := map[string]topo.Endpoint{}, map[string]string{}
 	for _, l := range g.plan.Links {
-		for _, e := range []topo.Endpoint{l.A, l.B} {
-			if g.kinds[e.Node] == topo.KindMachine {
-				wires[e.Node] = e
+		for _, e := range [][2]topo.Endpoint{{l.A, l.B}, {l.B, l.A}} {
+			if g.kinds[e[0].Node] == topo.KindMachine {
+				wires[e[0].Node], segments[e[0].Node] = e[0], e[1].Bridge
 			}
 		}
 	}
@@ -167,7 +171,7 @@ func (g *ground) plugged() {
 			continue // not plugged in anywhere
 		}
 		at.machines = append(at.machines, len(g.machines))
-		g.machines = append(g.machines, machine{Node: n, lan: at, ifname: w.Ifname, mac: w.MAC})
+		g.machines = append(g.machines, machine{Node: n, lan: at, ifname: w.Ifname, mac: w.MAC, segment: segments[n.Name]})
 	}
 }
 
@@ -199,7 +203,8 @@ func (g *ground) neighbours() {
 
 func (g *ground) neighbour(m *machine) *machine { return &g.machines[m.neighbour] }
 
-// addresses lists those of the provider.
+// addresses lists those of the provider: of its routers, and of the hypervisor
+// hosts that have one.
 func (g *ground) addresses() {
 	for _, n := range g.plan.Routers() {
 		g.loopbacks[n.Name] = n.Loopback
@@ -208,6 +213,11 @@ func (g *ground) addresses() {
 	for _, l := range g.plan.Links {
 		if l.Core || l.AC && l.A.Addr.IsValid() {
 			g.provider = append(g.provider, l.A.Addr.Addr(), l.B.Addr.Addr())
+		}
+	}
+	for _, n := range g.plan.OfKind(topo.KindHost) {
+		if a, err := g.plan.HostAddr(n.Name); err == nil {
+			g.provider, g.hosts = append(g.provider, a), append(g.hosts, n)
 		}
 	}
 	slices.SortFunc(g.provider, netip.Addr.Compare)

@@ -29,6 +29,13 @@ func (g *ground) machineSource(m machine) source {
 	} else {
 		s.hops = []topo.MAC{m.lan.gateway}
 	}
+	for _, h := range g.hosts {
+		for _, b := range h.Bridges {
+			if h.Name == m.Host && b.Name == m.segment {
+				s.hops = append(s.hops, b.MAC) // the host itself, which has an address elsewhere
+			}
+		}
+	}
 	return s
 }
 
@@ -53,6 +60,12 @@ func (g *ground) edgeSource(l *lan) source {
 	if len(l.machines) > 0 {
 		s.addr = g.machines[l.machines[0]].Addr
 	}
+	if !s.addr.IsValid() { // a VPLS has no machine here: it sends as one elsewhere, or as nobody
+		s.addr = l.Subnet.Addr().Next()
+		if elsewhere := g.elsewhere(&s); elsewhere.IsValid() {
+			s.addr = elsewhere
+		}
+	}
 	return s
 }
 
@@ -63,7 +76,7 @@ func (g *ground) edgeSource(l *lan) source {
 func (g *ground) hostile() (sources []source) {
 	for _, a := range g.plan.Attachments() {
 		l := g.lans[member{a.VPC, a.Site}]
-		if l.Joined {
+		if l.Joined && !l.provider {
 			sources = append(sources, g.edgeSource(l))
 		}
 		done := map[string]bool{}

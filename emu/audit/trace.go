@@ -64,10 +64,7 @@ func (g *ground) taps(suspects []suspect) (stations []traffic.Station) {
 			stations = append(stations, traffic.Station{Node: end.Node, Ifname: end.Ifname, Sent: true})
 		}
 	}
-	for _, r := range g.plan.Routers() {
-		stations = append(stations, traffic.Station{Node: r.Name})
-	}
-	return stations
+	return append(stations, g.computers()...)
 }
 
 type tracer struct {

@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/vpclab/vpclab/topo"
 )
@@ -35,10 +36,32 @@ func compileNode(n topo.Node) Node {
 	for _, b := range n.Bridges {
 		out.Bridges = append(out.Bridges, Bridge{Name: b.Name, MAC: b.MAC, Addr: b.Addr, Ageing: b.Ageing})
 	}
+	if n.Kind == topo.KindHost {
+		secludeHost(n, &out)
+	}
 	for _, r := range n.Routes {
 		out.Routes = append(out.Routes, Route{Dst: r.Dst, Via: r.Via, Dev: r.Dev})
 	}
 	return out
+}
+
+// secludeHost keeps the IP of a hypervisor host that has an address off the
+// LANs of its guests. A bridge takes what is sent to its own MAC address for its
+// node, which knows all its addresses on all its bridges: a tenant could talk to
+// the host. No source on a tenant's bridge passes the strict reverse path check
+// (RFC 3704), as the host's one subnet is elsewhere, and no ARP request is
+// answered there.
+func secludeHost(n topo.Node, out *Node) {
+	if !slices.ContainsFunc(n.Bridges, func(b topo.Bridge) bool { return b.Addr.IsValid() }) {
+		return
+	}
+	for _, b := range n.Bridges {
+		conf := "net.ipv4.conf." + b.Name + "."
+		out.Sysctls[conf+"rp_filter"], out.Sysctls[conf+"forwarding"] = "1", "0"
+		if !b.Addr.IsValid() {
+			out.Sysctls[conf+"arp_ignore"] = "8"
+		}
+	}
 }
 
 func compileEnd(e topo.Endpoint, egress topo.Impairment) End {
