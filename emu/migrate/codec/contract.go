@@ -31,12 +31,17 @@ type Config struct {
 	// experiments on that alone.
 	Unverified bool
 	HashBits   int
+	// Key seeds the hash: a guest that does not know it cannot build blocks
+	// that collide.
+	Key uint64
 }
 
 // Encoder is the sending half. It is for one goroutine.
 type Encoder interface {
 	// Encode appends to dst one batch of pages: data holds their contents one
-	// after the other, pages their numbers, ascending. It keeps nothing of data.
+	// after the other, pages their numbers, ascending and at most MaxBatch of
+	// them. It keeps nothing of data. The state is that of both ends after the
+	// batch, so all batches must be decoded, in order.
 	Encode(dst []byte, pages []uint32, data []byte) []byte
 	// Pressure tells the encoder how busy the link is: 1: data waits for the
 	// link, so that time to compress is free; 0: the link waits for data.
@@ -45,6 +50,8 @@ type Encoder interface {
 	Usage() []Use
 	// Footprint is the memory that the encoder holds, in bytes.
 	Footprint() int64
+	// Close gives it back; the encoder is of no use after.
+	Close()
 }
 
 // Decoder is the receiving half. It is for one goroutine.
@@ -56,6 +63,7 @@ type Decoder interface {
 	Decode(memory, batch []byte, placed func(page int)) error
 	Usage() []Use
 	Footprint() int64
+	Close()
 }
 
 // Use accounts for one encoder: what it took and what it gave.
