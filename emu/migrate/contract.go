@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
@@ -36,8 +37,31 @@ type Options struct {
 	Verify string
 	// HoldPause, where it is not nil, delays the final round until it is
 	// closed: VMs that arrive together (synchronized arrival).
-	HoldPause <-chan struct{}
+	HoldPause <-chan struct{} `json:"-"`
+	// Few is how many pages Xen's rules count as none; default 50 for a memory
+	// of 1 GiB, scaled with the memory, and at least 4.
+	Few int
+	// Reuse lets the target say what its memory holds already, of an earlier
+	// stay of this VM: pages with the same 256-bit hash are not sent.
+	Reuse bool
+	// Step, where it is not nil, is called before each step that this end
+	// takes, with its name from Steps. An error makes the migration fail there;
+	// ErrKilled makes it end there with nothing undone, as a killed process
+	// does.
+	Step func(name string) error `json:"-"`
 }
+
+var (
+	// ErrCommitted is what Abort fails with after Commit: the VM is the target's.
+	ErrCommitted = errors.New("the VM was given to the target")
+	// ErrAborted is what Commit fails with after Abort: the VM is the source's.
+	ErrAborted = errors.New("the VM was kept at the source")
+	// ErrInDoubt is in an error after which this end does not know who owns the
+	// VM, because the Arbiter did not answer: it stands until that is known.
+	ErrInDoubt = errors.New("not known whether the VM was given to the target")
+	// ErrKilled is what a Step returns to end an end as a kill would.
+	ErrKilled = errors.New("killed")
+)
 
 // Source is a VM at the host that it leaves.
 type Source interface {
@@ -70,6 +94,14 @@ type Target interface {
 	Written(into []uint64) int
 }
 
+// Keeper is a Target that outlives its process: what Keep is given is there
+// when a new process asks, so that a VM that was given to this side starts even
+// if the process that received it is gone. Keep is called before Commit; missing
+// is nil when all pages are there.
+type Keeper interface {
+	Keep(ctx context.Context, state []byte, missing []uint64) error
+}
+
 // Faults is the memory of a VM that runs while pages are missing.
 type Faults interface {
 	// Next waits for the next page that the VM stands at. A page may be
@@ -86,11 +118,12 @@ type Faults interface {
 type Arbiter interface {
 	// Paused tells that the VM stands: the network may be moved.
 	Paused(ctx context.Context, at event.Mono)
-	// Commit gives the VM to the target, for good. It fails, for good, when
-	// Abort came first; both are safe to repeat and to call from either end.
+	// Commit gives the VM to the target, for good. It fails with ErrAborted, for
+	// good, when Abort came first; both are safe to repeat and to call from
+	// either end. Any other error of either means: not known, ask again.
 	Commit(ctx context.Context) error
-	// Abort keeps it at the source. It fails with ErrCommitted when Commit
-	// came first.
+	// Abort keeps it at the source. It fails with ErrCommitted, for good, when
+	// Commit came first.
 	Abort(ctx context.Context) error
 }
 
@@ -123,6 +156,7 @@ type Round struct {
 	Dirtied      int   // pages dirtied during it
 	Final        int   // pages sent in it that were never sent again
 	Bytes        int64 // on TCP
+	FinalBytes   int64 // of the Final pages, as shares of the batches that they came in
 	Paused       bool
 }
 
@@ -133,6 +167,7 @@ type EncoderUse struct {
 	In    int64         // bytes of them
 	Out   int64         // bytes that stand for them
 	CPU   time.Duration // that it took, on both sides where known
+	False int64         // hits of a hash whose bytes turned out to differ
 }
 
 // Verification says how the memories were compared.

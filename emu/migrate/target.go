@@ -1,0 +1,373 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/migrate/codec"
+	"github.com/vpclab/vpclab/emu/migrate/wire"
+)
+
+// Receive is the other end of Send. It returns when the VM runs here, nothing
+// is missing and both memories are proven equal. With ErrCommitted in its
+// error the VM is this side's, and what has not been done for it is done by
+// RecoverTarget or ReceiveRest; with ErrInDoubt nobody's until the Arbiter
+// answers; with any other error it is the source's.
+func Receive(ctx context.Context, link Link, vm Target, arb Arbiter, opt Options) (*Report, error) {
+	memory := vm.Memory()
+	pages := len(memory) / PageSize
+	p, err := opt.plan(pages)
+	if err != nil {
+		return nil, err
+	}
+	dec, err := codec.NewDecoder(p.codec)
+	if err != nil {
+		return nil, fmt.Errorf("decoder of %s: %w", opt.Algorithm, err)
+	}
+	defer dec.Close()
+	t := &target{
+		link: link, vm: vm, arb: arb, opt: &opt, plan: p, dec: dec,
+		memory: memory, pages: pages, proof: newProof(pages),
+		rep: &Report{Algorithm: opt.Algorithm, Began: event.Now()}, cpu: cpu(),
+	}
+	err = t.run(ctx)
+	t.account()
+	return t.rep, err
+}
+
+// target is the other end of a migration under way.
+type target struct {
+	link   Link
+	vm     Target
+	arb    Arbiter
+	opt    *Options
+	plan   plan
+	dec    codec.Decoder
+	memory []byte
+	pages  int
+	rep    *Report
+	cpu    time.Duration
+
+	sending sync.Mutex // of what goes back by Bulk
+	batches uint64
+	proof   *proof // of the pages as they were placed
+	mine    bool   // the Arbiter has given the VM to this side
+	running bool
+}
+
+func (t *target) run(ctx context.Context) error {
+	err := t.receive(ctx)
+	switch {
+	case err == nil || killed(err):
+		return err
+	case t.mine:
+		return fmt.Errorf("%w: %w", ErrCommitted, err)
+	}
+	// The source takes the VM back at once if it can be told; else when it
+	// sees the session end.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = t.tell(ctx, msgFailed, []byte(err.Error()))
+	return err
+}
+
+// tell sends a message to the source.
+func (t *target) tell(ctx context.Context, ty wire.Type, payload []byte) error {
+	t.sending.Lock()
+	defer t.sending.Unlock()
+	if err := t.link.Bulk.Send(ctx, ty, payload); err != nil {
+		return fmt.Errorf("send %q: %w", messageName(ty), err)
+	}
+	return nil
+}
+
+// next is what the source says next by Bulk.
+func (t *target) next(ctx context.Context, what string) (wire.Message, error) {
+	m, err := t.link.Bulk.Receive(ctx)
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the source has closed the session")
+		}
+		return m, fmt.Errorf("waiting for %s: %w", what, err)
+	}
+	if m.Type == msgAbort {
+		return m, fmt.Errorf("the source has the VM back: %s", m.Payload)
+	}
+	return m, nil
+}
+
+func unexpected(m wire.Message, what string) error {
+	return fmt.Errorf("waiting for %s: the source sent %q", what, messageName(m.Type))
+}
+
+// receive places all that comes, takes the VM, and proves what it got.
+func (t *target) receive(ctx context.Context) error {
+	if err := t.open(ctx); err != nil {
+		return err
+	}
+	for {
+		m, err := t.next(ctx, "pages")
+		if err != nil {
+			return err
+		}
+		switch m.Type {
+		case msgPages:
+			err = t.place(ctx, m.Payload)
+		case msgRound:
+			err = t.opt.step(StepTargetRound)
+		case msgFinal:
+			return t.final(ctx, m.Payload)
+		case msgMissing:
+			if !t.plan.post {
+				return unexpected(m, "pages")
+			}
+			return t.missing(ctx, m.Payload)
+		default:
+			return unexpected(m, "pages")
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// open compares what the source is about to do with what this end was told.
+func (t *target) open(ctx context.Context) error {
+	m, err := t.next(ctx, "what comes")
+	if err != nil {
+		return err
+	}
+	if m.Type != msgBegin {
+		return unexpected(m, "what comes")
+	}
+	var theirs begin
+	if err := json.Unmarshal(m.Payload, &theirs); err != nil {
+		return fmt.Errorf("what the source says that comes: %w", err)
+	}
+	ours := begin{Algorithm: t.opt.Algorithm, Pages: t.pages, Codec: t.plan.codec, Verify: t.opt.Verify, Reuse: t.opt.Reuse}
+	if !reflect.DeepEqual(ours, theirs) {
+		return fmt.Errorf("the two ends were told different migrations: source %+v, target %+v", theirs, ours)
+	}
+	if err := t.opt.step(StepTargetBegin); err != nil {
+		return err
+	}
+	if err := t.opt.step(StepTargetReady); err != nil {
+		return err
+	}
+	return t.tell(ctx, msgReady, nil)
+}
+
+// place decodes a batch into memory, and hashes each page where it lies now.
+func (t *target) place(ctx context.Context, batch []byte) error {
+	if err := t.opt.step(StepTargetBatch); err != nil {
+		return err
+	}
+	err := t.dec.Decode(t.memory, batch, func(page int) {
+		t.proof.set(page, leaf(t.memory[page*PageSize:(page+1)*PageSize]))
+	})
+	if err != nil {
+		return fmt.Errorf("batch %d: %w", t.batches+1, err)
+	}
+	t.batches++
+	return t.tell(ctx, msgPlaced, u64(t.batches))
+}
+
+// final is the hand-over when all has come. It is this end that takes the VM:
+// asking the source for it would make the VM stand for another round trip.
+func (t *target) final(ctx context.Context, payload []byte) error {
+	sent, state, err := parseFinal(payload)
+	if err != nil {
+		return err
+	}
+	if err := t.opt.step(StepTargetFinal); err != nil {
+		return err
+	}
+	if t.opt.Verify == "pause" {
+		began := event.Now()
+		t.proof.over(t.memory)
+		t.rep.Verify.InPause = event.Now().Sub(began)
+	}
+	if root := t.proof.root(); root != sent {
+		return fmt.Errorf("before the hand-over: %w", &DiffersError{What: fmt.Sprintf("the source sent a memory of hash %v and %v was placed", sent, root)})
+	}
+	if err := t.take(ctx, state, nil); err != nil {
+		return err
+	}
+	at, err := t.vm.Start(ctx, state)
+	if err != nil {
+		return fmt.Errorf("start the VM at the target: %w", err)
+	}
+	t.running = true
+	t.rep.ResumedAt, t.rep.Done = at, at
+	if err := t.opt.step(StepTargetStarted); err != nil {
+		return err
+	}
+	if err := t.tell(ctx, msgRunning, u64(uint64(at))); err != nil {
+		return err
+	}
+	if err := t.check(ctx); err != nil {
+		return err
+	}
+	return t.prove(ctx)
+}
+
+// take makes the VM this side's.
+func (t *target) take(ctx context.Context, state []byte, missing bitmap) error {
+	if k, ok := t.vm.(Keeper); ok {
+		if err := k.Keep(ctx, state, missing); err != nil {
+			return fmt.Errorf("keep the VM's state for a successor: %w", err)
+		}
+	}
+	if err := t.opt.step(StepTargetKept); err != nil {
+		return err
+	}
+	// The source may give up waiting and Abort meanwhile; then this fails.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recoverIn)
+	defer cancel()
+	if err := resolve(ctx, t.arb.Commit, ErrAborted); err != nil {
+		if errors.Is(err, ErrAborted) {
+			return fmt.Errorf("take the VM: %w", err)
+		}
+		return fmt.Errorf("%w: %w", ErrInDoubt, err)
+	}
+	t.mine = true
+	return t.opt.step(StepTargetCommitted)
+}
+
+const (
+	// checkAtOnce is how many pages are read between two looks at what the VM
+	// has written.
+	checkAtOnce = 128
+	// bitIn is how long after changing a page a VM may be kept from setting its
+	// bit: it shares a processor.
+	bitIn = 2 * time.Second
+)
+
+// check reads the memory again after the hand-over. A page that the VM has not
+// written since it started, neither before nor while it was read, must be what
+// was placed; the others are proven by what was hashed when they were placed.
+func (t *target) check(ctx context.Context) error {
+	if err := t.opt.step(StepTargetCheck); err != nil {
+		return err
+	}
+	began := event.Now()
+	written, now := newBitmap(t.pages), newBitmap(t.pages)
+	look := func() {
+		clear(now)
+		t.vm.Written(now)
+		written.or(now)
+	}
+	seen := make([]digest, checkAtOnce)
+	v := &t.rep.Verify
+	var doubtful []int
+	for first := 0; first < t.pages; first += checkAtOnce {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("read the memory again: %w", context.Cause(ctx))
+		}
+		end := min(first+checkAtOnce, t.pages)
+		for page := first; page < end; page++ {
+			if !written.has(page) {
+				seen[page-first] = leaf(t.memory[page*PageSize : (page+1)*PageSize])
+			}
+		}
+		look()
+		for page := first; page < end; page++ {
+			if !written.has(page) && seen[page-first] != t.proof.leaves[page] {
+				doubtful = append(doubtful, page)
+			} else if !written.has(page) {
+				v.AfterStart++
+			}
+		}
+	}
+	// The VM sets a page's bit after it has changed the page.
+	for end := time.Now().Add(bitIn); ; {
+		look()
+		doubtful = slices.DeleteFunc(doubtful, written.has)
+		if len(doubtful) == 0 || time.Now().After(end) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	v.Pages, v.AtPlacing = t.pages, t.pages-v.AfterStart
+	v.Took += event.Now().Sub(began)
+	if len(doubtful) > 0 {
+		return &DiffersError{Pages: doubtful, What: "memory of the target changed after it was placed, and not by the VM"}
+	}
+	return nil
+}
+
+// prove answers the source's hash of the memory that stayed there.
+func (t *target) prove(ctx context.Context) error {
+	m, err := t.next(ctx, "the source's hash")
+	if err != nil {
+		return err
+	}
+	if m.Type != msgProof || len(m.Payload) != len(digest{}) {
+		return unexpected(m, "the source's hash")
+	}
+	var theirs digest
+	copy(theirs[:], m.Payload)
+	if err := t.opt.step(StepTargetProof); err != nil {
+		return err
+	}
+	root := t.proof.root()
+	answer := proven{
+		Root: root.String(), Verify: t.rep.Verify, CPU: int64(cpu() - t.cpu),
+		Encoders: t.dec.Usage(), Faults: t.rep.Faults, Bytes: t.sent(),
+	}
+	if err := t.tell(ctx, msgProven, encodeJSON(answer)); err != nil {
+		return err
+	}
+	if m, err = t.next(ctx, "the source's verdict"); err != nil {
+		return err
+	}
+	switch {
+	case m.Type == msgAsk && root != theirs:
+		return t.confess(ctx, theirs, root)
+	case m.Type != msgOver || root != theirs:
+		return unexpected(m, "the source's verdict")
+	}
+	t.rep.Hash = root.String()
+	return t.opt.step(StepTargetOver)
+}
+
+// confess sends the hashes of all pages, so that the source can tell which
+// differ.
+func (t *target) confess(ctx context.Context, theirs, ours digest) error {
+	all := t.proof.bytes()
+	for len(all) > 0 {
+		n := min(len(all), leavesAtOnce*len(digest{}))
+		if err := t.tell(ctx, msgLeaves, all[:n]); err != nil {
+			return err
+		}
+		all = all[n:]
+	}
+	if err := t.link.Bulk.Flush(ctx); err != nil {
+		return fmt.Errorf("waiting for the source to hear which pages differ: %w", err)
+	}
+	return &DiffersError{What: fmt.Sprintf("hash of the source's memory at the pause %v, of the target's %v; the source's error names the pages", theirs, ours)}
+}
+
+func (t *target) sent() (n int64) {
+	for _, session := range []wire.Session{t.link.Bulk, t.link.Urgent} {
+		if session != nil {
+			n += session.Stats().Out
+		}
+	}
+	return n
+}
+
+func (t *target) account() {
+	r := t.rep
+	r.BytesBack = t.sent()
+	r.CPU.Target = cpu() - t.cpu
+	r.Encoders = uses(nil, t.dec.Usage())
+}
