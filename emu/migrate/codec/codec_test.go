@@ -11,6 +11,7 @@ import (
 func configs() map[string]Config {
 	out := map[string]Config{
 		"raw":        {},
+		"vpclab":     {Own: true, Zero: true},
 		"zero":       {Zero: true},
 		"cbr":        {CBR: true},
 		"cbr-256":    {CBR: true, Block: 256, Zero: true},

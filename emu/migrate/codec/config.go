@@ -30,6 +30,13 @@ func NewEncoder(c Config) (Encoder, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Own {
+		e, err := newOwnEncoder(c)
+		if err != nil {
+			return nil, fmt.Errorf("vpclab's own encoder: %w", err)
+		}
+		return e, nil
+	}
 	return newStagedEncoder(c), nil
 }
 
@@ -38,6 +45,9 @@ func NewDecoder(c Config) (Decoder, error) {
 	c, err := c.complete()
 	if err != nil {
 		return nil, err
+	}
+	if c.Own {
+		return newOwnDecoder(c), nil
 	}
 	return newStagedDecoder(c), nil
 }
@@ -80,6 +90,9 @@ func (c Config) complete() (Config, error) {
 	if c.Own {
 		if c.CBR || c.Delta || c.Compress != "" || c.Unverified || c.HashBits != 0 || c.Key != 0 {
 			return c, fmt.Errorf("vpclab's own encoder stands in place of cbr, delta and compressors, and always verifies: expected none of them beside it")
+		}
+		if c.Pages > mostOwnPages {
+			return c, fmt.Errorf("vpclab's own encoder for a memory of %d pages: expected at most %d", c.Pages, mostOwnPages)
 		}
 		return c, nil
 	}

@@ -9,7 +9,7 @@ import (
 // that are told in the same way. A run is two numbers: how many pages are left
 // out since the last one, and its length with its kind.
 
-const kindBits = 2
+const kindBits = 3
 
 // runs writes the list of runs of a batch, page by page.
 type runs struct {
