@@ -44,6 +44,7 @@ func kinds() map[string]kind {
 		"lan":            lanKind(),
 		"reservation":    reservationKind(),
 		"routing-peer":   routingPeer(),
+		"migration":      migrationKind(),
 	}
 }
 

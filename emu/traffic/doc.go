@@ -21,7 +21,9 @@
 //     flows: first packet through, last packet through, what was lost between,
 //     and how long each was under way;
 //   - bulk.go: [Prober.OpenBulk], TCP flows, greedy or with a rate, started and
-//     paused at will; goodput.go: what of them arrived, over time.
+//     paused at will; goodput.go: what of them arrived, over time;
+//   - users.go: [OpenUsers], emulated users of a server with a TCP connection
+//     each; resets.go, silence.go: what breaks and what stands still for them.
 //
 // A machine's socket is an ordinary UDP socket of its namespace: the probe is
 // routed, labelled, filtered and queued by the kernel like any other packet,

@@ -1,0 +1,54 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+
+	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/guest"
+	"github.com/vpclab/vpclab/emu/migrate"
+)
+
+// cloud is what the experiment migration needs of the hypervisor hosts, beside
+// the lab as a network.
+type cloud interface {
+	// boot starts the guests of VMs anew, with fresh memory and disk, as the
+	// lab's plan has them, and tells when the work of each began: the zero of
+	// its write trace.
+	boot(ctx context.Context, vms ...string) (map[string]event.Mono, error)
+	// move migrates a VM. It returns when nothing of the VM is left to be done.
+	move(ctx context.Context, m move) (*moved, error)
+	// status is what a guest says of itself.
+	status(ctx context.Context, vm string) (guest.Status, error)
+}
+
+// move is one migration that is asked for.
+type move struct {
+	vm, to string // the VM and the host's node
+	memory migrate.Options
+	disk   bool
+	reuse  bool // what the target still holds of an earlier stay counts
+	// ready is called when the VM could take its last round, which then waits
+	// until go ahead is closed. Both may be nil.
+	ready   func()
+	goAhead <-chan struct{}
+}
+
+// moved is what one migration was.
+type moved struct {
+	migrate.Report
+	// The disk, where it moves: copying begins, the mirror is in step.
+	diskBegan, diskSynced event.Mono
+	diskBytes             int64 // on its connection, from the source
+	requested             event.Mono
+	joined                event.Mono // the destination's site is in the VPC
+	reached               event.Mono // the network has the VM at its new host
+	// wireOut and wireBack are bytes on the wire between the two hosts, headers
+	// included, from the source and towards it.
+	wireOut, wireBack int64
+}
+
+// cloudOf is the lab's side of it.
+func cloudOf(l Lab) (cloud, error) {
+	return nil, errors.New("this lab has no hypervisors")
+}

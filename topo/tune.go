@@ -1,0 +1,31 @@
+package topo
+
+import "slices"
+
+// Tune is a copy of the plan in which the core links between neighbours on a
+// path do something else to packets; the same in both directions. A queue that
+// is 0 becomes the default for the rate and delay.
+func (p *Plan) Tune(path []string, change func(Impairment) Impairment) *Plan {
+	q := *p
+	q.Links = slices.Clone(p.Links)
+	for i := range q.Links {
+		l := &q.Links[i]
+		a, b := slices.Index(path, l.A.Node), slices.Index(path, l.B.Node)
+		if l.Core && a >= 0 && b >= 0 && (a-b == 1 || b-a == 1) {
+			l.AtoB, l.BtoA = change(l.AtoB).queued(), change(l.BtoA).queued()
+		}
+	}
+	return &q
+}
+
+// WithGuest is a copy of the plan in which another guest runs in a VM.
+func (p *Plan) WithGuest(vm string, g *Guest) *Plan {
+	q := *p
+	q.Nodes = slices.Clone(p.Nodes)
+	for i := range q.Nodes {
+		if q.Nodes[i].Name == vm {
+			q.Nodes[i].Guest = g
+		}
+	}
+	return &q
+}
