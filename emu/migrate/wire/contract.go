@@ -31,8 +31,14 @@ type Config struct {
 	// Window is how many bytes may be sent that the other end has not confirmed;
 	// default 8 MiB.
 	Window int
-	// MaxFrame bounds a message; default 4 MiB.
+	// MaxFrame bounds a message; default 4 MiB. Window and MaxFrame hold for both
+	// directions: the ends use the lesser of what each of them has, and a window
+	// has room for two of the largest messages.
 	MaxFrame int
+	// Backlog is how many bytes may wait in this process for TCP to take them;
+	// default 256 KiB. About as much again waits in the kernel: what is sent now
+	// gets to the link behind both.
+	Backlog int
 	// Patience is how long a session looks for a new connection, and how long a
 	// connection may be silent; default 15 s.
 	Patience time.Duration
@@ -41,17 +47,21 @@ type Config struct {
 // Session is one end. Send and Receive may each be used by one goroutine at a
 // time, and both at the same time.
 type Session interface {
-	// Send queues a message; it waits while the window is full. The payload is
-	// the caller's again when it returns.
+	// Send queues a message; it waits while the window or the Backlog is full.
+	// The payload is the caller's again when it returns.
 	Send(ctx context.Context, t Type, payload []byte) error
-	// Flush waits until the other end has *received* all that was sent.
+	// Flush waits until the other end's Receive has given out all that was sent
+	// before. It may be called beside Send.
 	Flush(ctx context.Context) error
+	// Receive waits for the next message. After the other end has closed the
+	// session, and all that came before was received, it returns io.EOF.
 	Receive(ctx context.Context) (Message, error)
 	// Waiting is the time that Send has spent waiting for the link since the
 	// session began: the measure of whether link or sender is the bottleneck.
 	Waiting() time.Duration
 	// Stats are bytes on TCP, both ways, and how often it had to reconnect.
 	Stats() Stats
+	// Close ends the session at both ends.
 	Close() error
 }
 

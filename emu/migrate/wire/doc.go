@@ -8,5 +8,16 @@
 // ends by the window and the largest frame. The format is in
 // docs/migration-protocol.md.
 //
-// The package does not know what messages mean.
+// The package does not know what messages mean. Division of labour:
+//
+//   - contract.go: [Session] and [Config]; dial.go, [Open]; listen.go, [Listener];
+//     socket.go, [DialTCP] and [ListenTCP];
+//   - session.go: what callers of a session meet;
+//   - link.go: one connection, its writer and its reader;
+//   - ring.go: what has not been confirmed; frame.go and hello.go, the formats.
+//
+// System calls are dear in User Mode Linux, so an end writes all that it has by
+// one, up to 256 KiB; reads up to 1 MiB; confirms once an eighth of the window,
+// with whatever it sends anyway, and at once only where the other end asks
+// (Flush); and reads no clock but where it waits.
 package wire
