@@ -47,7 +47,7 @@ type Options struct {
 	// Step, where it is not nil, is called before each step that this end
 	// takes, with its name from Steps. An error makes the migration fail there;
 	// ErrKilled makes it end there with nothing undone, as a killed process
-	// does.
+	// does. It is called from several goroutines.
 	Step func(name string) error `json:"-"`
 }
 
@@ -89,8 +89,9 @@ type Target interface {
 	// StartMissing lets it run while the pages set in missing are not there;
 	// see Faults.
 	StartMissing(ctx context.Context, state []byte, missing []uint64) (Faults, event.Mono, error)
-	// Written collects, after Start, the pages that the VM has written here:
-	// they cannot be compared with the source any more.
+	// Written adds to into the pages that the VM has written here since Start:
+	// they cannot be compared with the source any more. Unlike Collect it takes
+	// no bit away, so that a successor of this process sees them too.
 	Written(into []uint64) int
 }
 
@@ -173,7 +174,10 @@ type EncoderUse struct {
 // Verification says how the memories were compared.
 type Verification struct {
 	Pages, AfterStart, AtPlacing int // compared at the target: in all, after the hand-over, when placed
-	Took, InPause                time.Duration
+	// Unproven pages had been written by the VM before a target that took over
+	// from a killed one could hash them; they are not in the Hash.
+	Unproven      int
+	Took, InPause time.Duration
 }
 
 // FaultUse accounts for pages that the VM had to wait for.

@@ -54,6 +54,7 @@ type flow struct {
 	enc  codec.Encoder
 	buf  []byte
 
+	gain        float64 // how many times what fills the link may be on the way
 	sentBatches uint64
 	last        int // bytes of the last batch
 	lastPages   int
@@ -84,7 +85,7 @@ type underway struct {
 }
 
 func newFlow(bulk wire.Session, enc codec.Encoder) *flow {
-	return &flow{bulk: bulk, enc: enc, news: make(chan struct{}, 1)}
+	return &flow{bulk: bulk, enc: enc, gain: 2, news: make(chan struct{}, 1)}
 }
 
 func (f *flow) now() event.Mono { return event.Now() }
@@ -168,7 +169,7 @@ func (f *flow) limit() int {
 	if f.n == 0 {
 		return 4 * underwayMin
 	}
-	fill := 2 * f.best() * f.shortest.Seconds()
+	fill := f.gain * f.best() * f.shortest.Seconds()
 	return min(max(int(fill), underwayMin, 2*f.last), underwayMax)
 }
 
@@ -219,22 +220,27 @@ func (f *flow) room(ctx context.Context) error {
 
 func (f *flow) put(ctx context.Context, pages []uint32, data []byte) (int, error) {
 	f.buf = f.enc.Encode(f.buf[:0], pages, data)
-	f.last, f.lastPages = len(f.buf), len(pages)
 	now := event.Now()
 	f.pressure(now)
+	return len(f.buf), f.ship(ctx, now, msgPages, f.buf, len(pages))
+}
+
+// ship sends a batch of pages, which is on the way until it is placed.
+func (f *flow) ship(ctx context.Context, now event.Mono, t wire.Type, batch []byte, pages int) error {
+	f.last, f.lastPages = len(batch), pages
 	f.mu.Lock()
 	from := f.at
 	if len(f.way) == 0 {
 		from = now // the link stood: only what comes from now on is its rate
 	}
-	f.way = append(f.way, underway{bytes: len(f.buf), at: now, delivered: f.delivered, from: from})
-	f.bytes += len(f.buf)
+	f.way = append(f.way, underway{bytes: len(batch), at: now, delivered: f.delivered, from: from})
+	f.bytes += len(batch)
 	f.mu.Unlock()
 	f.sentBatches++
-	if err := f.bulk.Send(ctx, msgPages, f.buf); err != nil {
-		return 0, fmt.Errorf("send batch %d: %w", f.sentBatches, err)
+	if err := f.bulk.Send(ctx, t, batch); err != nil {
+		return fmt.Errorf("send batch %d: %w", f.sentBatches, err)
 	}
-	return len(f.buf), nil
+	return nil
 }
 
 func (f *flow) mark(ctx context.Context, round int) error {

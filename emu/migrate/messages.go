@@ -16,7 +16,7 @@ const (
 	msgPages   wire.Type = 2  // a batch of package codec
 	msgRound   wire.Type = 3  // u32 number of the round that ends
 	msgFinal   wire.Type = 4  // root[32], state: all pages are sent
-	msgMissing wire.Type = 5  // u32 length, state, bitmap of missing pages
+	msgMissing wire.Type = 5  // root[32], u32 length, state, bitmap of missing pages
 	msgRest    wire.Type = 6  // missing pages: see appendRest
 	msgProof   wire.Type = 7  // root[32] of the memory that stayed
 	msgOver    wire.Type = 8  // both ends are equal
@@ -34,6 +34,7 @@ const (
 	msgLeaves  wire.Type = 37 // hashes of pages, in order, 32 bytes each
 	msgWant    wire.Type = 38 // u32 page that the VM stands at
 	msgLacks   wire.Type = 39 // bitmap of pages that are missing
+	msgAll     wire.Type = 40 // i64 CLOCK_MONOTONIC: none is missing any more
 )
 
 // begin is what both ends must have been told alike. The target does not take
@@ -54,6 +55,9 @@ type proven struct {
 	Encoders []codec.Use
 	Faults   FaultUse
 	Bytes    int64 // that it handed to TCP
+	// Unproven are pages that the VM had written before this end, a successor,
+	// could hash them: their leaves count as zero in Root. Words of a bitmap.
+	Unproven []uint64
 }
 
 // leavesAtOnce bounds a message of leaves to 1 MiB.
@@ -80,18 +84,21 @@ func parseFinal(b []byte) (root digest, state []byte, err error) {
 	return root, append([]byte{}, b[len(root):]...), nil
 }
 
-func missingMessage(state []byte, missing bitmap) []byte {
-	b := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(state)+8*len(missing)), uint32(len(state)))
+func missingMessage(root digest, state []byte, missing bitmap) []byte {
+	b := append(make([]byte, 0, len(root)+4+len(state)+8*len(missing)), root[:]...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(state)))
 	return appendBitmap(append(b, state...), missing)
 }
 
-func parseMissing(b []byte, pages int) (state []byte, missing bitmap, err error) {
-	if len(b) < 4 || uint64(len(b)-4) < uint64(binary.BigEndian.Uint32(b)) {
-		return nil, nil, fmt.Errorf("a list of missing pages of %d bytes", len(b))
+func parseMissing(b []byte, pages int) (root digest, state []byte, missing bitmap, err error) {
+	const head = len(root) + 4
+	if len(b) < head || uint64(len(b)-head) < uint64(binary.BigEndian.Uint32(b[len(root):])) {
+		return root, nil, nil, fmt.Errorf("a list of missing pages of %d bytes", len(b))
 	}
-	n := 4 + int(binary.BigEndian.Uint32(b))
+	copy(root[:], b)
+	n := head + int(binary.BigEndian.Uint32(b[len(root):]))
 	missing, err = parseBitmap(b[n:], pages)
-	return append([]byte{}, b[4:n]...), missing, err
+	return root, append([]byte{}, b[head:n]...), missing, err
 }
 
 func appendBitmap(dst []byte, m bitmap) []byte {
@@ -182,7 +189,7 @@ func messageName(t wire.Type) string {
 		msgBegin: "begin", msgPages: "pages", msgRound: "round", msgFinal: "final", msgMissing: "missing",
 		msgRest: "rest", msgProof: "proof", msgOver: "over", msgAbort: "abort", msgAsk: "ask",
 		msgReady: "ready", msgPlaced: "placed", msgRunning: "running", msgFailed: "failed",
-		msgProven: "proven", msgLeaves: "leaves", msgWant: "want", msgLacks: "lacks",
+		msgProven: "proven", msgLeaves: "leaves", msgWant: "want", msgLacks: "lacks", msgAll: "all",
 	}
 	if n, ok := names[t]; ok {
 		return n

@@ -9,21 +9,7 @@ import (
 
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/migrate/codec"
-	"github.com/vpclab/vpclab/emu/migrate/wire"
 )
-
-// Link is one end of a migration's sessions.
-type Link struct {
-	Bulk   wire.Session // all but what is urgent
-	Urgent wire.Session // pages that a VM stands at; only where Options.Urgent says so
-	// Again opens both anew, for a post-copy whose sessions have ended while
-	// pages were missing; nil: such a migration is carried on by SendRest and
-	// ReceiveRest.
-	Again func(ctx context.Context) (Link, error)
-}
-
-// Urgent tells whether the algorithm needs the urgent session.
-func (o *Options) Urgent() bool { return o.Algorithm == PostCopy || o.Algorithm == Hybrid }
 
 const (
 	answerIn   = 30 * time.Second // for the target to answer
@@ -49,10 +35,10 @@ func Send(ctx context.Context, link Link, vm Source, arb Arbiter, opt Options) (
 		return nil, fmt.Errorf("encoder of %s: %w", opt.Algorithm, err)
 	}
 	s := &source{
-		link: link, vm: vm, arb: arb, opt: &opt, plan: p, enc: enc,
-		flow: newFlow(link.Bulk, enc), inbox: make(chan message, 16),
-		rep: &Report{Algorithm: opt.Algorithm}, cpu: cpu(),
+		link: link, vm: vm, memory: memory, arb: arb, opt: &opt, plan: p, enc: enc,
+		rep: &Report{Algorithm: opt.Algorithm, Began: event.Now()}, cpu: cpu(),
 	}
+	s.line = newLine(ctx, link, enc)
 	s.copier = newCopier(vm, s.flow, &opt, p)
 	err = s.run(ctx)
 	s.account()
@@ -62,150 +48,117 @@ func Send(ctx context.Context, link Link, vm Source, arb Arbiter, opt Options) (
 
 // source is one end of a migration under way.
 type source struct {
+	*line
 	link   Link
 	vm     Source
+	memory []byte
 	arb    Arbiter
 	opt    *Options
 	plan   plan
 	enc    codec.Encoder
-	flow   *flow
 	copier *copier
-	inbox  chan message
 	rep    *Report
 	cpu    time.Duration
 
 	paused  bool          // the VM stands, or may
 	offered bool          // the target may commit
+	given   bool          // it has
+	state   []byte        // of the VM at the pause
 	told    chan struct{} // closed when Paused has been told to the Arbiter
 }
 
-// message is a copy of what came.
-type message struct {
-	wire.Type
-	payload []byte
-}
-
-func (s *source) run(ctx context.Context) (err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	listened := make(chan struct{})
-	go func() {
-		defer close(listened)
-		s.listen(ctx)
-	}()
-	defer func() {
-		cancel(errors.New("the migration has ended"))
-		<-listened
-	}()
-	committed, err := s.hand(ctx)
-	if err != nil && !committed {
-		return s.back(ctx, err)
+func (s *source) run(ctx context.Context) error {
+	defer func() { s.stop() }()
+	err := s.hand(ctx)
+	if err != nil && !s.given {
+		if err = s.back(ctx, err); !s.given {
+			return err
+		}
 	}
 	if err == nil {
 		err = s.prove(ctx)
 	}
-	if err != nil {
-		if killed(err) {
-			return err
+	// The VM is the target's: what is left can be done by other sessions.
+	for range againMost {
+		if err == nil || !s.again(ctx, err) {
+			break
 		}
+		err = s.rest(ctx)
+	}
+	if err != nil && !killed(err) {
 		return fmt.Errorf("%w: %w", ErrCommitted, err)
 	}
-	return nil
+	return err
 }
 
-// listen sorts what the target says until the session or the migration ends.
-func (s *source) listen(ctx context.Context) {
-	defer close(s.inbox)
-	for {
-		m, err := s.link.Bulk.Receive(ctx)
-		if err != nil {
-			s.flow.fail(fmt.Errorf("receive from the target: %w", err))
-			return
-		}
-		if m.Type == msgPlaced {
-			n, err := parseU64(m.Payload)
-			if err == nil {
-				err = s.flow.arrived(n)
-			}
-			if err != nil {
-				s.flow.fail(err)
-				return
-			}
-			continue
-		}
-		if m.Type == msgFailed {
-			s.flow.fail(fmt.Errorf("the target: %s", m.Payload))
-		}
-		select {
-		case s.inbox <- message{m.Type, append([]byte{}, m.Payload...)}:
-		case <-ctx.Done():
-			return
-		}
+// again replaces the sessions after an error that may be theirs.
+func (s *source) again(ctx context.Context, cause error) bool {
+	if !carriesOn(ctx, cause) || s.link.Again == nil {
+		return false
 	}
-}
-
-// expect waits for the target's next message, which must be of type t.
-func (s *source) expect(ctx context.Context, t wire.Type, within time.Duration) ([]byte, error) {
-	timer := time.NewTimer(within)
-	defer timer.Stop()
-	select {
-	case m, ok := <-s.inbox:
-		switch {
-		case !ok:
-			return nil, fmt.Errorf("waiting for %q: %w", messageName(t), s.flow.cause())
-		case m.Type == msgFailed:
-			return nil, fmt.Errorf("the target: %s", m.payload)
-		case m.Type != t:
-			return nil, fmt.Errorf("waiting for %q: the target sent %q", messageName(t), messageName(m.Type))
-		}
-		return m.payload, nil
-	case <-timer.C:
-		return nil, fmt.Errorf("waiting for %q of the target: nothing in %v", messageName(t), within)
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for %q of the target: %w", messageName(t), context.Cause(ctx))
+	s.stop()
+	s.tally()
+	s.link.shut()
+	link, err := s.link.Again(ctx)
+	if err != nil {
+		return false
 	}
+	link.Again = s.link.Again
+	s.link = link
+	s.line = newLine(ctx, link, nil)
+	return true
 }
 
-// tell sends a message of control.
-func (s *source) tell(ctx context.Context, t wire.Type, payload []byte) error {
-	if err := s.link.Bulk.Send(ctx, t, payload); err != nil {
-		return fmt.Errorf("send %q: %w", messageName(t), err)
-	}
-	return nil
-}
-
-// hand sends the VM and hands it over. committed tells that the target has it
-// for certain; before that an error leaves it to the Arbiter.
-func (s *source) hand(ctx context.Context) (committed bool, err error) {
-	s.rep.Began = event.Now()
+// hand sends the VM and hands it over. Unless given is set then, an error
+// leaves it to the Arbiter whose it is.
+func (s *source) hand(ctx context.Context) error {
 	if err := s.opt.step(StepSourceBegin); err != nil {
-		return false, err
+		return err
 	}
 	toSend := newBitmap(s.copier.pages)
 	toSend.fill(s.copier.pages)
 	// From here on written pages are noted.
 	s.copier.collect(newBitmap(s.copier.pages))
-	if err := s.open(ctx, toSend); err != nil {
-		return false, err
+	if err := s.open(ctx); err != nil {
+		return err
 	}
 	if err := s.copier.live(ctx, toSend); err != nil {
-		return false, err
+		return err
 	}
-	if err := s.pause(ctx, toSend); err != nil {
-		return false, err
+	if err := s.pause(ctx); err != nil {
+		return err
 	}
+	s.copier.collect(toSend)
+	if s.plan.post {
+		return s.offerMissing(ctx, toSend)
+	}
+	if err := s.offer(ctx, toSend); err != nil {
+		return err
+	}
+	return s.running(ctx)
+}
+
+// running waits until the VM runs at the target.
+func (s *source) running(ctx context.Context) error {
 	payload, err := s.expect(ctx, msgRunning, answerIn)
 	if err != nil {
-		return false, err
+		return err
 	}
+	return s.ran(payload)
+}
+
+// ran notes when the VM began to run at the target.
+func (s *source) ran(payload []byte) (err error) {
+	s.given = true
 	if s.rep.ResumedAt, err = parseMono(payload); err != nil {
-		return true, err
+		return err
 	}
 	s.rep.Done = s.rep.ResumedAt
-	return true, s.opt.step(StepSourceRunning)
+	return s.opt.step(StepSourceRunning)
 }
 
 // open tells the target what comes and waits until it has made room.
-func (s *source) open(ctx context.Context, toSend bitmap) error {
+func (s *source) open(ctx context.Context) error {
 	b := begin{Algorithm: s.opt.Algorithm, Pages: s.copier.pages, Codec: s.plan.codec, Verify: s.opt.Verify, Reuse: s.opt.Reuse}
 	if err := s.tell(ctx, msgBegin, encodeJSON(b)); err != nil {
 		return err
@@ -216,8 +169,8 @@ func (s *source) open(ctx context.Context, toSend bitmap) error {
 	return s.opt.step(StepSourceReady)
 }
 
-// pause stops the VM, sends what is left and offers the VM to the target.
-func (s *source) pause(ctx context.Context, toSend bitmap) error {
+// pause stops the VM.
+func (s *source) pause(ctx context.Context) error {
 	if err := s.opt.step(StepSourceSettle); err != nil {
 		return err
 	}
@@ -232,18 +185,19 @@ func (s *source) pause(ctx context.Context, toSend bitmap) error {
 	if err != nil {
 		return fmt.Errorf("pause: %w", err)
 	}
-	s.rep.PausedAt = at
+	s.rep.PausedAt, s.state = at, state
 	s.told = make(chan struct{})
 	go func() {
 		defer close(s.told)
 		s.arb.Paused(ctx, at)
 	}()
-	if err := s.opt.step(StepSourcePaused); err != nil {
-		return err
-	}
+	s.copier.paused = true
+	return s.opt.step(StepSourcePaused)
+}
+
+// offer sends what is left and offers the VM to the target.
+func (s *source) offer(ctx context.Context, toSend bitmap) error {
 	c := s.copier
-	c.paused = true
-	c.collect(toSend)
 	if err := c.round(ctx, toSend, false); err != nil {
 		return err
 	}
@@ -253,7 +207,7 @@ func (s *source) pause(ctx context.Context, toSend bitmap) error {
 		s.rep.Verify.InPause += event.Now().Sub(began)
 	}
 	s.offered = true
-	if err := s.tell(ctx, msgFinal, finalMessage(c.proof.root(), state)); err != nil {
+	if err := s.tell(ctx, msgFinal, finalMessage(c.proof.root(), s.state)); err != nil {
 		return err
 	}
 	return s.opt.step(StepSourceFinal)
@@ -264,8 +218,8 @@ func (s *source) prove(ctx context.Context) error {
 	if err := s.opt.step(StepSourceProof); err != nil {
 		return err
 	}
-	stayed := newProof(s.copier.pages)
-	stayed.over(s.copier.memory)
+	stayed := newProof(len(s.memory) / PageSize)
+	stayed.over(s.memory)
 	root := stayed.root()
 	if err := s.tell(ctx, msgProof, root[:]); err != nil {
 		return err
@@ -282,9 +236,18 @@ func (s *source) prove(ctx context.Context) error {
 	s.rep.Verify = theirs.Verify
 	s.rep.Verify.InPause += inPause
 	s.rep.CPU.Target = time.Duration(theirs.CPU)
+	prepaged := s.rep.Faults.Prepaged
 	s.rep.Faults = theirs.Faults
+	s.rep.Faults.Prepaged += prepaged
 	s.rep.BytesBack = theirs.Bytes
-	s.rep.Encoders = uses(s.enc.Usage(), theirs.Encoders)
+	s.rep.Encoders = uses(s.usage(), theirs.Encoders)
+	if len(theirs.Unproven) > 0 {
+		if len(theirs.Unproven) != len(stayed.nodes) {
+			return fmt.Errorf("the target's proof leaves out pages by %d words for %d pages", len(theirs.Unproven), len(stayed.leaves))
+		}
+		stayed.omit(theirs.Unproven)
+		root = stayed.root()
+	}
 	if theirs.Root != root.String() {
 		return s.differ(ctx, stayed)
 	}
@@ -292,7 +255,7 @@ func (s *source) prove(ctx context.Context) error {
 	if err := s.tell(ctx, msgOver, nil); err != nil {
 		return err
 	}
-	if err := s.link.Bulk.Flush(ctx); err != nil {
+	if err := s.bulk.Flush(ctx); err != nil {
 		return fmt.Errorf("waiting for the target to hear that all is proven: %w", err)
 	}
 	return s.opt.step(StepSourceOver)
@@ -322,6 +285,7 @@ func (s *source) differ(ctx context.Context, stayed *proof) error {
 }
 
 // back takes the VM back after an error before the target was known to have it.
+// If the target does have it, given is set.
 func (s *source) back(ctx context.Context, cause error) error {
 	if killed(cause) {
 		return cause
@@ -337,7 +301,8 @@ func (s *source) back(ctx context.Context, cause error) error {
 	}
 	if err := resolve(ctx, s.arb.Abort, ErrCommitted); err != nil {
 		if errors.Is(err, ErrCommitted) {
-			return fmt.Errorf("%w; the source learned it from the arbiter: %w", ErrCommitted, cause)
+			s.given = true
+			return cause
 		}
 		if !s.offered {
 			// The target was never told that it has all: it cannot commit.
@@ -367,22 +332,31 @@ func (s *source) resume(ctx context.Context) error {
 	return nil
 }
 
+func (s *source) usage() []codec.Use {
+	if s.enc == nil {
+		return nil
+	}
+	return s.enc.Usage()
+}
+
+// tally adds what the sessions in use have carried.
+func (s *source) tally() {
+	out, _, reconnects := s.link.carried()
+	s.rep.BytesOut += out
+	s.rep.Reconnects += reconnects
+}
+
 // account fills in what the report says whether or not the migration has
 // succeeded.
 func (s *source) account() {
-	r := s.rep
-	r.Rounds = s.copier.rounds
-	for _, session := range []wire.Session{s.link.Bulk, s.link.Urgent} {
-		if session != nil {
-			stats := session.Stats()
-			r.BytesOut += stats.Out
-			r.Reconnects += stats.Reconnects
-		}
+	s.tally()
+	if s.copier != nil {
+		s.rep.Rounds = append(s.copier.rounds, s.rep.Rounds...)
 	}
-	if r.Encoders == nil {
-		r.Encoders = uses(s.enc.Usage(), nil)
+	if s.rep.Encoders == nil {
+		s.rep.Encoders = uses(s.usage(), nil)
 	}
-	r.CPU.Source = cpu() - s.cpu
+	s.rep.CPU.Source = cpu() - s.cpu
 }
 
 // resolve repeats a question to the Arbiter until it is answered: by nil, or by

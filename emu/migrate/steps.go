@@ -64,10 +64,19 @@ func (o *Options) step(name string) error {
 		return nil
 	}
 	if err := o.Step(name); err != nil {
-		return fmt.Errorf("at step %s: %w", name, err)
+		return &StepError{name, err}
 	}
 	return nil
 }
+
+// StepError is what a Step of the options has ended a migration with.
+type StepError struct {
+	Step string
+	Err  error
+}
+
+func (e *StepError) Error() string { return fmt.Sprintf("at step %s: %v", e.Step, e.Err) }
+func (e *StepError) Unwrap() error { return e.Err }
 
 // killed tells an error after which an end does nothing more.
 func killed(err error) bool { return errors.Is(err, ErrKilled) }

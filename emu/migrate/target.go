@@ -59,12 +59,26 @@ type target struct {
 	sending sync.Mutex // of what goes back by Bulk
 	batches uint64
 	proof   *proof // of the pages as they were placed
+	unknown bitmap // pages that a predecessor placed: not hashed yet; nil: none
 	mine    bool   // the Arbiter has given the VM to this side
 	running bool
+	checked bool   // the memory has been read again
+	holes   *holes // post-copy
+	faults  Faults
+	before  int64 // bytes that went out by sessions that were replaced
 }
 
 func (t *target) run(ctx context.Context) error {
 	err := t.receive(ctx)
+	if err == nil {
+		err = t.finish(ctx, t.holes != nil)
+	}
+	for range againMost {
+		if err == nil || !t.running || !t.again(ctx, err) {
+			break
+		}
+		err = t.rest(ctx)
+	}
 	switch {
 	case err == nil || killed(err):
 		return err
@@ -77,6 +91,38 @@ func (t *target) run(ctx context.Context) error {
 	defer cancel()
 	_ = t.tell(ctx, msgFailed, []byte(err.Error()))
 	return err
+}
+
+// again replaces the sessions after an error that may be theirs.
+func (t *target) again(ctx context.Context, cause error) bool {
+	if !carriesOn(ctx, cause) || t.link.Again == nil {
+		return false
+	}
+	t.tally()
+	t.link.shut()
+	link, err := t.link.Again(ctx)
+	if err != nil {
+		return false
+	}
+	link.Again = t.link.Again
+	t.link = link
+	return true
+}
+
+// finish does what is left when the VM runs here.
+func (t *target) finish(ctx context.Context, lacking bool) error {
+	if lacking {
+		if err := t.fill(ctx); err != nil {
+			return err
+		}
+	}
+	if !t.checked {
+		if err := t.check(ctx); err != nil {
+			return err
+		}
+		t.checked = true
+	}
+	return t.prove(ctx)
 }
 
 // tell sends a message to the source.
@@ -108,7 +154,7 @@ func unexpected(m wire.Message, what string) error {
 	return fmt.Errorf("waiting for %s: the source sent %q", what, messageName(m.Type))
 }
 
-// receive places all that comes, takes the VM, and proves what it got.
+// receive places all that comes, takes the VM and starts it.
 func (t *target) receive(ctx context.Context) error {
 	if err := t.open(ctx); err != nil {
 		return err
@@ -205,18 +251,17 @@ func (t *target) final(ctx context.Context, payload []byte) error {
 	if err != nil {
 		return fmt.Errorf("start the VM at the target: %w", err)
 	}
+	return t.started(ctx, at)
+}
+
+// started tells the source that the VM runs here.
+func (t *target) started(ctx context.Context, at event.Mono) error {
 	t.running = true
 	t.rep.ResumedAt, t.rep.Done = at, at
 	if err := t.opt.step(StepTargetStarted); err != nil {
 		return err
 	}
-	if err := t.tell(ctx, msgRunning, u64(uint64(at))); err != nil {
-		return err
-	}
-	if err := t.check(ctx); err != nil {
-		return err
-	}
-	return t.prove(ctx)
+	return t.tell(ctx, msgRunning, u64(uint64(at)))
 }
 
 // take makes the VM this side's.
@@ -267,7 +312,7 @@ func (t *target) check(ctx context.Context) error {
 	}
 	seen := make([]digest, checkAtOnce)
 	v := &t.rep.Verify
-	var doubtful []int
+	var doubtful, adopted []int
 	for first := 0; first < t.pages; first += checkAtOnce {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("read the memory again: %w", context.Cause(ctx))
@@ -280,9 +325,17 @@ func (t *target) check(ctx context.Context) error {
 		}
 		look()
 		for page := first; page < end; page++ {
-			if !written.has(page) && seen[page-first] != t.proof.leaves[page] {
+			switch unknown := t.unknown != nil && t.unknown.has(page); {
+			case written.has(page):
+			case unknown:
+				// Taken as what was placed; the source's hash is the judge.
+				t.proof.set(page, seen[page-first])
+				t.unknown.unset(page)
+				adopted = append(adopted, page)
+				v.AfterStart++
+			case seen[page-first] != t.proof.leaves[page]:
 				doubtful = append(doubtful, page)
-			} else if !written.has(page) {
+			default:
 				v.AfterStart++
 			}
 		}
@@ -296,7 +349,19 @@ func (t *target) check(ctx context.Context) error {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	v.Pages, v.AtPlacing = t.pages, t.pages-v.AfterStart
+	// One that was being written when it was adopted is not what was placed.
+	for _, page := range adopted {
+		if written.has(page) {
+			t.unknown.set(page)
+			v.AfterStart--
+		}
+	}
+	if t.unknown != nil {
+		v.Unproven = t.unknown.count()
+		t.proof.omit(t.unknown)
+	}
+	v.Pages = t.pages - v.Unproven
+	v.AtPlacing = v.Pages - v.AfterStart
 	v.Took += event.Now().Sub(began)
 	if len(doubtful) > 0 {
 		return &DiffersError{Pages: doubtful, What: "memory of the target changed after it was placed, and not by the VM"}
@@ -321,7 +386,10 @@ func (t *target) prove(ctx context.Context) error {
 	root := t.proof.root()
 	answer := proven{
 		Root: root.String(), Verify: t.rep.Verify, CPU: int64(cpu() - t.cpu),
-		Encoders: t.dec.Usage(), Faults: t.rep.Faults, Bytes: t.sent(),
+		Encoders: t.usage(), Faults: t.rep.Faults, Bytes: t.sent(),
+	}
+	if t.rep.Verify.Unproven > 0 {
+		answer.Unproven = t.unknown
 	}
 	if err := t.tell(ctx, msgProven, encodeJSON(answer)); err != nil {
 		return err
@@ -330,10 +398,12 @@ func (t *target) prove(ctx context.Context) error {
 		return err
 	}
 	switch {
-	case m.Type == msgAsk && root != theirs:
+	case m.Type == msgAsk:
 		return t.confess(ctx, theirs, root)
-	case m.Type != msgOver || root != theirs:
+	case m.Type != msgOver:
 		return unexpected(m, "the source's verdict")
+	case root != theirs && t.rep.Verify.Unproven == 0:
+		return fmt.Errorf("the source says that both memories are equal: %w", &DiffersError{What: fmt.Sprintf("its hash %v, the target's %v", theirs, root)})
 	}
 	t.rep.Hash = root.String()
 	return t.opt.step(StepTargetOver)
@@ -356,18 +426,28 @@ func (t *target) confess(ctx context.Context, theirs, ours digest) error {
 	return &DiffersError{What: fmt.Sprintf("hash of the source's memory at the pause %v, of the target's %v; the source's error names the pages", theirs, ours)}
 }
 
-func (t *target) sent() (n int64) {
-	for _, session := range []wire.Session{t.link.Bulk, t.link.Urgent} {
-		if session != nil {
-			n += session.Stats().Out
-		}
+func (t *target) usage() []codec.Use {
+	if t.dec == nil {
+		return nil
 	}
-	return n
+	return t.dec.Usage()
+}
+
+// tally adds what the sessions in use have carried.
+func (t *target) tally() {
+	out, _, reconnects := t.link.carried()
+	t.before += out
+	t.rep.Reconnects += reconnects
+}
+
+func (t *target) sent() int64 {
+	out, _, _ := t.link.carried()
+	return t.before + out
 }
 
 func (t *target) account() {
-	r := t.rep
-	r.BytesBack = t.sent()
-	r.CPU.Target = cpu() - t.cpu
-	r.Encoders = uses(nil, t.dec.Usage())
+	t.tally()
+	t.rep.BytesBack = t.before
+	t.rep.CPU.Target = cpu() - t.cpu
+	t.rep.Encoders = uses(nil, t.usage())
 }

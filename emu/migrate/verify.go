@@ -91,6 +91,13 @@ func (p *proof) over(memory []byte) {
 	}
 }
 
+// omit leaves pages out: their leaves count as zeros.
+func (p *proof) omit(pages bitmap) {
+	for page := pages.next(0); page >= 0 && page < len(p.leaves); page = pages.next(page + 1) {
+		p.set(page, digest{})
+	}
+}
+
 // bytes is the list of leaves, 32 bytes a page.
 func (p *proof) bytes() []byte {
 	b := make([]byte, 0, len(p.leaves)*sha256.Size)

@@ -1,0 +1,166 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vpclab/vpclab/emu/migrate/codec"
+	"github.com/vpclab/vpclab/emu/migrate/wire"
+)
+
+// Link is one end of a migration's sessions.
+type Link struct {
+	Bulk   wire.Session // all but what is urgent
+	Urgent wire.Session // pages that a VM stands at; only where Options.Urgent says so
+	// Again opens both anew when they have ended after the VM was given to the
+	// target and before all was done; the old ones are closed then. nil: SendRest
+	// and ReceiveRest do the rest later.
+	Again func(ctx context.Context) (Link, error)
+}
+
+// Urgent tells whether the algorithm needs the urgent session.
+func (o *Options) Urgent() bool { return o.Algorithm == PostCopy || o.Algorithm == Hybrid }
+
+// againMost bounds how often sessions are replaced in one migration.
+const againMost = 16
+
+// carriesOn tells whether other sessions may help against an error.
+func carriesOn(ctx context.Context, err error) bool {
+	var differs *DiffersError
+	var step *StepError
+	return ctx.Err() == nil && !errors.As(err, &differs) && !errors.As(err, &step)
+}
+
+func (l Link) sessions() (all []wire.Session) {
+	for _, s := range []wire.Session{l.Bulk, l.Urgent} {
+		if s != nil {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// shut closes the sessions.
+func (l Link) shut() {
+	for _, s := range l.sessions() {
+		_ = s.Close() // it is given up
+	}
+}
+
+// carried is how many bytes went out and came in, and how often a session had
+// to reconnect.
+func (l Link) carried() (out, in int64, reconnects int) {
+	for _, s := range l.sessions() {
+		stats := s.Stats()
+		out, in, reconnects = out+stats.Out, in+stats.In, reconnects+stats.Reconnects
+	}
+	return out, in, reconnects
+}
+
+// line is what the source says to the target and hears of it by one link.
+type line struct {
+	bulk  wire.Session
+	flow  *flow
+	inbox chan message
+	stop  func() // ends listening
+}
+
+// message is a copy of what came.
+type message struct {
+	wire.Type
+	payload []byte
+}
+
+// newLine begins to listen; stop must be called.
+func newLine(ctx context.Context, link Link, enc codec.Encoder) *line {
+	l := &line{bulk: link.Bulk, flow: newFlow(link.Bulk, enc), inbox: make(chan message, 16)}
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.listen(ctx)
+	}()
+	l.stop = func() {
+		cancel(errors.New("the migration has ended"))
+		<-ended
+	}
+	return l
+}
+
+// listen sorts what the target says until the session or the line ends.
+func (l *line) listen(ctx context.Context) {
+	defer close(l.inbox)
+	for {
+		m, err := l.bulk.Receive(ctx)
+		if err != nil {
+			l.flow.fail(fmt.Errorf("receive from the target: %w", err))
+			return
+		}
+		switch m.Type {
+		case msgPlaced:
+			n, err := parseU64(m.Payload)
+			if err == nil {
+				err = l.flow.arrived(n)
+			}
+			if err != nil {
+				l.flow.fail(err)
+				return
+			}
+			continue
+		case msgFailed:
+			l.flow.fail(fmt.Errorf("the target: %s", m.Payload))
+		}
+		select {
+		case l.inbox <- message{m.Type, append([]byte{}, m.Payload...)}:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// expect waits for the target's next message, which must be of type t.
+func (l *line) expect(ctx context.Context, t wire.Type, within time.Duration) ([]byte, error) {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case m, ok := <-l.inbox:
+		return l.sort(m, ok, t)
+	case <-timer.C:
+		return nil, fmt.Errorf("waiting for %q of the target: nothing in %v", messageName(t), within)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for %q of the target: %w", messageName(t), context.Cause(ctx))
+	}
+}
+
+// heard is expect without waiting; nil: nothing has come.
+func (l *line) heard(t wire.Type) ([]byte, error) {
+	select {
+	case m, ok := <-l.inbox:
+		return l.sort(m, ok, t)
+	default:
+		return nil, nil
+	}
+}
+
+// sort accepts a message if it is of type t.
+func (l *line) sort(m message, ok bool, t wire.Type) ([]byte, error) {
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("waiting for %q: %w", messageName(t), l.flow.cause())
+	case m.Type == msgFailed:
+		return nil, fmt.Errorf("the target: %s", m.payload)
+	case m.Type != t:
+		return nil, fmt.Errorf("waiting for %q: the target sent %q", messageName(t), messageName(m.Type))
+	}
+	return m.payload, nil
+}
+
+// tell sends a message of control.
+func (l *line) tell(ctx context.Context, t wire.Type, payload []byte) error {
+	if err := l.bulk.Send(ctx, t, payload); err != nil {
+		return fmt.Errorf("send %q: %w", messageName(t), err)
+	}
+	return nil
+}
