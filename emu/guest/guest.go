@@ -1,0 +1,209 @@
+package guest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Verb is the hidden verb of the program that runs Run.
+const Verb = "guest"
+
+// Config is what a guest process is told when it starts.
+type Config struct {
+	Spec   Spec
+	Folder string // of its memory and disk, which are there
+	Socket string // where it listens for Control
+	// Record, where it is not empty, is a file that the run's writes are recorded
+	// in, to be played by workload trace.
+	Record string `json:",omitempty"`
+}
+
+// ParseConfig reads the verb's argument.
+func ParseConfig(arg string) (Config, error) {
+	var c Config
+	if err := decodeStrict([]byte(arg), &c); err != nil {
+		return Config{}, fmt.Errorf("guest: argument: %w", err)
+	}
+	if c.Folder == "" || c.Socket == "" {
+		return Config{}, errors.New("guest: argument names no folder or no socket")
+	}
+	return c, c.Spec.Check()
+}
+
+// readyLine is what a guest writes to standard output when clients and agents
+// can reach it.
+const readyLine = "ready\n"
+
+// Launch starts `program guest …` by start, which may put it into a namespace,
+// and waits until it can be reached. The process is the caller's to wait for,
+// and to end; its standard error is the caller's as set before start runs it.
+func Launch(ctx context.Context, program string, c Config, start func(*exec.Cmd) error) (*exec.Cmd, error) {
+	arg, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: %w", c.Spec.Name, err)
+	}
+	cmd := exec.Command(program, Verb, string(arg))
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: %w", c.Spec.Name, err)
+	}
+	defer out.Close()
+	cmd.Stdout = in
+	err = start(cmd)
+	in.Close()
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: start: %w", c.Spec.Name, err)
+	}
+	stop := context.AfterFunc(ctx, func() { out.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	b := make([]byte, len(readyLine))
+	if _, err := io.ReadFull(out, b); err != nil || string(b) != readyLine {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return nil, waitError(ctx, fmt.Sprintf("guest %s: wait until it is ready (%v)", c.Spec.Name, cmd.ProcessState), err)
+	}
+	return cmd, nil
+}
+
+// Run is the body of a guest process. ready is told once when it can be
+// reached. It returns when ctx ends.
+func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
+	m, err := newMachine(c.Spec, c.Folder)
+	if err != nil {
+		return err
+	}
+	if c.Record != "" {
+		end, err := m.record(c.Record)
+		if err != nil {
+			return err
+		}
+		defer func() { result = errors.Join(result, end()) }()
+	}
+	control, err := listenUnix(c.Socket)
+	if err != nil {
+		return fmt.Errorf("guest %s: %w", c.Spec.Name, err)
+	}
+	defer control.Close()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer end(nil) // before waiting
+	part := func(run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(ctx); err != nil {
+				end(err)
+			}
+		})
+	}
+	if c.Spec.Port != 0 {
+		clients, err := net.Listen("tcp4", ":"+strconv.Itoa(c.Spec.Port))
+		if err != nil {
+			return fmt.Errorf("guest %s: %w", c.Spec.Name, err)
+		}
+		part(func(ctx context.Context) error { return m.serveClients(ctx, clients) })
+	}
+	part(func(ctx context.Context) error { return m.serveControl(ctx, control) })
+	part(func(ctx context.Context) error { m.run(ctx); return nil })
+	if _, err := io.WriteString(ready, readyLine); err != nil {
+		return fmt.Errorf("guest %s: say that it is ready: %w", c.Spec.Name, err)
+	}
+	<-ctx.Done()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// serveControl answers agents until ctx ends.
+func (m *machine) serveControl(ctx context.Context, l *net.UnixListener) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		conn, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("guest %s: accept agent: %w", m.spec.Name, err)
+		}
+		all.Go(func() {
+			end := context.AfterFunc(ctx, func() { conn.Close() })
+			defer end()
+			defer conn.Close()
+			_ = m.serveAgent(ctx, conn) // an agent that goes comes again
+		})
+	}
+}
+
+// serveAgent answers one agent's requests, in order, until it hangs up or says
+// something that is no request.
+func (m *machine) serveAgent(ctx context.Context, conn io.ReadWriter) error {
+	in := bufio.NewReaderSize(conn, 64<<10)
+	for {
+		line, err := readLine(in)
+		if err != nil {
+			return err
+		}
+		q, err := decodeRequest(line)
+		if err != nil && q.ID == 0 {
+			return err // nobody to answer
+		}
+		a := reply{ID: q.ID}
+		if err == nil {
+			a, err = m.serve(ctx, q)
+		}
+		if err != nil {
+			a = reply{ID: q.ID, Error: err.Error()}
+		}
+		out, err := encodeLine(a)
+		if err != nil {
+			return err
+		}
+		if _, err := conn.Write(out); err != nil {
+			return err
+		}
+	}
+}
+
+// serve does one request.
+func (m *machine) serve(ctx context.Context, q request) (a reply, err error) {
+	if q.WithinMS > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(q.WithinMS)*time.Millisecond)
+		defer cancel()
+	}
+	if err := m.isOn(q.On); err != nil {
+		return a, err
+	}
+	a.ID = q.ID
+	opt := AdoptOptions{Missing: q.Missing}
+	switch q.Op {
+	case opPause:
+		a.At, a.State, err = m.pause(ctx)
+	case opResume:
+		a.At = m.resume()
+	case opPrepare:
+		err = m.prepare(q.Folder, opt)
+	case opAdopt:
+		a.At, err = m.adopt(q.Folder, q.State, opt)
+	case opMirror:
+		err = m.mirrorTo(q.Path)
+	case opStatus:
+		s := m.status()
+		a.Status = &s
+	}
+	return a, err
+}

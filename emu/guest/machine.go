@@ -1,0 +1,383 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpclab/vpclab/emu/event"
+)
+
+// machine is a guest's virtual hardware with the workload on it. Its work goes
+// through the gate; what a hypervisor does to it goes through ctl, one at a time.
+type machine struct {
+	spec Spec
+	gate gate
+	work workload
+	app  *app
+
+	// Changed only while the gate is closed; read inside it.
+	memory *Memory
+	disk   *Disk
+
+	steps, acked atomic.Uint64
+	fault        atomic.Pointer[string] // the first
+	where        atomic.Pointer[string] // folder of memory and disk
+	standing     atomic.Bool
+
+	ctl      sync.Mutex
+	began    event.Mono // of the time since it last stood
+	ran      time.Duration
+	pauses   uint64
+	stood    *stand
+	prepared *place
+	former   *place // what the last Adopt left; kept mapped until it is in nobody's way
+
+	background sync.WaitGroup
+}
+
+// stand is a pause that has not ended.
+type stand struct {
+	at    event.Mono
+	state []byte
+}
+
+// place is a memory and disk of some host.
+type place struct {
+	folder string
+	memory *Memory
+	disk   *Disk
+}
+
+func (p *place) close() {
+	if p == nil {
+		return
+	}
+	p.memory.Close() // what fails leaves a mapping behind, and no more
+	if p.disk != nil {
+		p.disk.Close()
+	}
+}
+
+// newMachine takes over the memory and disk in folder and writes what they hold
+// at the start. A disk that a former guest used keeps what it has.
+func newMachine(spec Spec, folder string) (*machine, error) {
+	work, appPages, err := newWorkload(spec)
+	if err != nil {
+		return nil, err
+	}
+	at, err := openPlace(folder, spec)
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{spec: spec, work: work, memory: at.memory, disk: at.disk}
+	m.where.Store(&at.folder)
+	l, err := m.openLedger()
+	if err != nil {
+		at.close()
+		return nil, fmt.Errorf("guest %s: %w", spec.Name, err)
+	}
+	m.app = newApp(spec.Seed, appPages, at.disk, l)
+	if err := m.memory.Populate(); err != nil {
+		at.close()
+		return nil, err
+	}
+	work.fill(m.memory)
+	m.app.fill(m.memory)
+	m.memory.takeOver()
+	return m, nil
+}
+
+// openPlace opens what a host has of a VM.
+func openPlace(folder string, spec Spec) (*place, error) {
+	p := &place{folder: folder}
+	var err error
+	if p.memory, err = OpenMemory(folder); err != nil {
+		return nil, fmt.Errorf("guest %s: %w", spec.Name, err)
+	}
+	if got := int64(len(p.memory.Bytes())); got != spec.Memory {
+		p.close()
+		return nil, fmt.Errorf("guest %s: memory in %s has %d bytes: want %d", spec.Name, folder, got, spec.Memory)
+	}
+	if spec.Disk == 0 {
+		return p, nil
+	}
+	p.disk, err = OpenDisk(folder)
+	if err == nil && p.disk.Size() != spec.Disk {
+		err = fmt.Errorf("disk in %s has %d bytes: want %d", folder, p.disk.Size(), spec.Disk)
+	}
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("guest %s: %w", spec.Name, err)
+	}
+	return p, nil
+}
+
+// openLedger recovers the ledger from the disk, or formats a new disk.
+func (m *machine) openLedger() (*ledger, error) {
+	if m.disk == nil {
+		return formatLedger(nil, m.spec.Seed)
+	}
+	l, err := recoverLedger(m.disk, m.spec.Seed)
+	if !errors.Is(err, errNoLedger) {
+		return l, err
+	}
+	if err := fillDisk(m.disk, m.spec); err != nil {
+		return nil, err
+	}
+	// Last: a disk with a ledger is whole.
+	return formatLedger(m.disk, m.spec.Seed)
+}
+
+// run does the workload until ctx ends.
+func (m *machine) run(ctx context.Context) {
+	defer m.background.Wait()
+	m.ctl.Lock()
+	m.began = event.Now()
+	m.ctl.Unlock()
+	tick, done := m.work.tick(), uint64(0)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		m.gate.enter()
+		ran := m.ran + event.Now().Sub(m.began) // nobody changes them inside the gate
+		m.gate.leave()
+		due := uint64(ran / tick)
+		for ; done < due && ctx.Err() == nil; done++ {
+			m.gate.enter()
+			if err := m.work.step(m.memory); err != nil {
+				m.fail(err)
+			}
+			m.steps.Add(1)
+			if m.memory.trace != nil {
+				m.memory.trace.tick()
+			}
+			m.gate.leave()
+		}
+		timer.Reset(time.Duration(due+1)*tick - ran)
+	}
+}
+
+// record begins a recording of all writes; end ends it.
+func (m *machine) record(path string) (end func() error, err error) {
+	w, err := createTrace(path, TraceInfo{m.memory.Pages(), m.work.tick(), m.spec.Workload})
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: record: %w", m.spec.Name, err)
+	}
+	m.memory.trace = w
+	return w.close, nil
+}
+
+// fail notes what the guest found wrong with itself. The first is what counts.
+func (m *machine) fail(err error) {
+	text := err.Error()
+	m.fault.CompareAndSwap(nil, &text)
+}
+
+// pause implements Control's Pause.
+func (m *machine) pause(ctx context.Context) (event.Mono, []byte, error) {
+	m.ctl.Lock()
+	defer m.ctl.Unlock()
+	if m.stood == nil {
+		at, err := m.gate.close(ctx)
+		if err != nil {
+			return 0, nil, err
+		}
+		m.standing.Store(true)
+		m.ran += at.Sub(m.began)
+		m.pauses++
+		m.stood = &stand{at: at, state: m.state().encode()}
+	}
+	return m.stood.at, m.stood.state, nil
+}
+
+// state is what the virtual CPUs hold. The gate is closed.
+func (m *machine) state() *cpuState {
+	s := &cpuState{
+		seed: m.spec.Seed, pages: uint64(m.memory.Pages()), workload: m.spec.Workload,
+		pauses: m.pauses, ran: uint64(m.ran), steps: m.steps.Load(), acked: m.acked.Load(),
+	}
+	m.work.save(s)
+	m.app.save(s)
+	return s
+}
+
+// goOn opens the gate. ctl is held.
+func (m *machine) goOn() event.Mono {
+	m.stood = nil
+	m.standing.Store(false)
+	m.began = event.Now()
+	m.gate.open()
+	return m.began
+}
+
+// resume implements Control's Resume.
+func (m *machine) resume() event.Mono {
+	m.ctl.Lock()
+	defer m.ctl.Unlock()
+	if m.stood == nil {
+		return m.began
+	}
+	return m.goOn()
+}
+
+// prepare implements Control's Prepare. On the memory that the guest runs on it
+// sends the descriptor of missing pages to another agent.
+func (m *machine) prepare(folder string, opt AdoptOptions) error {
+	m.ctl.Lock()
+	defer m.ctl.Unlock()
+	if folder == m.memory.Folder() {
+		return m.serveMissing(opt)
+	}
+	m.former.close()
+	m.former = nil
+	return m.prepareLocked(folder, opt)
+}
+
+func (m *machine) serveMissing(opt AdoptOptions) error {
+	if opt.Missing == "" || m.memory.absent == nil {
+		return nil
+	}
+	return m.memory.absent.serve(opt.Missing)
+}
+
+func (m *machine) prepareLocked(folder string, opt AdoptOptions) error {
+	m.prepared.close()
+	m.prepared = nil
+	p, err := openPlace(folder, m.spec)
+	if err != nil {
+		return err
+	}
+	if opt.Missing == "" {
+		err = p.memory.Populate()
+	} else {
+		err = p.memory.awaitMissing(opt.Missing)
+	}
+	if err != nil {
+		p.close()
+		return err
+	}
+	m.prepared = p
+	return nil
+}
+
+// adopt implements Control's Adopt.
+func (m *machine) adopt(folder string, state []byte, opt AdoptOptions) (event.Mono, error) {
+	m.ctl.Lock()
+	defer m.ctl.Unlock()
+	if m.stood == nil {
+		if folder == m.memory.Folder() {
+			return m.began, m.serveMissing(opt) // asked again
+		}
+		return 0, fmt.Errorf("adopt %s: the guest runs on %s", folder, m.memory.Folder())
+	}
+	if folder == m.memory.Folder() {
+		return 0, fmt.Errorf("adopt %s: the guest stands there: want resume", folder)
+	}
+	s, err := m.checkState(state)
+	if err != nil {
+		return 0, fmt.Errorf("adopt %s: %w", folder, err)
+	}
+	if p := m.prepared; p == nil || p.folder != folder || (p.memory.absent != nil) != (opt.Missing != "") {
+		if err := m.prepareLocked(folder, opt); err != nil {
+			return 0, err
+		}
+	}
+	if err := m.moveTo(m.prepared, s); err != nil {
+		return 0, fmt.Errorf("adopt %s: %w", folder, err)
+	}
+	return m.goOn(), nil
+}
+
+// checkState reads a state and refuses any but that of this pause.
+func (m *machine) checkState(state []byte) (*cpuState, error) {
+	s, err := decodeState(state)
+	if err != nil {
+		return nil, err
+	}
+	if s.seed != m.spec.Seed || s.workload != m.spec.Workload || s.pages != uint64(m.memory.Pages()) {
+		return nil, errors.New("the state is another guest's")
+	}
+	if s.pauses != m.pauses {
+		return nil, fmt.Errorf("the state is of pause %d, and this is pause %d", s.pauses, m.pauses)
+	}
+	return s, nil
+}
+
+// moveTo has the guest go on with the memory and disk of p, and the state s. ctl
+// is held and the gate closed. What fails leaves it where it is.
+func (m *machine) moveTo(p *place, s *cpuState) error {
+	if err := p.memory.absent.look(p.memory); err != nil {
+		return err
+	}
+	if err := m.work.load(s); err != nil {
+		return err
+	}
+	if m.disk != nil {
+		if err := m.disk.handOver(p.disk); err != nil {
+			return err
+		}
+	}
+	if err := m.app.load(s, p.disk); err != nil {
+		return err
+	}
+	p.memory.takeOver()
+	p.memory.trace, m.memory.trace = m.memory.trace, nil
+	m.ran = time.Duration(s.ran)
+	m.steps.Store(s.steps)
+	m.acked.Store(s.acked)
+	m.former = &place{m.memory.Folder(), m.memory, m.disk}
+	m.memory, m.disk, m.prepared = p.memory, p.disk, nil
+	m.where.Store(&p.folder)
+	m.background.Go(func() {
+		if err := m.app.ledger.verify(m.spec.Seed); err != nil {
+			m.fail(err)
+		}
+	})
+	return nil
+}
+
+// mirrorTo implements Control's Mirror.
+func (m *machine) mirrorTo(path string) error {
+	m.ctl.Lock()
+	defer m.ctl.Unlock()
+	if m.disk == nil {
+		return errors.New("mirror: the guest has no disk of its own")
+	}
+	if path == "" {
+		m.disk.setMirror(nil)
+		return nil
+	}
+	to, err := openMirror(path)
+	if err != nil {
+		return err
+	}
+	m.disk.setMirror(to)
+	return nil
+}
+
+// status implements Control's Status. It waits for nothing: a guest that stands
+// at a missing page answers too.
+func (m *machine) status() Status {
+	s := Status{Folder: *m.where.Load(), Running: !m.standing.Load(), Steps: m.steps.Load(), Acked: m.acked.Load()}
+	if f := m.fault.Load(); f != nil {
+		s.Fault = *f
+	}
+	return s
+}
+
+// isOn tells whether the guest runs on folder; "" is anywhere.
+func (m *machine) isOn(folder string) error {
+	if at := *m.where.Load(); folder != "" && folder != at {
+		return fmt.Errorf("the guest runs on %s, not on %s any more", at, folder)
+	}
+	return nil
+}
