@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 )
@@ -47,9 +46,9 @@ type reporter struct {
 
 // openMirror connects to the agent that keeps another copy of the disk.
 func openMirror(path string) (*reporter, error) {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	conn, err := dialUnix(path)
 	if err != nil {
-		return nil, fmt.Errorf("mirror %s: %w", path, err)
+		return nil, fmt.Errorf("mirror: %w", err)
 	}
 	if err := greetMirror(conn); err != nil {
 		return nil, errors.Join(fmt.Errorf("mirror %s: %w", path, err), conn.Close())
@@ -190,12 +189,9 @@ type MirrorServer struct {
 
 // ListenMirror listens at path, which is then given to Control.Mirror.
 func ListenMirror(path string) (*MirrorServer, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("mirror %s: %w", path, err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := listenUnix(path)
 	if err != nil {
-		return nil, fmt.Errorf("mirror %s: %w", path, err)
+		return nil, fmt.Errorf("mirror: %w", err)
 	}
 	return &MirrorServer{path: path, l: l, buf: make([]byte, mostReports*reportSize), next: 1}, nil
 }
