@@ -86,7 +86,7 @@ func (s *Store) judgeClaim(c Claim, samples []Sample, leftOut []string) (ClaimOu
 	}
 	for _, n := range c.Numbers {
 		if missing(n.Experiment) {
-			o.Numbers = append(o.Numbers, NumberOutcome{Experiment: n.Experiment, Measure: n.Measure, Source: n.Source, Status: NumberOpen, Why: "experiment " + n.Experiment + " was left out"})
+			o.Numbers = append(o.Numbers, NumberOutcome{Experiment: n.Experiment, What: n.What, Measure: n.Measure, Source: n.Source, Status: NumberOpen, Why: "experiment " + n.Experiment + " was left out"})
 			continue
 		}
 		number, err := n.Eval(slices.DeleteFunc(slices.Clone(samples), func(x Sample) bool { return x.Experiment != n.Experiment }))

@@ -12,6 +12,7 @@ import (
 // Number is a value that others published and that a run measures again.
 type Number struct {
 	Experiment string
+	What       string // it is of, for tables; "": the formula says it
 	Measure    string // see Measure
 	Printed    string // the published value with its unit: "40%", "7"
 	// Within is how far from it a measured value may be: in percentage points
@@ -25,6 +26,7 @@ type Number struct {
 // NumberOutcome is a published value beside what was measured.
 type NumberOutcome struct {
 	Experiment string  `json:"experiment"`
+	What       string  `json:"what,omitempty"`
 	Measure    string  `json:"measure"`
 	Source     string  `json:"source,omitempty"`
 	Printed    float64 `json:"printed"`
@@ -170,7 +172,7 @@ func (r reference) single(samples []Sample) (group, string, error) {
 // be measured from them is open; an error is about what is written, never
 // about what was measured.
 func (n Number) Eval(samples []Sample) (NumberOutcome, error) {
-	o := NumberOutcome{Experiment: n.Experiment, Measure: n.Measure, Source: n.Source, Hard: n.Hard}
+	o := NumberOutcome{Experiment: n.Experiment, What: n.What, Measure: n.Measure, Source: n.Source, Hard: n.Hard}
 	m, err := ParseMeasure(n.Measure)
 	if err != nil {
 		return o, fmt.Errorf("measure: %w", err)
@@ -253,9 +255,9 @@ func tolerance(text, unit string, printed float64) (float64, error) {
 // Text is the outcome for people, without the marks of its status.
 func (o NumberOutcome) Text() string {
 	if o.Status == NumberOpen {
-		return o.Measure + ": " + o.Why
+		return o.Name() + ": " + o.Why
 	}
-	text := fmt.Sprintf("%s: %s", o.Measure, o.show(o.Value))
+	text := fmt.Sprintf("%s: %s", o.Name(), o.show(o.Value))
 	if o.N > 1 {
 		text += fmt.Sprintf(" [%s … %s]", o.show(o.Min), o.show(o.Max))
 	}
@@ -268,6 +270,14 @@ func (o NumberOutcome) Text() string {
 		text += "; " + o.Why
 	}
 	return text
+}
+
+// Name is what the value is of: words where there are any, else the formula.
+func (o NumberOutcome) Name() string {
+	if o.What != "" {
+		return o.What
+	}
+	return o.Measure
 }
 
 // show is a value of the outcome with its unit; ratios are percentages.

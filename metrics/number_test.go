@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -83,4 +84,25 @@ func TestClaimsWithNumbers(t *testing.T) {
 	}
 	require.Equal(t, []string{ClaimPass, ClaimOutside, ClaimFail, ClaimOpen}, statuses, got)
 	require.Contains(t, got[1].Lines()[1], "  OUTSIDE vpc-setup: sites=10.setup.first_packet / sites=2.setup.first_packet: ")
+}
+
+func TestNumbersAsATable(t *testing.T) {
+	var b strings.Builder
+	require.NoError(t, WriteNumbers(&b, []ClaimOutcome{
+		{ID: "H1", Status: ClaimOutside, Numbers: []NumberOutcome{
+			{What: "data cut", Printed: 0.4, Tolerance: 0.1, Unit: "ratio", Value: 0.41, Min: 0.4, Max: 0.42, N: 2, Status: NumberPass},
+			{What: "rounds", Printed: 7, Tolerance: 4, Unit: "count", Value: 20, Min: 20, Max: 20, N: 1, Status: NumberOutside, Why: "the trace is another"},
+			{What: "time", Status: NumberOpen, Why: "experiment bandwidth was left out"},
+		}},
+		{ID: "B1", Says: "It is better than that in every respect that anybody measures.", Status: ClaimFail, Evidence: []Outcome{{Pass: true}, {Text: "x 3 is not < 2"}}},
+	}))
+	require.Equal(t, `claim  verdict            printed  measured                  n  within
+H1     PASS     data cut  40.0 %   41.0 % [40.0 % … 42.0 %]  2  ±10 pp
+H1     OUTSIDE  rounds    7        20                        1  ±4
+                the trace is another
+H1     OPEN     time
+                experiment bandwidth was left out
+B1     FAIL     It is better than that in every respect that anybody measures. (1 of 2 hold)
+                does not hold: x 3 is not < 2
+`, b.String())
 }

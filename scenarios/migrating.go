@@ -48,13 +48,25 @@ func openMigration(o opening) (*migrating, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &migrating{lab: o.lab, cloud: c, base: o.plan, experiment: o.experiment, wan: wanOf(o.plan, o.experiment), seed: o.seed, open: openShop}
-	tl, err := o.lab.Apply(o.ctx, o.plan)
+	base := withMovers(o.plan, o.experiment)
+	s := &migrating{lab: o.lab, cloud: c, base: base, experiment: o.experiment, wan: wanOf(o.plan, o.experiment), seed: o.seed, open: openShop}
+	tl, err := o.lab.Apply(o.ctx, base)
 	if err != nil {
 		return nil, err
 	}
-	o.built(o.plan, tl.Total())
+	o.built(base, tl.Total())
 	return s, nil
+}
+
+// withMovers is the plan in which nothing runs in VMs that do not move: they
+// would take their part of the processor.
+func withMovers(plan *topo.Plan, e topo.Experiment) *topo.Plan {
+	for _, n := range plan.Guests() {
+		if !slices.Contains(e.Movers(), n.Name) {
+			plan = plan.WithGuest(n.Name, nil)
+		}
+	}
+	return plan
 }
 
 func (s *migrating) close() {}

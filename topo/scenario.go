@@ -328,6 +328,8 @@ type Claim struct {
 type Number struct {
 	// The experiment, by its name.
 	Experiment string `yaml:"experiment" jsonschema:"required,format=vpclab-word" example:"migration"`
+	// What it is of, in a few words for tables. Without it: measure.
+	What string `yaml:"what,omitempty" example:"TPC-W, data cut"`
 	// What is measured: a metric at one point, the ratio of two, or what that leaves of 1. Metrics are written as in expect; the median counts.
 	Measure string `yaml:"measure" jsonschema:"required" example:"1 - cloudnet.migration.bytes / xen30.migration.bytes"`
 	// The value that was published, with its unit.

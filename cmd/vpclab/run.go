@@ -28,10 +28,12 @@ type runOptions struct {
 	trials  int
 	only    []string
 	noPlots bool
+	// show prints how the run ended; showVerdict does.
+	show func(cmd *cobra.Command, v scenarios.Verdict, dir string, figures []plots.Figure) error
 }
 
 func newRun() *cobra.Command {
-	var o runOptions
+	o := runOptions{show: showVerdict}
 	cmd := &cobra.Command{
 		Use:   "run [SCENARIO]",
 		Short: "build the lab of a scenario, do its experiments, draw the figures, judge, clean up",
@@ -118,7 +120,7 @@ func run(cmd *cobra.Command, sc *topo.Scenario, plan *topo.Plan, o runOptions) e
 	if drawErr != nil {
 		return drawErr
 	}
-	return showVerdict(cmd, verdict, dir, figures)
+	return o.show(cmd, verdict, dir, figures)
 }
 
 // runRequest is what the lab daemon is asked for, and the run's folder.
