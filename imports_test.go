@@ -26,7 +26,7 @@ var allowed = map[string][]string{
 	"emu/traffic":    {"topo", "emu/event", "emu/fabric"},
 	"emu/audit":      {"topo", "emu/event", "emu/fabric", "emu/traffic"},
 	"emu/guest":      {"emu/event", "emu/warm"},
-	"emu/migrate":    {"emu/event"},
+	"emu/migrate":    {"emu/event", "emu/warm"},
 	"emu/hypervisor": {"emu/event", "emu/fabric", "emu/guest", "emu/migrate"},
 	"emu/lab":        {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/guest", "emu/migrate", "emu/hypervisor"},
 	"scenarios":      {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/guest", "emu/migrate", "emu/lab", "metrics", "plots"},

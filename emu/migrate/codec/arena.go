@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/warm"
 )
 
 // arena is memory outside of the heap, all zeros at first. It is as large as the
@@ -15,8 +17,8 @@ type arena struct {
 	present []bool // one a piece
 }
 
-// arenaPiece is how much comes at a time.
-const arenaPiece = 1 << 20
+// arenaPiece is how much comes at a time: a huge page, where the kernel has them.
+const arenaPiece = 2 << 20
 
 func newArena(size int) (arena, error) {
 	size = (size + PageSize - 1) &^ (PageSize - 1)
@@ -24,6 +26,7 @@ func newArena(size int) (arena, error) {
 	if err != nil {
 		return arena{}, fmt.Errorf("map %d bytes: %w", size, err)
 	}
+	_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // not all kernels have them
 	return arena{bytes: b, present: make([]bool, (size+arenaPiece-1)/arenaPiece)}, nil
 }
 
@@ -32,7 +35,7 @@ func (a *arena) touch(offset int) {
 	if piece := offset / arenaPiece; !a.present[piece] {
 		a.present[piece] = true
 		// A kernel that cannot lets pages come one by one.
-		_ = unix.Madvise(a.bytes[piece*arenaPiece:min((piece+1)*arenaPiece, len(a.bytes))], unix.MADV_POPULATE_WRITE)
+		_ = warm.Range(a.bytes[piece*arenaPiece : min((piece+1)*arenaPiece, len(a.bytes))])
 	}
 }
 

@@ -18,7 +18,8 @@ import (
 //   - zeros, or what the target holds there already: a run of pages, no more;
 //   - a copy of another page;
 //   - coded: pieces that stay as they are, pieces found elsewhere in the target's
-//     memory (see anchors.go), and literals, which are compressed together.
+//     memory (anchors.go) or in the page's old content (near.go), and literals,
+//     which are compressed together (residue.go).
 //
 // The decoder applies a batch in three steps, and the encoder's shadow takes the
 // same: coded pages in their order; then copies, in their order; then zeros. A
@@ -51,6 +52,7 @@ const (
 	keepPiece    = iota // what the page holds already, or zeros on a fresh one
 	foundPiece          // elsewhere
 	literalPiece        // in the literals
+	nearPiece           // in what the page holds already, at another offset
 	pieceKinds
 )
 
@@ -78,27 +80,26 @@ type ownEncoder struct {
 	shadow  shadow
 	pages   pageIndex
 	anchors anchorTable
+	words   near
 	residue residue
 
-	// Of the batch at hand:
-	kinds   []byte   // one a page
-	hashes  []uint64 // one a page
-	copies  []int    // one a page: of what
-	spans   []span   // what differs in coded pages, in their order
-	counts  []int    // spans, one a page
-	list    list
-	soft    []byte // literals
-	hard    []byte
-	piece   []byte // literals of the page at hand
-	at      []anchor
-	runs    runs
-	zero    Use
-	same    Use
-	checks  Use
-	copied  Use
-	kept    Use
-	found   Use
-	literal Use
+	// Of the batch at hand, one a page:
+	kinds  []byte
+	hashes []uint64
+	copies []int // of what
+	counts []int // of spans
+
+	spans []span // what differs in coded pages, in their order
+	runs  runs
+	list  list
+	soft  []byte // literals
+	hard  []byte
+
+	// Of the page at hand:
+	piece []byte // its literals
+	at    []anchor
+
+	checks, zero, same, copied, kept, found, near, literal Use
 }
 
 // span is a part of a page: from, and up to.
@@ -116,7 +117,7 @@ func newOwnEncoder(c Config) (*ownEncoder, error) {
 	}
 	e.residue.start()
 	e.zero.Name, e.same.Name, e.checks.Name, e.copied.Name = "zero", "same", "check", "copy"
-	e.kept.Name, e.found.Name, e.literal.Name = "delta", "found", "literal"
+	e.kept.Name, e.found.Name, e.near.Name, e.literal.Name = "delta", "found", "near", "literal"
 	return e, nil
 }
 
@@ -166,11 +167,11 @@ func (e *ownEncoder) Encode(dst []byte, pages []uint32, data []byte) []byte {
 	e.finish(pages, data)
 	e.clock.lap(&e.found)
 	begin := len(dst)
-	dst = e.write(grow(dst, headerSize), pages)
+	dst, copies := e.write(grow(dst, headerSize), pages)
 	h.raw = len(dst) - begin - headerSize
 	e.state.seal(dst[begin:], h)
 	e.clock.lap(&e.literal)
-	e.account()
+	e.account(copies)
 	return dst
 }
 
@@ -272,12 +273,13 @@ func length(spans []span) (n int) {
 
 // appendChanges appends the spans in which two pages differ. Fewer than gap
 // equal bytes between two differences do not end a span; gap is at least 15, so
-// that there is a whole word in it.
+// that some whole words are in it.
 func appendChanges(dst []span, old, new []byte, gap int) []span {
+	stride := (gap - 7) / 8 * 8
 	for i := firstDifference(old, new, 0); i < len(new); {
 		from, to := i, 0
 		for {
-			to = endOfWords(old, new, i)
+			to = nextEqual(old, new, i, stride)
 			i = firstDifference(old, new, to)
 			if i-to >= gap || i == len(new) {
 				break
@@ -288,18 +290,14 @@ func appendChanges(dst []span, old, new []byte, gap int) []span {
 	return dst
 }
 
-// endOfWords is where the equal bytes begin that the next equal word after i is
-// among.
-func endOfWords(a, b []byte, i int) int {
-	for k := (i + 7) &^ 7; k < len(a); k += 8 {
-		if binary.LittleEndian.Uint64(a[k:]) == binary.LittleEndian.Uint64(b[k:]) {
-			for k > i && a[k-1] == b[k-1] {
-				k--
-			}
-			return k
-		}
+// nextEqual is where the equal bytes begin, after i, around the next equal one of
+// every so many words; the length if there are none.
+func nextEqual(a, b []byte, i, stride int) int {
+	k := (i + 7) &^ 7
+	for k < len(a) && k < len(b) && binary.LittleEndian.Uint64(a[k:]) != binary.LittleEndian.Uint64(b[k:]) {
+		k += stride
 	}
-	k := len(a)
+	k = min(k, len(a))
 	for k > i && a[k-1] == b[k-1] {
 		k--
 	}
@@ -316,7 +314,7 @@ func (e *ownEncoder) code(pages []uint32, data []byte) {
 			continue
 		}
 		n := e.counts[i]
-		e.codePage(int(page), at(data, i), spans[:n])
+		e.codePage(i, int(page), at(data, i), spans[:n])
 		spans = spans[n:]
 		if incompressible(e.piece) {
 			e.kinds[i] += ownOverHard - ownOver
@@ -329,8 +327,12 @@ func (e *ownEncoder) code(pages []uint32, data []byte) {
 }
 
 // codePage makes the pieces of one page.
-func (e *ownEncoder) codePage(page int, now []byte, spans []span) {
+func (e *ownEncoder) codePage(i, page int, now []byte, spans []span) {
 	e.piece = e.piece[:0]
+	e.words.old = nil
+	if e.kinds[i] == ownOver {
+		e.words.enter(e.shadow.page(page))
+	}
 	end := 0 // of what is told
 	for _, s := range spans {
 		if s.from > end {
@@ -344,7 +346,6 @@ func (e *ownEncoder) codePage(page int, now []byte, spans []span) {
 		e.list.keep(PageSize - end)
 		e.kept.In += int64(PageSize - end)
 	}
-	e.kept.Units++
 }
 
 // codeSpan tells a part of a page by what is found elsewhere, and literals.
@@ -359,7 +360,7 @@ func (e *ownEncoder) codeSpan(page int, now []byte, s span) {
 				continue
 			}
 			if from, at, n, ok := e.match(a, now, span{end, s.to}); ok {
-				e.literals(now[end:at])
+				e.nearby(now, span{end, at})
 				e.list.found(n, from)
 				e.found.Units++
 				e.found.In += int64(n)
@@ -369,6 +370,29 @@ func (e *ownEncoder) codeSpan(page int, now []byte, s span) {
 			}
 		}
 	}
+	e.nearby(now, span{end, s.to})
+}
+
+// nearby tells a part of a page by what is found in the old page, and literals.
+func (e *ownEncoder) nearby(now []byte, s span) {
+	end := s.from
+	if e.words.old != nil {
+		for i, missed := s.from, 0; i+8 <= s.to; {
+			from, at, n, ok := e.words.find(now, i, end, s.to)
+			if !ok { // and the longer so, the larger the steps
+				missed++
+				i += 1 + missed>>5
+				continue
+			}
+			missed = 0
+			e.literals(now[end:at])
+			e.list.near(n, from)
+			e.near.Units++
+			e.near.In += int64(n)
+			end = at + n
+			i = end
+		}
+	}
 	e.literals(now[end:s.to])
 }
 
@@ -376,6 +400,7 @@ func (e *ownEncoder) literals(b []byte) {
 	if len(b) > 0 {
 		e.list.literal(len(b))
 		e.piece = append(e.piece, b...)
+		e.literal.Units++
 		e.literal.In += int64(len(b))
 	}
 }
@@ -448,8 +473,8 @@ func (e *ownEncoder) finish(pages []uint32, data []byte) {
 	}
 }
 
-// write appends the body.
-func (e *ownEncoder) write(dst []byte, pages []uint32) []byte {
+// write appends the body; copies is how many bytes of the list tell of them.
+func (e *ownEncoder) write(dst []byte, pages []uint32) (out []byte, copies int) {
 	e.runs.reset()
 	for i, page := range pages {
 		e.runs.add(int(page), int(e.kinds[i]))
@@ -463,17 +488,18 @@ func (e *ownEncoder) write(dst []byte, pages []uint32) []byte {
 			next = e.copies[i] + 1
 		}
 	}
+	copies = len(head) - len(e.runs.out)
 	e.runs.out = append(head, e.list.out...)
 	dst = e.residue.list(dst, e.runs.out)
 	dst = e.residue.literals(dst, e.soft)
-	return append(dst, e.hard...)
+	return append(dst, e.hard...), copies
 }
 
-// account sums up a batch for Usage, by bytes before compression where a list
-// is compressed as a whole.
-func (e *ownEncoder) account() {
+// account sums up a batch for Usage. The list is compressed as a whole: each
+// kind of entry has its share of what that gave.
+func (e *ownEncoder) account(copies int) {
 	for _, kind := range e.kinds {
-		use := &e.literal
+		use := &e.kept
 		switch kind {
 		case ownZero:
 			use = &e.zero
@@ -481,19 +507,24 @@ func (e *ownEncoder) account() {
 			use = &e.same
 		case ownCopy:
 			use = &e.copied
-		default:
-			e.literal.Units++
-			continue
 		}
 		use.Units++
-		use.In += PageSize
+		if use != &e.kept {
+			use.In += PageSize
+		}
 	}
-	e.literal.Out += int64(e.residue.lastLiterals + len(e.hard))
-	e.found.Out += int64(e.residue.lastList)
+	all := float64(len(e.runs.out))
+	share := func(part int) int64 { return int64(float64(part) / all * float64(e.residue.lastList)) }
+	e.zero.Out += share(len(e.runs.out) - len(e.list.out) - copies)
+	e.copied.Out += share(copies)
+	e.kept.Out += share(e.list.took[keepPiece])
+	e.found.Out += share(e.list.took[foundPiece])
+	e.near.Out += share(e.list.took[nearPiece])
+	e.literal.Out += share(e.list.took[literalPiece]) + int64(e.residue.lastLiterals+len(e.hard))
 }
 
 func (e *ownEncoder) Usage() []Use {
-	return []Use{e.checks, e.zero, e.same, e.copied, e.kept, e.found, e.literal}
+	return []Use{e.checks, e.zero, e.same, e.copied, e.kept, e.found, e.near, e.literal}
 }
 
 func (e *ownEncoder) Footprint() int64 {

@@ -20,7 +20,7 @@ type ownDecoder struct {
 	soft   []byte
 	page   [PageSize]byte // the page at hand
 	copies []int
-	next   int // position after the last piece that was found elsewhere
+	next   int // the page that the last piece was found in
 
 	place, checks, expand Use
 }
@@ -149,6 +149,8 @@ func (d *ownDecoder) code(memory []byte, page int, fresh bool, list, literals *b
 			copy(to, old[end:])
 		case foundPiece:
 			copy(to, d.found(memory, n, list))
+		case nearPiece:
+			copy(to, d.part(old, n, list))
 		case literalPiece:
 			copy(to, literals.take("literals", n))
 		}
@@ -163,6 +165,13 @@ func (d *ownDecoder) code(memory []byte, page int, fresh bool, list, literals *b
 // found reads where a piece of n bytes is found.
 func (d *ownDecoder) found(memory []byte, n int, list *body) []byte {
 	page := d.position(list, d.next/PageSize)
+	b := d.part(at(memory, page), n, list)
+	d.next = page * PageSize
+	return b
+}
+
+// part reads at what offset of a page a piece of n bytes is.
+func (d *ownDecoder) part(page []byte, n int, list *body) []byte {
 	b := list.take("offset of a piece", 2)
 	if b == nil {
 		return nil
@@ -172,9 +181,7 @@ func (d *ownDecoder) found(memory []byte, n int, list *body) []byte {
 		list.fail("a piece of %d bytes at offset %d", n, offset)
 		return nil
 	}
-	from := page*PageSize + offset
-	d.next = from + n
-	return memory[from : from+n]
+	return page[offset : offset+n]
 }
 
 // compare holds the pages as they are now against the encoder's checksum: those

@@ -4,34 +4,41 @@ import (
 	"encoding/binary"
 	"sync"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 )
 
-// residue compresses what nothing else has told, by zstd, as hard as there is
-// time for.
+// residue compresses what nothing else has told, as hard as there is time for.
 type residue struct {
 	level  int // of levels
 	smooth float64
 
-	fast, now *zstd.Encoder
+	fast *zstd.Encoder // for lists
+	now  *zstd.Encoder // for literals; nil: S2
 
 	lastList, lastLiterals int // bytes that they took in the last batch
 }
 
-// levels are the ways to compress, and the pressure from which each is used. The
-// encoder must never be what the link waits for. On one core of the machine of
-// docs/performance.md they do about 350, 200 and 90 MB/s.
+// levels are the ways to compress literals, and the pressure from which each is
+// used: S2, a fast descendant of Snappy, where the link waits for data, and zstd
+// (RFC 8878) in three strengths. The encoder must never be what the link waits
+// for. On one core of the machine of docs/performance.md they do about 500, 300,
+// 200 and 90 MB/s.
 var levels = []struct {
 	zstd zstd.EncoderLevel
 	from float64
 }{
-	{zstd.SpeedFastest, 0},
-	{zstd.SpeedDefault, 0.4},
+	{0, 0},
+	{zstd.SpeedFastest, 0.1},
+	{zstd.SpeedDefault, 0.3},
 	{zstd.SpeedBetterCompression, 0.7},
 }
 
+// firstLevel is used until there is word of the link.
+const firstLevel = 2
+
 // slack is how far pressure must fall below the level's before it is left.
-const slack = 0.15
+const slack = 0.08
 
 // idle are encoders that no one uses, by level. They have tables of some MB whose
 // pages are there.
@@ -49,13 +56,14 @@ func giveBack(level zstd.EncoderLevel, e *zstd.Encoder) {
 }
 
 func (r *residue) start() {
-	r.fast = borrow(levels[0].zstd)
-	r.now = r.fast
+	r.fast = borrow(zstd.SpeedFastest)
+	r.smooth = (levels[firstLevel].from + levels[firstLevel+1].from) / 2
+	r.use(firstLevel)
 }
 
 func (r *residue) stop() {
 	r.use(0)
-	giveBack(levels[0].zstd, r.fast)
+	giveBack(zstd.SpeedFastest, r.fast)
 	*r = residue{}
 }
 
@@ -77,20 +85,27 @@ func (r *residue) use(level int) {
 	if level == r.level {
 		return
 	}
-	if r.level > 0 {
+	if r.now != nil {
 		giveBack(levels[r.level].zstd, r.now)
+		r.now = nil
 	}
-	r.level, r.now = level, r.fast
-	if level > 0 {
-		r.now = borrow(levels[level].zstd)
+	r.level = level
+	if z := levels[level].zstd; z != 0 {
+		r.now = borrow(z)
 	}
 }
 
-// list appends the list of a batch: its length, the length of what follows if it
-// is compressed, else 0, and it.
+// Ways in which a section is compressed.
+const (
+	plainSection = iota
+	zstdSection
+	s2Section
+)
+
+// list appends the list of a batch as a section.
 func (r *residue) list(dst, list []byte) []byte {
 	before := len(dst)
-	dst = r.section(dst, list, r.fast)
+	dst = appendSection(dst, list, r.fast)
 	r.lastList = len(dst) - before
 	return dst
 }
@@ -98,45 +113,62 @@ func (r *residue) list(dst, list []byte) []byte {
 // literals appends the literals of a batch likewise.
 func (r *residue) literals(dst, soft []byte) []byte {
 	before := len(dst)
-	dst = r.section(dst, soft, r.now)
+	dst = appendSection(dst, soft, r.now)
 	r.lastLiterals = len(dst) - before
 	return dst
 }
 
-func (r *residue) section(dst, raw []byte, by *zstd.Encoder) []byte {
+// appendSection appends a part of a body: its length, how it is compressed, the
+// length that it then has, and it. With no encoder that is S2.
+func appendSection(dst, raw []byte, by *zstd.Encoder) []byte {
 	const worth = 64 // a frame has a header, too
 	dst = binary.AppendUvarint(dst, uint64(len(raw)))
 	if len(raw) < worth {
-		return append(append(dst, 0), raw...)
+		return append(append(dst, plainSection), raw...)
 	}
 	// The compressed length stands before what it is the length of: it has
 	// room for three bytes, as no section is longer than 4 MB.
-	const room = 3
+	const room = 1 + 3
 	at := len(dst)
-	dst = by.EncodeAll(raw, grow(dst, room))
+	way := byte(zstdSection)
+	if dst = grow(dst, room); by != nil {
+		dst = by.EncodeAll(raw, dst)
+	} else {
+		way = s2Section
+		dst = grow(dst, s2.MaxEncodedLen(len(raw)))
+		dst = dst[:at+room+len(s2.Encode(dst[at+room:], raw))]
+	}
 	n := len(dst) - at - room
 	if n >= len(raw) {
-		return append(append(dst[:at], 0), raw...)
+		return append(append(dst[:at], plainSection), raw...)
 	}
-	dst[at], dst[at+1], dst[at+2] = byte(n)|0x80, byte(n>>7)|0x80, byte(n>>14)
+	dst[at], dst[at+1], dst[at+2], dst[at+3] = way, byte(n)|0x80, byte(n>>7)|0x80, byte(n>>14)
 	return dst
 }
 
-// readSection reads what section has written, into buf where it was compressed.
+// readSection reads what appendSection has written, into buf where it was
+// compressed.
 func readSection(b *body, what string, most int, d *zstd.Decoder, buf *[]byte) []byte {
 	raw := b.uvarint(what, most+1)
-	n := b.uvarint(what, 1<<21)
-	if n == 0 || b.err != nil {
+	way := b.uvarint(what, s2Section+1)
+	if way == plainSection {
 		return b.take(what, raw)
 	}
-	in := b.take(what, n)
-	*buf = grow((*buf)[:0], raw)
-	if b.err == nil {
-		if err := expandZstd(d, *buf, in); err != nil {
-			b.fail("%s: %v", what, err)
-		}
-	}
+	in := b.take(what, b.uvarint(what, 1<<21))
 	if b.err != nil {
+		return nil
+	}
+	*buf = grow((*buf)[:0], raw)
+	var err error
+	if way == zstdSection {
+		err = expandZstd(d, *buf, in)
+	} else if n, e := s2.DecodedLen(in); e != nil || n != raw {
+		err = s2.ErrCorrupt
+	} else {
+		_, err = s2.Decode(*buf, in)
+	}
+	if err != nil {
+		b.fail("%s: %v", what, err)
 		return nil
 	}
 	return *buf
