@@ -15,6 +15,9 @@ type data struct {
 	store *metrics.Store
 	info  metrics.RunInfo
 	rows  []metrics.PointSummary
+
+	samples  []metrics.Sample
+	bySample map[string]byTrial // of samples, by row; see index
 }
 
 // load reads a run's folder.
@@ -27,7 +30,7 @@ func load(dir string) (*data, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &data{store: store, info: store.Info(), rows: metrics.SummarizeAll(samples)}, nil
+	return &data{store: store, info: store.Info(), rows: metrics.SummarizeAll(samples), samples: samples}, nil
 }
 
 // Labels that say what a sample is about and not which point it belongs to.

@@ -53,6 +53,22 @@ var kinds = []figureKind{
 	{"lan", "How much of a LAN a VPLS is", makeLAN},
 	{"operations-timeline", "Operations on running VPCs, stage by stage", makeOperations},
 	{"routing-peer", "One lab, three control planes", makePeer},
+	{"migration-summary", "vpclab and others against CloudNet", makeVersus},
+	{"migration-timeline", "A VM moves, as its users see it", makeTimeline},
+	{"migration-pause", "Pause against bandwidth, plain pre-copy", makePauseBandwidth},
+	{"migration-bandwidth", "Migration against bandwidth", makeMigrationBandwidth},
+	{"migration-rtt", "Migration against round-trip time", makeMigrationRTT},
+	{"migration-cuts", "What is saved against plain pre-copy", makeCuts},
+	{"migration-rounds", "Pages left by iteration, and where each algorithm stops", makeRounds},
+	{"migration-round-bytes", "Data by iteration", makeRoundBytes},
+	{"post-copy", "Handing over before, between and after", makePostCopy},
+	{"migration-group", "VMs that move together", makeGroup},
+	{"migration-disk", "A disk moves, and moves back", makeDisk},
+	{"encoders", "Compression and redundancy elimination", makeEncoders},
+	{"redundancy", "Redundancy in memory", makeRedundancy},
+	{"delta-sizes", "Sizes of page deltas", makeDeltaSizes},
+	{"delta-savings", "What page deltas save", makeDeltaSavings},
+	{"false-matches", "False matches by length of hash", makeFalseMatches},
 }
 
 // Names are the names of all figures.

@@ -3,6 +3,7 @@ package plots
 import (
 	"image/color"
 	"math"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
@@ -87,9 +88,11 @@ func (s series) thumb(c draw.Canvas) {
 
 // drawMarker draws the look's marker; open ones are filled white, so that
 // lines do not run through them.
-func drawMarker(c draw.Canvas, l look, at vg.Point) {
+func drawMarker(c draw.Canvas, l look, at vg.Point) { drawMarkerOf(c, l, at, markerRadius) }
+
+// drawMarkerOf is drawMarker in another size.
+func drawMarkerOf(c draw.Canvas, l look, at vg.Point, r vg.Length) {
 	var outline vg.Path
-	r := markerRadius
 	poly := func(pts ...vg.Point) {
 		outline.Move(pts[0].Add(at))
 		for _, p := range pts[1:] {
@@ -100,9 +103,14 @@ func drawMarker(c draw.Canvas, l look, at vg.Point) {
 	switch l.marker {
 	case filledSquare, openSquare:
 		poly(vg.Point{X: -r, Y: -r}, vg.Point{X: r, Y: -r}, vg.Point{X: r, Y: r}, vg.Point{X: -r, Y: r})
-	case filledTriangle:
+	case plusMark, crossMark:
+		drawStrokes(c, l, at)
+		return
+	case filledTriangle, openTriangle:
 		poly(vg.Point{X: -r, Y: -r * 0.8}, vg.Point{X: r, Y: -r * 0.8}, vg.Point{Y: r * 1.1})
-	case openDiamond:
+	case filledDown, openDown:
+		poly(vg.Point{X: -r, Y: r * 0.8}, vg.Point{X: r, Y: r * 0.8}, vg.Point{Y: -r * 1.1})
+	case filledDiamond, openDiamond:
 		poly(vg.Point{X: -1.3 * r}, vg.Point{Y: -1.3 * r}, vg.Point{X: 1.3 * r}, vg.Point{Y: 1.3 * r})
 	default:
 		outline.Move(vg.Point{X: at.X + r, Y: at.Y})
@@ -110,13 +118,26 @@ func drawMarker(c draw.Canvas, l look, at vg.Point) {
 		outline.Close()
 	}
 	fill := l.color
-	if l.marker == openCircle || l.marker == openSquare || l.marker == openDiamond {
+	if slices.Contains([]marker{openCircle, openSquare, openDiamond, openTriangle, openDown}, l.marker) {
 		fill = white
 	}
 	c.SetColor(fill)
 	c.Fill(outline)
 	c.SetLineStyle(draw.LineStyle{Color: l.color, Width: 1})
 	c.Stroke(outline)
+}
+
+// drawStrokes draws the markers that are two strokes.
+func drawStrokes(c draw.Canvas, l look, at vg.Point) {
+	line := draw.LineStyle{Color: l.color, Width: 1.2}
+	r := markerRadius * 1.1
+	if l.marker == plusMark {
+		c.StrokeLine2(line, at.X-r, at.Y, at.X+r, at.Y)
+		c.StrokeLine2(line, at.X, at.Y-r, at.X, at.Y+r)
+		return
+	}
+	c.StrokeLine2(line, at.X-r, at.Y-r, at.X+r, at.Y+r)
+	c.StrokeLine2(line, at.X-r, at.Y+r, at.X+r, at.Y-r)
 }
 
 // drawBox fills a rectangle in a look, hatched and with a thin edge.

@@ -213,7 +213,11 @@ func (g grid) Plot(c draw.Canvas, p *plot.Plot) {
 type linearTicks struct{}
 
 func (linearTicks) Ticks(lo, hi float64) []plot.Tick {
-	step := niceStep((hi - lo) / 6)
+	return stepTicks(lo, hi, niceStep((hi-lo)/6))
+}
+
+// stepTicks are all multiples of a step.
+func stepTicks(lo, hi, step float64) []plot.Tick {
 	decimals := max(0, -int(math.Floor(math.Log10(step)+1e-9)))
 	var ticks []plot.Tick
 	for i := math.Ceil(lo/step - 1e-9); i*step <= hi*(1+1e-9); i++ {

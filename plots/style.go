@@ -42,6 +42,7 @@ var (
 	yellow     = rgb(0xF0E442)
 	blue       = rgb(0x0072B2)
 	vermillion = rgb(0xD55E00)
+	purple     = rgb(0xCC79A7)
 	black      = rgb(0x000000)
 	ink        = rgb(0x1A1A1A)
 	subtleInk  = rgb(0x4A4A4A)
@@ -91,7 +92,28 @@ const (
 	openSquare
 	filledTriangle
 	openDiamond
+	openTriangle
+	filledDiamond
+	filledDown // a triangle on its tip
+	openDown
+	plusMark
+	crossMark
 )
+
+// hollow is the open form of a marker, for values that were not measured here.
+func hollow(m marker) marker {
+	switch m {
+	case filledSquare:
+		return openSquare
+	case filledTriangle:
+		return openTriangle
+	case filledDiamond:
+		return openDiamond
+	case filledDown:
+		return openDown
+	}
+	return openCircle
+}
 
 // hatch is a bar's pattern.
 type hatch int

@@ -25,6 +25,7 @@ type syntheticRun struct {
 	flows                    []int // of an experiment reservation
 	raceTrials               int
 	services                 bool // trials of lan, vpc-operations and routing-peer too
+	moves                    *syntheticMoves
 }
 
 func (r syntheticRun) write(t testing.TB) *metrics.Store {
@@ -64,6 +65,9 @@ func (r syntheticRun) writeTo(t testing.TB, root string) *metrics.Store {
 		r.operations(t, s)
 		r.lan(t, s)
 		r.peers(t, s)
+	}
+	if r.moves != nil {
+		r.moves.write(t, s)
 	}
 	return s
 }
@@ -356,5 +360,5 @@ func syntheticTrain() metrics.Train {
 
 // paperRun is the usual grid.
 func paperRun() syntheticRun {
-	return syntheticRun{sites: []int{2, 4, 8, 16}, tenants: []int{1, 4, 16}, machines: []int{2}, trials: 6, largestMatrix: 160, faults: true, train: true, flows: []int{1, 4, 8}, raceTrials: 6, services: true}
+	return syntheticRun{sites: []int{2, 4, 8, 16}, tenants: []int{1, 4, 16}, machines: []int{2}, trials: 6, largestMatrix: 160, faults: true, train: true, flows: []int{1, 4, 8}, raceTrials: 6, services: true, moves: paperMoves()}
 }

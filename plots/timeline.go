@@ -1,0 +1,452 @@
+package plots
+
+import (
+	"cmp"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/vpclab/vpclab/metrics"
+)
+
+// responsesName is the file of a trial with every answer that users got.
+const responsesName = "responses.csv"
+
+// response is one answer: when it was asked for, in seconds since the request
+// to move the VM, and how long it took.
+type response struct{ at, took float64 }
+
+// movePhases are the phases of a migration, in order. How long each took is
+// the metric migration.<id> of the trial; the pause is part of the hand-over.
+var movePhases = []struct {
+	id, name string
+	look     look
+}{
+	{"join", "VPN join", look{color: orange, hatch: levelBars}},
+	{"disk", "disk", look{color: skyBlue, hatch: fallingBars}},
+	{"sync", "disk in step", look{color: green, hatch: uprightBars}},
+	{"memory", "memory", look{color: yellow, hatch: risingBars}},
+	{"pause", "VM stands", look{color: black}},
+	{"rest", "pages follow", look{color: purple, hatch: crossedBars}},
+}
+
+// phaseSpan is a phase of one migration, in seconds since the request.
+type phaseSpan struct {
+	phase    int // of movePhases
+	from, to float64
+}
+
+// moveTimeline is one migration as its users saw it.
+type moveTimeline struct {
+	algorithm algorithm
+	record    metrics.TrialRecord
+	phases    []phaseSpan
+	responses []response
+	pause     float64
+	// stop and start bound the time that the VM stood.
+	stop, start float64
+}
+
+// maxTimelines is how many migrations fit a page.
+const maxTimelines = 4
+
+// timelineAlgorithms are drawn before others.
+var timelineAlgorithms = []string{"xen30", "cloudnet", "vpclab", "post-copy", "hybrid", "xen5"}
+
+// makeTimeline is figure 10 of CloudNet: what users of a VM see while it moves.
+func makeTimeline(d *data) (*page, string, error) {
+	rows, s, n, err := d.timelines()
+	if err != nil {
+		return nil, "", err
+	}
+	l := timelineLayout{rows: rows}
+	pg := &page{width: doubleWidth, bodyHeight: l.height(), body: l.draw}
+	for i, ph := range movePhases {
+		if slices.ContainsFunc(rows, func(m moveTimeline) bool {
+			return slices.ContainsFunc(m.phases, func(p phaseSpan) bool { return p.phase == i })
+		}) {
+			pg.legend = append(pg.legend, entry{ph.name, boxThumb(ph.look)})
+		}
+	}
+	pg.legend = append(pg.legend, entry{"one answer", answerThumb}, entry{"median over time", lineThumb(medianLine)}, entry{"95th percentile", lineThumb(slowLine)})
+	whole := fmt.Sprintf("Of each algorithm the trial with the median pause of %s.", n)
+	pg.subtitle = []string{whole, s.heldText(), d.kernelText()}
+	caption := fmt.Sprintf("What users of a VM see while it moves: how long each answer took, by the moment of its question, on a logarithmic axis; above it the phases of the migration, laid one behind the other. On the right, the time around the pause: questions from then wait until the VM runs at the destination and the network leads there. %s All connections are those from before the move. %s %s",
+		whole, s.heldText(), d.kernelText())
+	return pg, caption + s.whichText(d, "migration.pause"), nil
+}
+
+// timelines finds the migrations to show: of the paper's workload and
+// bandwidth where the run has them, else of any.
+func (d *data) timelines() ([]moveTimeline, sweep, string, error) {
+	dirs, records := d.store.TrialDirs("")
+	withFile := map[string]string{} // folder, by experiment, point and trial
+	for i, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, responsesName)); err == nil {
+			withFile[trialKey(records[i].Experiment, records[i].Point, records[i].Trial)] = dir
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, sweep{}, "", err
+		}
+	}
+	recordOf := map[string]metrics.TrialRecord{}
+	for _, r := range records {
+		recordOf[trialKey(r.Experiment, r.Point, r.Trial)] = r
+	}
+	dirOf := func(r metrics.PointSummary, trial int) (string, metrics.TrialRecord) {
+		p := maps.Clone(r.Labels)
+		delete(p, "leg")
+		key := trialKey(r.Experiment, p, trial)
+		return withFile[key], recordOf[key]
+	}
+	for _, wanted := range []map[string]string{{"workload": "tpcw", "rate": "85mbit"}, {"workload": "tpcw", "rate": "100mbit"}, {"workload": "tpcw"}, nil} {
+		s := d.chooseSweep([]string{"algorithm"}, []string{"migration.pause"}, func(r metrics.PointSummary) bool {
+			for k, v := range wanted {
+				if r.Labels[k] != v {
+					return false
+				}
+			}
+			if !alone(r) {
+				return false
+			}
+			for trial := range d.byTrials(r) {
+				if dir, _ := dirOf(r, trial); dir != "" {
+					return true
+				}
+			}
+			return false
+		})
+		if len(s.rows) == 0 {
+			continue
+		}
+		as := algorithmsOf(s.rows)
+		slices.SortStableFunc(as, func(a, b algorithm) int { return rank(a.id) - rank(b.id) })
+		var rows []moveTimeline
+		ns := map[int]bool{}
+		for _, a := range as[:min(len(as), maxTimelines)] {
+			r := s.of("migration.pause", "algorithm", a.id)[0]
+			trial := d.typicalTrial(r)
+			dir, record := dirOf(r, trial)
+			if dir == "" {
+				continue
+			}
+			m, err := d.timeline(a, r, trial, dir)
+			if err != nil {
+				return nil, s, "", err
+			}
+			if len(m.responses) > 0 && len(m.phases) > 0 {
+				m.record = record
+				rows, ns[r.N] = append(rows, m), true
+			}
+		}
+		if len(rows) > 0 {
+			return rows, s, trialsText(ns), nil
+		}
+	}
+	return nil, sweep{}, "", missingf("no trial of a migration has a %s: nobody used the VM (clients)", responsesName)
+}
+
+func rank(id string) int {
+	if i := slices.Index(timelineAlgorithms, id); i >= 0 {
+		return i
+	}
+	return len(timelineAlgorithms)
+}
+
+func trialKey(experiment string, point map[string]string, trial int) string {
+	return fmt.Sprintf("%s\x00%s\x00%d", experiment, metrics.PointText(point), trial)
+}
+
+// typicalTrial is the trial with the median value of a row.
+func (d *data) typicalTrial(r metrics.PointSummary) int {
+	values := d.byTrials(r)
+	trials := slices.SortedFunc(maps.Keys(values), func(a, b int) int {
+		return cmp.Or(cmp.Compare(values[a][0], values[b][0]), a-b)
+	})
+	return trials[(len(trials)-1)/2]
+}
+
+// timeline reads one migration.
+func (d *data) timeline(a algorithm, pause metrics.PointSummary, trial int, dir string) (moveTimeline, error) {
+	m := moveTimeline{algorithm: a}
+	at := 0.0
+	took := func(metric string) float64 {
+		vs := d.index()[sampleKey(pause.Experiment, metric, pause.Labels)][trial]
+		if len(vs) == 0 {
+			return 0
+		}
+		return vs[0]
+	}
+	began := 0.0 // the memory phase
+	for i, ph := range movePhases {
+		if ph.id == "memory" {
+			began = at
+		}
+		long := took("migration." + ph.id)
+		if ph.id == "rest" {
+			// Post-copy: the VM runs before all of it has come.
+			if long = began + took("migration.total") - at; long < 0.01*at {
+				break
+			}
+		}
+		if long > 0 {
+			m.phases = append(m.phases, phaseSpan{i, at, at + long})
+		}
+		if at += long; ph.id == "pause" {
+			m.pause, m.stop, m.start = long, at-long, at
+		}
+	}
+	var err error
+	m.responses, err = readResponses(filepath.Join(dir, responsesName))
+	return m, err
+}
+
+// readResponses reads a file of answers.
+func readResponses(name string) ([]response, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r := csv.NewReader(f)
+	r.ReuseRecord = true
+	head, err := r.Read()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	t, took := slices.Index(head, "t_s"), slices.Index(head, "response_s")
+	if t < 0 || took < 0 {
+		return nil, fmt.Errorf("%s: the columns are %v; expected t_s and response_s", name, head)
+	}
+	rows, err := r.ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	all := make([]response, 0, len(rows))
+	for i, row := range rows {
+		at, err := strconv.ParseFloat(row[t], 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: line %d: %w", name, i+2, err)
+		}
+		v, err := strconv.ParseFloat(row[took], 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: line %d: %w", name, i+2, err)
+		}
+		all = append(all, response{at, v})
+	}
+	slices.SortStableFunc(all, func(a, b response) int { return cmp.Compare(a.at, b.at) })
+	return all, nil
+}
+
+// timelineLayout is a row a migration: all of it on the left, the pause on
+// the right.
+type timelineLayout struct{ rows []moveTimeline }
+
+const (
+	timelinePlot   = vg.Length(82)
+	timelineRibbon = vg.Length(8)
+)
+
+func (l timelineLayout) rowHeight() vg.Length {
+	return lineHeight() + timelineRibbon + timelinePlot + lineHeight() + 10
+}
+
+func (l timelineLayout) height() vg.Length {
+	return vg.Length(len(l.rows))*l.rowHeight() + labelSize + 4
+}
+
+// bounds are those of all rows: times in seconds, answers in milliseconds.
+func (l timelineLayout) bounds() (from, to, lo, hi float64) {
+	from, lo = 0, math.Inf(1)
+	for _, m := range l.rows {
+		from = math.Min(from, m.responses[0].at)
+		to = math.Max(to, math.Max(m.phases[len(m.phases)-1].to, m.responses[len(m.responses)-1].at))
+		for _, r := range m.responses {
+			if v := r.took * 1000; v > 0 {
+				lo, hi = math.Min(lo, v), math.Max(hi, v)
+			}
+		}
+	}
+	if hi == 0 {
+		lo, hi = 1, 10
+	}
+	return from, to, lo, hi
+}
+
+func (l timelineLayout) draw(c draw.Canvas) {
+	from, to, lo, hi := l.bounds()
+	y := c.Max.Y
+	right := (c.Max.X - c.Min.X) * 0.33
+	for i, m := range l.rows {
+		bottom := y - l.rowHeight()
+		name := ""
+		if i == len(l.rows)-1 {
+			name = "time since the request (s)"
+			bottom -= labelSize + 4
+		}
+		c.FillText(boldStyle(textSize, ink), vg.Point{X: c.Min.X, Y: y - lineHeight() + 1}, m.heading())
+		area := c
+		area.Max.Y, area.Min.Y = y-lineHeight()-timelineRibbon, bottom
+		whole, near := area, area
+		whole.Max.X -= right + panelGap
+		near.Min.X = c.Max.X - right
+		m.panel(whole, from, to, lo, hi, name, true)
+		around := math.Max(m.pause, 0.05)
+		m.panel(near, m.stop-1.5*around, m.start+2.5*around, lo, hi, name, false)
+		y -= l.rowHeight()
+	}
+}
+
+// heading says what a row is, with what counts of it.
+func (m moveTimeline) heading() string {
+	longest := 0.0
+	for _, r := range m.responses {
+		longest = math.Max(longest, r.took)
+	}
+	return fmt.Sprintf("%s: the VM stands for %s, the longest answer takes %s", m.algorithm.name, durationText(m.pause), durationText(longest))
+}
+
+// panel draws a stretch of time, with the ribbon of phases above.
+func (m moveTimeline) panel(c draw.Canvas, from, to, lo, hi float64, xName string, named bool) {
+	p := newPlot(grid{y: true})
+	p.X.Min, p.X.Max, p.X.Tick.Marker = from, to, linearTicks{}
+	setLogAxis(&p.Y, lo, hi)
+	yName := ""
+	if named {
+		yName = "answer (ms)"
+	}
+	inside := answersPlot{m, from, to}
+	p.Add(inside)
+	area := paint(c, p, xName, yName)
+	x := func(t float64) vg.Length {
+		return area.Min.X + (area.Max.X-area.Min.X)*vg.Length((math.Max(from, math.Min(to, t))-from)/(to-from))
+	}
+	for _, ph := range m.phases {
+		drawBox(c, vg.Rectangle{Min: vg.Point{X: x(ph.from), Y: area.Max.Y + 1}, Max: vg.Point{X: x(ph.to), Y: area.Max.Y + timelineRibbon - 1}}, movePhases[ph.phase].look)
+	}
+}
+
+// answersPlot draws the answers of a stretch of time.
+type answersPlot struct {
+	moveTimeline
+	from, to float64
+}
+
+var (
+	medianLine = draw.LineStyle{Color: blue, Width: seriesLine}
+	slowLine   = draw.LineStyle{Color: vermillion, Width: seriesLine, Dashes: []vg.Length{3, 1.5}}
+)
+
+// maxDots is how many answers are drawn one by one in a panel; of more, those
+// that are slower than most of their time.
+const maxDots = 700
+
+// Plot draws the pause as a shade, the answers, and lines through bins.
+func (a answersPlot) Plot(c draw.Canvas, p *plot.Plot) {
+	tx, ty := p.Transforms(&c)
+	if a.start > a.from && a.stop < a.to {
+		c.FillPolygon(midGrey, corners(vg.Rectangle{
+			Min: vg.Point{X: tx(math.Max(a.stop, a.from)), Y: c.Min.Y}, Max: vg.Point{X: tx(math.Min(a.start, a.to)), Y: c.Max.Y},
+		}))
+	}
+	for _, ph := range a.phases {
+		if ph.from > a.from && ph.from < a.to {
+			c.StrokeLine2(draw.LineStyle{Color: grey, Width: hairline}, tx(ph.from), c.Min.Y, tx(ph.from), c.Max.Y)
+		}
+	}
+	var seen []response
+	for _, r := range a.responses {
+		if r.at >= a.from && r.at <= a.to && r.took > 0 {
+			seen = append(seen, r)
+		}
+	}
+	bins := binned(seen, a.from, a.to)
+	c.SetColor(subtleInk)
+	for _, r := range seen {
+		if len(seen) > maxDots && r.took < slowIn(bins, r.at) {
+			continue
+		}
+		drawDot(c, vg.Point{X: tx(r.at), Y: ty(r.took * 1000)})
+	}
+	a.line(c, tx, ty, bins, slowLine, func(b answerBin) float64 { return b.slow })
+	a.line(c, tx, ty, bins, medianLine, func(b answerBin) float64 { return b.median })
+}
+
+// drawDot is an answer: a small square, which takes a tenth of the bytes of a
+// circle.
+func drawDot(c draw.Canvas, at vg.Point) {
+	const r = vg.Length(0.55)
+	c.FillPolygon(subtleInk, corners(vg.Rectangle{Min: vg.Point{X: at.X - r, Y: at.Y - r}, Max: vg.Point{X: at.X + r, Y: at.Y + r}}))
+}
+
+func answerThumb(c draw.Canvas) { drawDot(c, c.Center()) }
+
+func lineThumb(sty draw.LineStyle) func(draw.Canvas) {
+	return func(c draw.Canvas) { c.StrokeLine2(sty, c.Min.X, c.Center().Y, c.Max.X, c.Center().Y) }
+}
+
+// line joins the bins; where nothing was asked it is broken.
+func (a answersPlot) line(c draw.Canvas, tx, ty func(float64) vg.Length, bins []answerBin, sty draw.LineStyle, of func(answerBin) float64) {
+	var path []vg.Point
+	flush := func() {
+		if len(path) > 1 {
+			c.StrokeLines(sty, path)
+		}
+		path = nil
+	}
+	for _, b := range bins {
+		if b.n < 3 {
+			flush()
+			continue
+		}
+		path = append(path, vg.Point{X: tx((b.from + b.to) / 2), Y: ty(of(b) * 1000)})
+	}
+	flush()
+}
+
+// answerBin is the answers of a while.
+type answerBin struct {
+	from, to     float64
+	n            int
+	median, slow float64 // 95th percentile
+}
+
+// binned divides a stretch of time so that a bin has about twenty answers.
+func binned(seen []response, from, to float64) []answerBin {
+	n := min(60, max(8, len(seen)/20))
+	bins := make([]answerBin, n)
+	step := (to - from) / float64(n)
+	values := make([][]float64, n)
+	for _, r := range seen {
+		i := min(n-1, max(0, int((r.at-from)/step)))
+		values[i] = append(values[i], r.took)
+	}
+	for i := range bins {
+		slices.Sort(values[i])
+		bins[i] = answerBin{from: from + float64(i)*step, to: from + float64(i+1)*step, n: len(values[i])}
+		if k := len(values[i]); k > 0 {
+			bins[i].median, bins[i].slow = values[i][(k-1)/2], values[i][(95*k+99)/100-1]
+		}
+	}
+	return bins
+}
+
+// slowIn is the 95th percentile of the bin at a time.
+func slowIn(bins []answerBin, at float64) float64 {
+	for _, b := range bins {
+		if at <= b.to {
+			return b.slow
+		}
+	}
+	return 0
+}
