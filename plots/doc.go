@@ -12,6 +12,12 @@
 //   - breakdown.go, scaling.go, rules.go, touched.go, reachability.go,
 //     join.go, reservation.go, lan.go, operations.go: one figure or family each;
 //   - flows.go: goodput over time, and areas and shades in a plot;
+//   - migration.go: algorithms, workloads, and which samples of migrations may
+//     be compared; paper.go: what CloudNet's authors published, as data;
+//   - panels.go, bartable.go: many small plots, and rows of bars in columns;
+//   - versus.go, timeline.go, bandwidth.go, cuts.go, rounds.go, postcopy.go,
+//     group.go, disk.go, encoders.go, redundancy.go, deltas.go, hashes.go: the
+//     figures of migrations;
 //   - report.go, report.html.tmpl: report.html, one file that opens anywhere.
 //
 // Figures are made for print: 3.5 or 7 inches wide, no text under 8 points,
