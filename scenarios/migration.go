@@ -368,8 +368,9 @@ func migrationMetrics(plan *topo.Plan, e topo.Experiment) []metric {
 		metric{"client.lost", "count", "transactions that were acknowledged and of which the VM knows nothing", byVM})
 }
 
-// encoderNames are the encoders that a migration can account for.
-var encoderNames = append([]string{"raw", "zero", "cbr", "delta", "vpclab"}, codec.Compressors...)
+// encoderNames are the encoders that a migration can account for: stages of
+// CloudNet's and of ours, checksums, and what the target does beside them.
+var encoderNames = append([]string{"zero", "same", "copy", "found", "cbr", "delta", "literal", "check", "place"}, codec.Compressors...)
 
 func quantileNames() (names []string) {
 	for _, q := range quantiles {

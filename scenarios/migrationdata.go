@@ -164,8 +164,11 @@ func (r *migrationTrial) addRound(round migrate.Round, set labels) {
 // addEncoders stores what each encoder did; what both ends account for under
 // one name is one encoder.
 func (r *migrationTrial) addEncoders(uses []migrate.EncoderUse, set labels) {
+	wrong := int64(0)
+	defer func() { r.t.Add("encoder.false", "count", float64(wrong), set) }()
 	for _, u := range uses {
 		of := set.with("encoder", u.Name)
+		wrong += u.False
 		r.t.Add("encoder.in", "bytes", float64(u.In), of)
 		r.t.Add("encoder.out", "bytes", float64(u.Out), of)
 		r.t.Add("encoder.units", "count", float64(u.Units), of)
