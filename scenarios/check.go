@@ -45,6 +45,7 @@ func kinds() map[string]kind {
 		"reservation":    reservationKind(),
 		"routing-peer":   routingPeer(),
 		"migration":      migrationKind(),
+		"content":        contentKind(),
 	}
 }
 

@@ -12,10 +12,6 @@ import (
 // cloud is what the experiment migration needs of the hypervisor hosts, beside
 // the lab as a network.
 type cloud interface {
-	// boot starts the guests of VMs anew, with fresh memory and disk, as the
-	// lab's plan has them, and tells when the work of each began: the zero of
-	// its write trace.
-	boot(ctx context.Context, vms ...string) (map[string]event.Mono, error)
 	// move migrates a VM. It returns when nothing of the VM is left to be done.
 	move(ctx context.Context, m move) (*moved, error)
 	// status is what a guest says of itself.

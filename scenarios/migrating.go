@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -40,7 +39,6 @@ type migrating struct {
 	experiment topo.Experiment
 	wan        wan
 	seed       uint64
-	open       func(conn net.Conn, user int) (traffic.Service, error) // a user's side of a guest
 }
 
 func openMigration(o opening) (*migrating, error) {
@@ -49,7 +47,7 @@ func openMigration(o opening) (*migrating, error) {
 		return nil, err
 	}
 	base := withMovers(o.plan, o.experiment)
-	s := &migrating{lab: o.lab, cloud: c, base: base, experiment: o.experiment, wan: wanOf(o.plan, o.experiment), seed: o.seed, open: openShop}
+	s := &migrating{lab: o.lab, cloud: c, base: base, experiment: o.experiment, wan: wanOf(o.plan, o.experiment), seed: o.seed}
 	tl, err := o.lab.Apply(o.ctx, base)
 	if err != nil {
 		return nil, err
@@ -136,19 +134,30 @@ func optionsAt(g topo.Guest, pt point) migrate.Options {
 
 func (s *migrating) trial(ctx context.Context, pt point, number int, t *metrics.Trial, _ *rand.Rand) error {
 	plan := s.planAt(pt)
-	if _, err := s.lab.ApplyWith(ctx, plan, lab.ApplyOptions{Trust: true, Announce: true}); err != nil {
+	if err := s.boot(ctx, plan); err != nil {
 		return err
 	}
+	began := event.Now()
 	sub := s.lab.Subscribe()
 	defer sub.Close()
-	vms := s.experiment.Movers()
-	begun, err := s.cloud.boot(ctx, vms...)
-	if err != nil {
-		return err
-	}
 	r := &migrationTrial{migrating: s, pt: pt, plan: plan, t: t, users: map[string]*traffic.Users{}, seed: s.seed + uint64(number)}
-	err = r.run(ctx, begun)
+	err := r.run(ctx, began)
 	return errors.Join(err, keep(t, sub))
+}
+
+// boot starts the guests anew, at home, with fresh memories and disks: a guest
+// that a plan does not have is removed, with all that any host holds of it.
+func (s *migrating) boot(ctx context.Context, plan *topo.Plan) error {
+	gone := plan
+	for _, vm := range s.experiment.Movers() {
+		gone = gone.WithGuest(vm, nil)
+	}
+	for _, p := range []*topo.Plan{gone, plan} {
+		if _, err := s.lab.ApplyWith(ctx, p, lab.ApplyOptions{Trust: true, Announce: true}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // migrationTrial is one trial.
@@ -169,12 +178,12 @@ type leg struct {
 	moved map[string]*moved // by VM
 }
 
-func (r *migrationTrial) run(ctx context.Context, begun map[string]event.Mono) error {
+func (r *migrationTrial) run(ctx context.Context, began event.Mono) error {
 	defer r.dismiss()
 	if err := r.invite(ctx); err != nil {
 		return err
 	}
-	if err := r.warm(ctx, begun); err != nil {
+	if err := r.warm(ctx, began); err != nil {
 		return err
 	}
 	home := map[string]string{}
@@ -221,9 +230,10 @@ func (r *migrationTrial) invite(ctx context.Context) error {
 		if !ok || len(a.Machines) == 0 {
 			return fmt.Errorf("users of %s: VPC %s has no machines at %s", vm, n.VPC, c.From)
 		}
+		seed := r.seed + uint64(i)<<32
 		u, err := traffic.OpenUsers(ctx, r.lab.Fabric().Do, traffic.UsersConfig{
 			Server: netip.AddrPortFrom(n.Addr, uint16(n.Guest.Port)), From: a.Machines,
-			Users: c.Users, Think: c.Think.Std(), Seed: r.seed + uint64(i)<<32, Open: r.open,
+			Users: c.Users, Think: c.Think.Std(), Seed: seed, Open: shoppers(n.Guest.Workload, seed),
 		})
 		if err != nil {
 			return fmt.Errorf("users of %s: %w", vm, err)
@@ -246,9 +256,8 @@ func (r *migrationTrial) dismiss() {
 
 // warm waits until the work of all VMs has gone on for the warm time, and all
 // users have been answered.
-func (r *migrationTrial) warm(ctx context.Context, begun map[string]event.Mono) error {
-	start := slices.Max(slices.Collect(maps.Values(begun)))
-	if err := wait(ctx, r.experiment.Warm.Std()-event.Now().Sub(start)); err != nil {
+func (r *migrationTrial) warm(ctx context.Context, began event.Mono) error {
+	if err := wait(ctx, r.experiment.Warm.Std()-event.Now().Sub(began)); err != nil {
 		return err
 	}
 	return r.await(ctx, 1, "before the VM moves")

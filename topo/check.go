@@ -339,7 +339,7 @@ func (c *checker) experiments(f fullScenario) {
 			c.fault(path("experiments", i, "name"), fmt.Sprintf("experiments[%d] has the name %q too; expected different names, as results are filed by them", previous, e.Name), "")
 		}
 		seen[e.Name] = i
-		if e.Kind != "" && e.Kind != "vpc-operations" && len(f.VPCs) == 0 && !c.lost("vpcs") && !c.touched("generate") {
+		if e.Kind != "" && e.Kind != "vpc-operations" && e.Kind != "content" && len(f.VPCs) == 0 && !c.lost("vpcs") && !c.touched("generate") {
 			c.fault(path("experiments", i, "kind"), e.Kind+" needs a VPC, and there is none; expected vpcs or generate", "")
 		}
 		if e.Baseline != "" && e.Kind != "" && e.Kind != "vpc-setup" {

@@ -256,8 +256,8 @@ type Generate struct {
 
 // Experiment is one thing done to the lab, repeated.
 type Experiment struct {
-	// What is done. vpc-setup: how long it takes until every allowed pair of machines reaches each other and no other pair does; vpc-operations: how long each change of a running VPC takes, and what the others notice of it; lan: what a vpls does that an Ethernet does, and how fast; reservation: a reserved flow beside greedy ones; audit: who reaches whom, with forged packets too; routing-peer: FRR in place of, and beside, vpclab's own control plane; migration: VMs move between clouds while clients use them.
-	Kind string `yaml:"kind" jsonschema:"required,enum=vpc-setup,enum=vpc-operations,enum=lan,enum=reservation,enum=audit,enum=routing-peer,enum=migration" example:"vpc-setup"`
+	// What is done. vpc-setup: how long it takes until every allowed pair of machines reaches each other and no other pair does; vpc-operations: how long each change of a running VPC takes, and what the others notice of it; lan: what a vpls does that an Ethernet does, and how fast; reservation: a reserved flow beside greedy ones; audit: who reaches whom, with forged packets too; routing-peer: FRR in place of, and beside, vpclab's own control plane; migration: VMs move between clouds while clients use them; content: what there is to be saved in the memory of a workload.
+	Kind string `yaml:"kind" jsonschema:"required,enum=vpc-setup,enum=vpc-operations,enum=lan,enum=reservation,enum=audit,enum=routing-peer,enum=migration,enum=content" example:"vpc-setup"`
 	// Name in the results. Without it: the kind, with -2, -3 … when it comes again.
 	Name string `yaml:"name,omitempty" jsonschema:"format=vpclab-word" example:"setup-against-sites"`
 	// Parameters and the values each takes; all combinations are run. Which parameters there are depends on the kind.
