@@ -152,17 +152,24 @@ func (f *Faults) Next(ctx context.Context) (page int, err error) {
 				return int((address - f.at.start) / PageSize), nil
 			}
 		}
+		if isClosed(f.gone) {
+			return 0, f.goneError()
+		}
 		b := make([]byte, 64*uffdMsgSize)
 		n, err := f.file.Read(b)
 		switch {
 		case err == nil:
 			f.events = b[:n]
 		case isClosed(f.gone):
-			return 0, fmt.Errorf("wait for a missing page of %s: the guest is gone: %w", f.memory.Folder(), io.ErrUnexpectedEOF)
+			return 0, f.goneError()
 		default:
 			return 0, waitError(ctx, "wait for a missing page of "+f.memory.Folder(), err)
 		}
 	}
+}
+
+func (f *Faults) goneError() error {
+	return fmt.Errorf("wait for a missing page of %s: the guest is gone: %w", f.memory.Folder(), io.ErrUnexpectedEOF)
 }
 
 // Place puts a whole page in, in one step, and lets whoever waits for it go on.
