@@ -29,7 +29,7 @@ type plan struct {
 	sweep  [][]uint32
 	speed  []float64 // visits a tick, by sweep
 	app    []uint32
-	octave [3]float64 // lengths of the swaying's waves, in ticks
+	octave [4]float64 // lengths of the swaying's waves, in ticks
 }
 
 // cluster is how many neighbouring pages share a fate: allocators hand out runs.
@@ -78,7 +78,7 @@ func buildPlan(s Spec, p profile, traced []bool) *plan {
 		}
 	}
 	pl.chooseTwins(written)
-	for i, full := range [...]time.Duration{400 * time.Millisecond, 3 * time.Second, 15 * time.Second} {
+	for i, full := range [...]time.Duration{250 * time.Millisecond, time.Second, 4 * time.Second, 16 * time.Second} {
 		pl.octave[i] = max(1, float64(full)*scale/float64(p.tick))
 	}
 	return pl
@@ -298,5 +298,6 @@ func (pl *plan) active(sweep int, tick uint64) int {
 		from, to := draw(pl.seed, drawSway+o<<8, knot), draw(pl.seed, drawSway+o<<8, knot+1)
 		wave += from + (to-from)*(at-float64(knot))
 	}
-	return max(1, int(float64(n)*(1-pl.sway*wave/float64(len(pl.octave)))))
+	wave = min(1, max(0, 2*wave/float64(len(pl.octave))-0.5)) // their mean keeps to the middle
+	return max(1, int(float64(n)*(1-pl.sway*wave)))
 }
