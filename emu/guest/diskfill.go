@@ -8,7 +8,7 @@ import "fmt"
 var diskContent = profile{
 	zero:     0.34,
 	twice:    [6]float64{0.20, 0.26, 0.31, 0.33, 0.34, 0.35},
-	near:     [5]float64{0.55, 0.95, 0.97, 0.99, 1},
+	near:     [5]float64{0.06, 0.86, 0.95, 0.98, 1},
 	textures: [...]float64{0.35, 0.40, 0.15, 0.10},
 }
 

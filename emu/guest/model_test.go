@@ -3,6 +3,8 @@ package guest
 import (
 	"slices"
 	"time"
+
+	"github.com/vpclab/vpclab/emu/migrate/codec"
 )
 
 // A model of migration without a network, to hold workloads against the
@@ -17,6 +19,7 @@ const published = 0.90
 // round is one iteration.
 type round struct {
 	toSend, sent, skipped, dirtied, final int // pages; final: never sent again
+	bytes                                 int
 	took                                  time.Duration
 }
 
@@ -35,9 +38,11 @@ type model struct {
 	dirty  []bool
 	sentIn []int
 	out    modelled
-	// encode, where it is set, says how many bytes a page comes to when it is
-	// sent in the round. Without, PageSize.
-	encode func(round, page int) int
+	// encoder, where there is one, is given each batch with its real bytes.
+	encoder codec.Encoder
+	list    []uint32
+	data    []byte
+	coded   []byte
 }
 
 func newModel(s Spec, mbit float64) *model {
@@ -107,8 +112,8 @@ func (m *model) round(n int, toSend []bool, live bool) (r round) {
 	began := m.now
 	batch := min(max(int(m.rate*0.008/PageSize), 32), 256)
 	for q := 0; q < len(toSend); {
-		bytes, pages := 0, 0
-		for ; q < len(toSend) && pages < batch; q++ {
+		m.list = m.list[:0]
+		for ; q < len(toSend) && len(m.list) < batch; q++ {
 			if !toSend[q] {
 				continue
 			}
@@ -117,15 +122,12 @@ func (m *model) round(n int, toSend []bool, live bool) (r round) {
 				r.skipped++
 				continue
 			}
-			pages++
+			m.list = append(m.list, uint32(q))
 			m.sentIn[q] = n
-			if m.encode != nil {
-				bytes += m.encode(n, q)
-			} else {
-				bytes += PageSize
-			}
 		}
-		r.sent += pages
+		bytes := m.encode()
+		r.sent += len(m.list)
+		r.bytes += bytes
 		m.out.sent += int64(bytes)
 		d := time.Duration(float64(bytes) / m.rate * 1e9)
 		if live {
@@ -138,19 +140,24 @@ func (m *model) round(n int, toSend []bool, live bool) (r round) {
 	return r
 }
 
-// unique is the curve of unique dirty pages: how many pages are written in a
-// time d, on the mean of n looks.
-func (m *model) unique(d time.Duration, n int) int {
-	sum := 0
-	for range n {
-		clear(m.dirty)
-		m.pass(d)
-		for _, w := range m.dirty {
-			if w {
-				sum++
-			}
-		}
+// encode tells how many bytes the pages of the list come to.
+func (m *model) encode() int {
+	if m.encoder == nil || len(m.list) == 0 {
+		return len(m.list) * PageSize
 	}
-	return sum / n
+	m.data = m.data[:0]
+	for _, q := range m.list {
+		m.data = append(m.data, make([]byte, PageSize)...)
+		m.p.now(m.data[len(m.data)-PageSize:], int(q))
+	}
+	m.coded = m.encoder.Encode(m.coded[:0], m.list, m.data)
+	return len(m.coded)
 }
 
+// now is what page q holds now.
+func (p *player) now(dst []byte, q int) {
+	a := p.author(q)
+	for i := range pageLines {
+		p.lineBy(&a, dst[i*lineSize:], q, i, p.version[q])
+	}
+}
