@@ -29,6 +29,7 @@ type link struct {
 }
 
 func newLink(conn net.Conn, theirs hello) *link {
+	tune(conn)
 	return &link{conn: conn, theirs: theirs, kick: make(chan struct{}, 1), broken: make(chan struct{})}
 }
 
