@@ -18,6 +18,7 @@ type data struct {
 
 	samples  []metrics.Sample
 	bySample map[string]byTrial // of samples, by row; see index
+	disks    map[string]bool    // experiments whose disks move; see movesDisks
 }
 
 // load reads a run's folder.

@@ -77,8 +77,24 @@ var mustSay = map[string][]string{
 	"reservation-failure": {"time since the link failed (s)", "goodput (Mbit/s)", "n = 6 trials", "no probe came through", "beside 8 greedy flows", "reserved rate, 15 Mbit/s"},
 	"lan": {"n = 6 trials a value", "95 % interval", "ARP request, answered by its owner", "60 of 60", "0 of 60", "VPLS: 0 duplicates, largest packet 1500 bytes.", "a mute VM, announced: packets lost for", "time (ms)",
 		"round trip (ms), open: 95th percentile", "TCP goodput (Gbit/s)", "× plain)", "After a move that nobody announced, until then, 0 of 1800 probes to the VM arrived."},
-	"routing-peer":        {"n = 6 trials a row", "95 % interval", "FRR: OSPF, LDP, bgpd", "controller, GoBGP and FRR", "the same 12 pairs", "time (s)", "a core link fails"},
-	"operations-timeline": {"n = 6 trials a mark", "95 % interval", "time since the request, logarithmic", "100 ms", "10 s", "join (2)", "outage (duration)", "24.24 s", "hardware of 2011", "lost 0 of 12 021 probes", "probes of those who talk meanwhile, in one trial", "a: join 0.500 s."},
+	"routing-peer":          {"n = 6 trials a row", "95 % interval", "FRR: OSPF, LDP, bgpd", "controller, GoBGP and FRR", "the same 12 pairs", "time (s)", "a core link fails"},
+	"migration-summary":     {"data, × CloudNet's", "pause, × CloudNet's", "TPC-W", "kernel build", "50 Mb/s", "1 Gb/s", "n = 6 trials a mark", "vpclab needs less than CloudNet in", "Left of the line is better.", "95 % interval"},
+	"migration-timeline":    {"time since the request (s)", "answer (ms)", "VPN join", "VM stands", "disk in step", "CloudNet: the VM stands for", "the trial with the median pause of n = 6 trials"},
+	"migration-pause":       {"bandwidth (Mb/s)", "pause (s)", "SPECjbb", "n = 6 trials a point", "hollow: paper (2011 hardware)", "scale 1/16", "622"},
+	"migration-bandwidth":   {"total time (s)", "data sent (MB)", "vpclab", "Xen, 5 iterations", "post-copy", "n = 6 trials a point", "hollow: paper (2011 hardware)", "RTT 0.625 ms"},
+	"migration-rtt":         {"round-trip time (ms)", "0.3125", "pause (s)", "100 Mb/s", "n = 6 trials a point"},
+	"migration-cuts":        {"less data (%)", "less total time (%)", "less pause (%)", "Smart Stop", "redundancy elimination", "page deltas", "tick: paper (2011 hardware)", "n = 6 trials a bar"},
+	"migration-rounds":      {"iteration", "pages left when it ends", "kernel build, 622 Mb/s", "stops: sent while the VM stands", "n = 6 trials", "hollow: paper (2011 hardware)"},
+	"migration-round-bytes": {"TPC-W, Xen, 30 iterations", "SPECjbb, Smart Stop", "sent and never sent again", "final", "MB", "n = 6 trials"},
+	"post-copy":             {"pages waited for", "99th percentile of waits (s)", "pause (s)", "hybrid", "n = 6 trials a point"},
+	"migration-group":       {"4 VMs at the same time.", "memory (GB)", "disk (GB)", "on the wire (GB)", "mean pause (ms)", "all arrive together", "n = 6 trials a bar"},
+	"migration-disk":        {"first move", "and back", "CloudNet, cache 10%", "sent of the disk (MB)", "of what a plain copy sends first (%)", "n = 6 trials a bar"},
+	"encoders":              {"zip (deflate)", "zstd-1", "lz4", "CPU at the source (% of a core)", "data (MB)", "n = 6 trials a bar"},
+	"redundancy":            {"size of a block (bytes)", "cache (% of memory)", "found again (%)", "content-defined", "64", "4096", "paper: 11 and 15"},
+	"delta-sizes":           {"size of a page's delta (bytes)", "deltas of at most this size (%)", "kernel build"},
+	"delta-savings":         {"iteration 1 (MB)", "saved of later (%)", "tick: paper (2011 hardware)"},
+	"false-matches":         {"bits of the hash", "in one migration", "wrong blocks, verified", "by chance", "10⁶", "0"},
+	"operations-timeline":   {"n = 6 trials a mark", "95 % interval", "time since the request, logarithmic", "100 ms", "10 s", "join (2)", "outage (duration)", "24.24 s", "hardware of 2011", "lost 0 of 12 021 probes", "probes of those who talk meanwhile, in one trial", "a: join 0.500 s."},
 }
 
 func TestDrawWritesAllFigures(t *testing.T) {
@@ -173,6 +189,7 @@ func TestLooksSurviveGrey(t *testing.T) {
 		{vpnLook, vpnSecond, firewallLook, firewallSecond, setsLook},
 		{withLook, withSecond, withThird, withoutLook, withoutSecond, withoutThird},
 		{reservedLook, othersLook},
+		looksOf(algorithms), looksOf(workloads),
 	} {
 		seen := map[grey]bool{}
 		for _, l := range lines {
@@ -185,6 +202,17 @@ func TestLooksSurviveGrey(t *testing.T) {
 			seen[g] = true
 		}
 	}
+	for _, list := range [][]string{cutParts, handOvers} {
+		seen := map[hatch]bool{}
+		for _, id := range list {
+			h := algorithmOf(id).look.hatch
+			require.False(t, seen[h], "algorithm %s has another's hatch", id)
+			seen[h] = true
+		}
+	}
+	for _, ph := range movePhases {
+		require.NotNil(t, ph.look.color)
+	}
 	hatches := map[hatch]bool{}
 	for _, s := range setupStages {
 		require.False(t, hatches[s.look.hatch], "stage %s has another's hatch", s.name)
@@ -195,6 +223,19 @@ func TestLooksSurviveGrey(t *testing.T) {
 		require.False(t, hatches[s.bar.hatch], "system %s has another's hatch", s.name)
 		hatches[s.bar.hatch] = true
 	}
+}
+
+// looksOf are the looks of a list of algorithms or workloads.
+func looksOf[T algorithm | workload](all []T) (looks []look) {
+	for _, one := range all {
+		switch v := any(one).(type) {
+		case algorithm:
+			looks = append(looks, v.look)
+		case workload:
+			looks = append(looks, v.look)
+		}
+	}
+	return looks
 }
 
 func TestDrawTwiceIsTheSame(t *testing.T) {

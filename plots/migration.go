@@ -166,9 +166,15 @@ func (d *data) chooseSweep(axes, metricNames []string, keep func(metrics.PointSu
 
 // movesDisks reports whether the disks of an experiment move with the VMs.
 func (d *data) movesDisks(experiment string) bool {
-	return slices.ContainsFunc(d.rows, func(r metrics.PointSummary) bool {
-		return r.Experiment == experiment && r.Metric == "migration.disk_bytes" && r.Max > 0
-	})
+	if d.disks == nil {
+		d.disks = map[string]bool{}
+		for _, r := range d.rows {
+			if r.Metric == "migration.disk_bytes" && r.Max > 0 {
+				d.disks[r.Experiment] = true
+			}
+		}
+	}
+	return d.disks[experiment]
 }
 
 // heldLabels are those that a figure with these axes holds.

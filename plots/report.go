@@ -52,7 +52,9 @@ type reportData struct {
 	Failed   []metrics.TrialRecord
 	Figures  []reportFigure
 	NotDrawn []Figure
+	Moves    []moveTable
 	Tables   []reportTable
+	Hidden   int // summaries by iteration, which no table has
 	Versions []string
 	Command  string
 }
@@ -74,7 +76,7 @@ func report(dir string) error {
 	}
 	page := reportData{
 		RunInfo: d.info, Folder: fmt.Sprintf("results/%s/%s", d.info.Scenario, d.info.ID),
-		Tables: tables(d.rows), Command: "vpclab " + quoteArgs(d.info.Args),
+		Moves: d.moveTables(), Tables: tables(withoutRounds(d.rows)), Hidden: len(d.rows) - len(withoutRounds(d.rows)), Command: "vpclab " + quoteArgs(d.info.Args),
 	}
 	if !d.info.Finished.IsZero() {
 		page.Took = d.info.Finished.Sub(d.info.Started).Round(time.Second).String()

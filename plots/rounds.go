@@ -347,7 +347,7 @@ func makeRoundBytes(d *data) (*page, string, error) {
 				}
 			}
 			b := roundBars{trial: t, k: factor, fill: a.look.color, papers: papers}
-			pn := panel{heading: bind(w.name + ", " + a.name)}
+			pn := panel{heading: w.name + ", " + a.name}
 			if k == 0 {
 				pn.yName = unit
 			}
@@ -381,7 +381,7 @@ func makeRoundBytes(d *data) (*page, string, error) {
 		pg.legend = append(pg.legend, entry{"paper (2011 hardware): all / never again", paperRoundThumb})
 		text = " " + paperText(s.scale(), "Hollow squares and diamonds", Fig12) + " Of Xen's bars it has the second and the last."
 	}
-	whole := fmt.Sprintf("The trial with the median number of iterations of %s; the first iteration as text.", trialsText(trials))
+	whole := fmt.Sprintf("The trial with the median number of iterations of %s; the first iteration as text (1st).", trialsText(trials))
 	pg.subtitle = []string{whole, s.heldText(), d.kernelText()}
 	pg.bodyHeight, pg.body = g.height(), g.draw
 	caption := fmt.Sprintf("What each iteration puts on the network, and how much of it is final: never sent again. Iterations in the middle send the hot set over and over for nothing; the last bar is the hot set in any case, and the pause is the time that it takes. %s%s %s %s",
@@ -442,8 +442,12 @@ func (b roundBars) first() string {
 	if all == 0 {
 		return ""
 	}
-	k, unit := sizeUnit(all)
-	return fmt.Sprintf("first: %s %s, %.0f%s%% final", digits3(all*k), unit, 100*final/all, bound)
+	k, unit := sizeUnit(2 * all) // 1.07 GB is shorter than 1074 MB
+	share := fmt.Sprintf("%.0f %%", 100*final/all)
+	if share == "100 %" {
+		share = "all"
+	}
+	return fmt.Sprintf("1st: %s %s, %s final", digits3(all*k), unit, share)
 }
 
 func paperRoundThumb(c draw.Canvas) {
