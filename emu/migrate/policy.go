@@ -79,8 +79,6 @@ func (o *Options) plan(pages int) (plan, error) {
 	case Hybrid:
 		p.post, p.live = true, 1
 	case Own:
-		xen()
-		smart()
 		p.own = true
 		c.Own = true
 	default:

@@ -147,6 +147,9 @@ const holdTime = 20 * time.Millisecond
 // live sends rounds while the VM runs, until the algorithm says that the last
 // one is to come. What it leaves in toSend has been dirtied and not sent.
 func (c *copier) live(ctx context.Context, toSend bitmap) error {
+	if c.plan.own {
+		return c.ownLive(ctx, toSend)
+	}
 	rules := rules{plan: c.plan, pages: c.pages}
 	for last := c.plan.live == 0; !last; {
 		if err := c.round(ctx, toSend, c.plan.skip); err != nil {
