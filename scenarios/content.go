@@ -33,15 +33,14 @@ const (
 	contentBlock = 1024 // of figures that vary another thing: CloudNet's
 	contentCache = 0.1  // of the memory, likewise
 	deltaRounds  = 8    // iterations in which pages are sent again
-	contentBatch = 256  // pages
 )
 
 // What the experiment goes through.
 var (
 	contentBlocks = []int{4096, 2048, 1024, 512, 256, 128, 64}
-	contentCaches = []float64{1, 2.5, 5, 10, 25, 50, 100}              // % of the memory
-	deltaSizes    = []int{100, 200, 500, 1000, 2000, 3000, 3500, 4096} // longer ones than 3584 are sent as pages
-	hashBits      = []int{8, 12, 16, 20, 24, 28, 32, 40, 48, 64}
+	contentCaches = []float64{1, 2.5, 5, 10, 25, 50, 100} // % of the memory
+	deltaSizes    = []int{100, 200, 500, 1000, 2000, 3000, 3500, 3750, 4000, 4096}
+	hashBits      = []int{8, 16, 20, 24, 28, 32, 40, 64}
 )
 
 // Ways to use a hash: values of the label "mode".
@@ -172,10 +171,10 @@ func (l *look) encode(c codec.Config, decode func(batch []byte) error) (map[stri
 		return nil, err
 	}
 	var batch []byte
-	pages := make([]uint32, 0, contentBatch)
-	for first := 0; first < l.pages(); first += contentBatch {
+	pages := make([]uint32, 0, codec.MaxBatch)
+	for first := 0; first < l.pages(); first += codec.MaxBatch {
 		pages = pages[:0]
-		for p := first; p < min(first+contentBatch, l.pages()); p++ {
+		for p := first; p < min(first+codec.MaxBatch, l.pages()); p++ {
 			pages = append(pages, uint32(p))
 		}
 		batch = e.Encode(batch[:0], pages, l.memory[first*codec.PageSize:(first+len(pages))*codec.PageSize])
@@ -287,20 +286,7 @@ func (l *look) deltas(r *guest.Replay, scale float64) error {
 	sent := l.take(len(l.memory))
 	copy(sent, l.memory)
 	bitmap := make([]uint64, (l.pages()+63)/64)
-	c := codec.Config{Pages: l.pages(), Delta: true, Block: codec.PageSize, Cache: 2 * int64(len(l.memory))}
-	e, err := codec.NewEncoder(c)
-	if err != nil {
-		return err
-	}
-	var batch []byte
-	encode := func(p int) int {
-		batch = e.Encode(batch[:0], []uint32{uint32(p)}, l.memory[p*codec.PageSize:(p+1)*codec.PageSize])
-		return len(batch)
-	}
-	for p := range l.pages() {
-		encode(p)
-	}
-	least := encode(0) // of a page that has not changed: what is not delta
+	var scratch []byte
 	var sizes []int
 	for round := range deltaRounds {
 		length := time.Duration(scale * float64(4*time.Second))
@@ -312,12 +298,14 @@ func (l *look) deltas(r *guest.Replay, scale float64) error {
 		}
 		r.Collect(bitmap)
 		for p := range l.pages() {
-			now := l.memory[p*codec.PageSize : (p+1)*codec.PageSize]
-			if bitmap[p/64]&(1<<(p%64)) == 0 || bytes.Equal(now, sent[p*codec.PageSize:(p+1)*codec.PageSize]) {
+			now, before := l.memory[p*codec.PageSize:][:codec.PageSize], sent[p*codec.PageSize:][:codec.PageSize]
+			if bitmap[p/64]&(1<<(p%64)) == 0 || bytes.Equal(now, before) {
 				continue
 			}
-			sizes = append(sizes, min(codec.PageSize, max(0, encode(p)-least)))
-			copy(sent[p*codec.PageSize:], now)
+			var size int
+			size, scratch = codec.DeltaSize(scratch, before, now)
+			sizes = append(sizes, size)
+			copy(before, now)
 		}
 		clear(bitmap)
 	}
