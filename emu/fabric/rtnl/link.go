@@ -187,6 +187,42 @@ func (b *Batch) LinkSet(c LinkChange, opts ...Option) {
 	b.end()
 }
 
+// LinkMove takes an interface to another namespace and makes it a port there,
+// up, in one message. Its number there is chosen by the caller.
+type LinkMove struct {
+	Index  int // where it is
+	Name   string
+	ToNS   int // descriptor of the namespace
+	To     Link
+	Master int // index of a bridge there; 0: none
+	Alias  string
+}
+
+func (m LinkMove) String() string { return m.Name }
+
+// LinkMove moves an interface. The kernel takes it down, forgets its addresses,
+// disciplines and master, and brings it up when the rest of the message has
+// been done, all without giving the lock of its network configuration away.
+func (b *Batch) LinkMove(m LinkMove, opts ...Option) {
+	b.begin("move", m, unix.RTM_SETLINK, 0, opts)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(m.Index)
+	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
+	b.body(msg.Serialize())
+	b.u32(unix.IFLA_NET_NS_FD, uint32(m.ToNS))
+	b.u32(iflaNewIfindex, uint32(m.To.Index))
+	b.str(unix.IFLA_IFNAME, m.To.Name)
+	b.attr(unix.IFLA_ADDRESS, m.To.MAC[:])
+	b.attr(unix.IFLA_IFALIAS, []byte(m.Alias))
+	if m.Master != 0 {
+		b.u32(unix.IFLA_MASTER, uint32(m.Master))
+	}
+	b.end()
+}
+
+// iflaNewIfindex is IFLA_NEW_IFINDEX, which package unix lacks.
+const iflaNewIfindex = 49
+
 // LinkDel removes an interface by index, or by name where index is 0. The
 // other end of a veth goes with it.
 func (b *Batch) LinkDel(index int, name string, opts ...Option) {
