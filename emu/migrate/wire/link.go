@@ -172,8 +172,9 @@ func (s *session) gather(l *link, w *writing) bool {
 	silenced := s.leaving && s.heardEnd // the other end takes no more messages
 	data := s.handed < s.out.head && !silenced
 	ask := s.asking && l.asked < s.sent
-	// A confirmation goes along with whatever is sent anyway.
-	if s.confirmDue || s.pulseDue || s.taken > s.told && (data || ask) {
+	// A confirmation goes along with whatever is sent anyway, the end too: whoever
+	// waits for it would never get it otherwise.
+	if s.confirmDue || s.pulseDue || s.taken > s.told && (data || ask || s.leaving) {
 		control(kindConfirm, s.taken, "")
 		s.told, s.toldBytes = s.taken, s.takenBytes
 		s.confirmDue, s.pulseDue = false, false
