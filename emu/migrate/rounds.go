@@ -163,6 +163,9 @@ func (c *copier) live(ctx context.Context, toSend bitmap) error {
 			last = rules.beforeRound(r.Sent, r.Dirtied)
 		}
 		if last && c.held() {
+			if err := c.opt.step(StepSourceHeld); err != nil {
+				return err
+			}
 			last = false
 			if r.Sent == 0 {
 				if err := c.belt.idle(ctx, holdTime); err != nil {

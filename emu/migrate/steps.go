@@ -10,7 +10,7 @@ import (
 // still run in exactly one place.
 var Steps = []string{
 	// The source, until it pauses the VM.
-	StepSourceBegin, StepSourceReady, StepSourceRound, StepSourceBatch, StepSourceSettle,
+	StepSourceBegin, StepSourceReady, StepSourceRound, StepSourceBatch, StepSourceHeld, StepSourceSettle,
 	// The VM stands.
 	StepSourcePause, StepSourcePaused, StepSourceLast, StepSourceFinal,
 	// The VM runs at the target, or the source has it back.
@@ -29,6 +29,7 @@ const (
 	StepSourceReady   = "source-ready"   // the target has made room
 	StepSourceRound   = "source-round"   // a round
 	StepSourceBatch   = "source-batch"   // a batch of a round
+	StepSourceHeld    = "source-held"    // the last round could come, and waits for HoldPause
 	StepSourceSettle  = "source-settle"  // wait for what is on the way, to pause
 	StepSourcePause   = "source-pause"   // pause the VM
 	StepSourcePaused  = "source-paused"  // it stands
