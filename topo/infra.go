@@ -67,6 +67,17 @@ func (p *Plan) HostAddr(host string) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("host %s is not in the network that joins the hypervisor hosts: it is there where VMs have guests, and at clouds whose PE does not run FRR", host)
 }
 
+// HostName is a hypervisor host as scenario files and operations name it,
+// site/number, from the name of its node. Any other name is given back.
+func (p *Plan) HostName(name string) string {
+	for _, s := range p.Sites {
+		if i := slices.Index(s.Hosts, name); i >= 0 {
+			return fmt.Sprintf("%s/%d", s.Name, i+1)
+		}
+	}
+	return name
+}
+
 // Customers lists the VPCs but for the provider's own.
 func (p *Plan) Customers() []VPCPlan {
 	return slices.DeleteFunc(slices.Clone(p.VPCs), func(v VPCPlan) bool { return v.Provider })

@@ -40,10 +40,10 @@ var groups = []struct {
 }{
 	{"Experiments:", []func() *cobra.Command{newRun, newReproduce, newPlot, newReport}},
 	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents, newAudit}},
-	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newReservation, newLink}},
+	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newMigrate, newReservation, newLink}},
 	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},
 	{"This machine:", []func() *cobra.Command{newDoctor, newGC, newVersion}},
-	{"", []func() *cobra.Command{newKernel, newKeeper, newSpeaker, newFRR, newGuest}}, // hidden
+	{"", []func() *cobra.Command{newKernel, newKeeper, newSpeaker, newFRR, newHypervisor, newGuest}}, // hidden
 }
 
 func main() {

@@ -33,12 +33,18 @@ var announcements = []time.Duration{0, 20 * time.Millisecond, 70 * time.Millisec
 // It waits until the port forwards, sends the first at once, and returns after
 // the last, 170 ms later. Each is an event "mac.announced".
 func (f *Fabric) Announce(ctx context.Context, node, port string, mac topo.MAC, ip netip.Addr) error {
+	return f.AnnounceThen(ctx, node, port, mac, ip, func() {})
+}
+
+// AnnounceThen is Announce for who goes on at the first announcement: begun is
+// called when that is on its way.
+func (f *Fabric) AnnounceThen(ctx context.Context, node, port string, mac topo.MAC, ip netip.Addr, begun func()) error {
 	if !ip.Is4() {
 		return fmt.Errorf("announce %v at %s:%s: want an IPv4 address, got %v", mac, node, port, ip)
 	}
 	index, bridge, err := f.awaitForwarding(ctx, node, port)
 	if err == nil {
-		err = f.announce(ctx, announcement{node: node, port: port, mac: mac, ip: ip, index: index, bridge: bridge})
+		err = f.announce(ctx, announcement{node: node, port: port, mac: mac, ip: ip, index: index, bridge: bridge, begun: begun})
 	}
 	if err != nil {
 		return fmt.Errorf("announce %v at %s:%s: %w", mac, node, port, err)
@@ -52,6 +58,7 @@ type announcement struct {
 	mac           topo.MAC
 	ip            netip.Addr
 	index, bridge int // of port and bridge
+	begun         func()
 }
 
 // awaitForwarding waits until a port of a bridge forwards. What comes before
@@ -146,6 +153,9 @@ func (f *Fabric) announce(ctx context.Context, a announcement) error {
 		}
 		if err := unix.Sendto(fd, frame, 0, to); err != nil {
 			return fmt.Errorf("send announcement %d of %d: %w", i+1, len(announcements), err)
+		}
+		if i == 0 {
+			a.begun()
 		}
 		f.sink(event.New(a.node, "mac.announced", map[string]string{
 			"port": a.port, "mac": a.mac.String(), "address": a.ip.String(), "n": strconv.Itoa(i + 1)}))

@@ -16,9 +16,14 @@ func Compile(plan *topo.Plan) State {
 		s.Nodes[n.Name] = compileNode(n)
 	}
 	for _, l := range plan.Links {
-		s.Links[l.Name()] = Link{A: compileEnd(l.A, l.AtoB), B: compileEnd(l.B, l.BtoA), MTU: l.MTU, Down: l.Failed}
+		s.Links[l.Name()] = CompileLink(l)
 	}
 	return s
+}
+
+// CompileLink makes one link of a State.
+func CompileLink(l topo.Link) Link {
+	return Link{A: compileEnd(l.A, l.AtoB), B: compileEnd(l.B, l.BtoA), MTU: l.MTU, Down: l.Failed}
 }
 
 func compileNode(n topo.Node) Node {

@@ -403,6 +403,18 @@ func (f *Fabric) open(node string) (ns.NetNS, error) {
 	return h, nil
 }
 
+// StartIn starts a process in the namespace that is mounted at path, as NSPath
+// gives it: for processes of the lab that are no part of this one and have no
+// Fabric.
+func StartIn(path string, cmd *exec.Cmd) error {
+	h, err := ns.GetNS(path)
+	if err != nil {
+		return fmt.Errorf("open namespace %s: %w", path, err)
+	}
+	defer h.Close()
+	return h.Do(func(ns.NetNS) error { return cmd.Start() })
+}
+
 // Start starts a process in the node's network namespace. The caller waits
 // for it; Destroy kills it if it still runs then.
 func (f *Fabric) Start(node string, cmd *exec.Cmd) error {

@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 
 	"github.com/vpclab/vpclab/emu/event"
@@ -9,36 +10,69 @@ import (
 	"github.com/vpclab/vpclab/emu/migrate"
 )
 
-// Agent is what the lab asks of a host; a client of the agent process's control
-// channel implements it.
+// Agent is what the lab asks of a host; *Process implements it.
 type Agent interface {
-	// Start makes memory and disk and starts the guest in namespace netns.
-	Start(ctx context.Context, spec guest.Spec, netns string) error
-	// Stop ends the guest and removes its memory and disk here.
-	Stop(ctx context.Context, vm string) error
-	// Receive makes room for a VM that comes and listens on the host's address.
+	// Own has the VM run here, where it belongs by the lab's record: a guest that
+	// stands here goes on, one that was handed over to this host takes over what
+	// it received, and one that is not there is started, from its disk where it
+	// has one. netns is where its namespace is mounted. Until Disown the agent
+	// starts it again when it ends. It is safe to repeat.
+	Own(ctx context.Context, spec guest.Spec, netns string) error
+	// Disown leaves the VM alone, and its files where they are.
+	Disown(ctx context.Context, vm string) error
+	// Halt ends the guest if it runs on this host's memory and disk, and leaves
+	// those where they are.
+	Halt(ctx context.Context, vm string) error
+	// Receive makes room for a VM that comes, listens on the host's address and
+	// takes what comes, in the background: Received waits for its end.
 	Receive(ctx context.Context, move Move) (netip.AddrPort, error)
+	// Received waits until a VM has come whole, or will not.
+	Received(ctx context.Context, move Move) (*Outcome, error)
 	// Send moves a VM to where Receive listens. It returns when nothing of the
 	// VM is needed here any more, or when the migration has failed.
 	Send(ctx context.Context, move Move, to netip.AddrPort) (*Outcome, error)
+	// Release lets a migration that holds its last round (Move.Hold), or that
+	// stands at a step (FailAt), go on.
+	Release(ctx context.Context, move Move) error
+	// Cancel gives a migration up that this host has a part in.
+	Cancel(ctx context.Context, move Move) error
 	Status(ctx context.Context, vm string) (guest.Status, error)
+}
+
+// Manager is what an agent asks of the lab: the cloud manager's record of whose
+// a VM is. See migrate.Arbiter.
+type Manager interface {
+	Paused(ctx context.Context, vm string, id [16]byte, at event.Mono)
+	Commit(ctx context.Context, vm string, id [16]byte) error
+	Abort(ctx context.Context, vm string, id [16]byte) error
 }
 
 // Move is one migration, as both ends are told it.
 type Move struct {
-	VM      string
-	ID      [16]byte
-	Spec    guest.Spec
-	Memory  migrate.Options
-	Disk    bool // the disk goes too; else both hosts share it
-	Reuse   bool // what the target still holds of an earlier stay counts
+	VM     string
+	ID     [16]byte
+	Spec   guest.Spec
+	From   string // the host that it leaves
+	NetNS  string // where the VM's namespace is mounted
+	Memory migrate.Options
+	Disk   bool // the disk goes too; else both hosts share it
+	Reuse  bool // what the target still holds of an earlier stay counts
+	Rest   bool // the VM runs at the target, and only what is missing there comes
+	Hold   bool // the last round waits for Release
+	// FailAt makes this end fail at a step of migrate's Steps: STEP=ACTION, or
+	// STEP#N=ACTION for the N-th time that it is come to. Actions: kill (the
+	// agent), guest (kill the guest), error, and hold: report the step as an
+	// event "migration.held" and wait for Release.
 	FailAt  string
-	Verbose bool
+	Verbose bool // each step is an event "migration.step"
 }
 
-// Outcome is what one migration was.
+// Outcome is what one migration was, as one end saw it.
 type Outcome struct {
 	migrate.Report
 	DiskBegan, DiskSynced event.Mono // asynchronous phase begun, mirror in step
 	DiskBytes             int64
 }
+
+// ErrNoVM is the error for a VM that an agent does not know.
+var ErrNoVM = errors.New("no such VM at this host")
