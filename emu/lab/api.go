@@ -22,6 +22,7 @@ import (
 //	GET  /v1/status                      Status
 //	POST /v1/deploy    DeployRequest     DeployReply lines (NDJSON)
 //	POST /v1/operate   OperateRequest    DeployReply lines (NDJSON)
+//	POST /v1/migrate   MigrateRequest    MigrateReply lines (NDJSON)
 //	POST /v1/flush?vpc=                  {}; the VPC's bridges have forgotten all MACs
 //	POST /v1/destroy                     {}; the daemon ends afterwards
 //	GET  /v1/inspect?section=&node=      Report
@@ -88,6 +89,7 @@ func newServer(l *Lab, extra map[string]http.Handler) (http.Handler, *server) {
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("POST /v1/deploy", s.unlessBusy(s.deploy))
 	mux.HandleFunc("POST /v1/operate", s.unlessBusy(s.operate))
+	mux.HandleFunc("POST /v1/migrate", s.unlessBusy(s.migrate))
 	mux.HandleFunc("POST /v1/flush", s.unlessBusy(s.flush))
 	mux.HandleFunc("POST /v1/destroy", s.destroy)
 	mux.HandleFunc("GET /v1/inspect", s.inspect)
@@ -168,7 +170,7 @@ func kindOf(err error) (kind string, status int) {
 		return "not-found", http.StatusNotFound
 	case errors.Is(err, ErrNotBuilt):
 		return "not-built", http.StatusConflict
-	case errors.Is(err, ErrBusy):
+	case errors.Is(err, ErrBusy), errors.Is(err, ErrMigrating):
 		return "failed", http.StatusConflict
 	case errors.As(err, &faults), errors.As(err, &operation), errors.Is(err, errBadRequest):
 		return "invalid", http.StatusBadRequest

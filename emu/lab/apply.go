@@ -51,7 +51,7 @@ type ApplyOptions struct {
 
 // Phase is a step of Apply. Done and Total count its parts, where it has any.
 type Phase struct {
-	Name  string `json:"name"` // withdraw, fabric, speakers, configure, policy, converge
+	Name  string `json:"name"` // withdraw, fabric, speakers, configure, policy, converge, guests
 	Done  int    `json:"done,omitempty"`
 	Total int    `json:"total,omitempty"`
 }
@@ -75,12 +75,16 @@ func (l *Lab) apply(ctx context.Context, plan *topo.Plan, opt ApplyOptions, requ
 	if err != nil {
 		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
 	}
+	now, err := l.relocate(plan)
+	if err != nil {
+		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
+	}
 	if opt.Announce {
-		l.noteReplugged(f, plan)
+		l.noteReplugged(f, now)
 	}
 	tl, err := l.reach(ctx, f, plan, opt, request)
 	if err == nil && opt.Announce {
-		err = l.announce(ctx, f, plan)
+		err = l.announce(ctx, f, now)
 	}
 	return tl, err
 }
@@ -151,6 +155,7 @@ type application struct {
 	opt    ApplyOptions
 	tl     *Timeline
 
+	now     *topo.Plan // plan, with the VMs where migrations have them
 	state   fabric.State
 	routes  map[routeKey]netip.Addr
 	configs map[string]bgp.Config // by node
@@ -159,8 +164,9 @@ type application struct {
 
 // run goes through the phases. Each stamps the time line when it is over.
 func (a *application) run(ctx context.Context) error {
-	a.state = fabric.Compile(a.plan)
-	mpls.Compile(a.plan, &a.state)
+	if err := a.compile(); err != nil {
+		return err
+	}
 	a.configs = bgp.Configs(a.plan)
 	a.old = a.lab.speakers.configs()
 	a.routes = expectedRoutes(a.plan)
@@ -171,14 +177,16 @@ func (a *application) run(ctx context.Context) error {
 		do    func(context.Context) error
 		stamp *event.Mono
 	}{
+		{"halt", a.halt, nil},
 		{"withdraw", a.withdraw, &a.tl.Withdrawn},
 		{"fabric", a.build, &a.tl.Fabric},
 		{"speakers", a.start, nil},
 		{"configure", a.configure, &a.tl.Configured},
 		{"policy", a.admit, &a.tl.Policy},
 		{"converge", a.converge, &a.tl.Programmed},
+		{"guests", a.guests, nil},
 	} {
-		if phase.name != "withdraw" || len(a.old) > 0 {
+		if a.shows(phase.name) {
 			a.opt.Progress(Phase{Name: phase.name})
 		}
 		began := time.Now()
@@ -194,6 +202,39 @@ func (a *application) run(ctx context.Context) error {
 		a.tl.Announced = a.tl.Policy
 	}
 	return nil
+}
+
+// shows tells whether a phase has anything to do that a person would see.
+func (a *application) shows(phase string) bool {
+	switch phase {
+	case "halt":
+		return false
+	case "withdraw":
+		return len(a.old) > 0
+	case "guests":
+		return len(a.plan.Guests()) > 0
+	}
+	return true
+}
+
+// compile makes the State. VMs that are being handed over are where they are
+// plugged in, whatever the plan says of them.
+func (a *application) compile() error {
+	now, err := a.lab.relocate(a.plan)
+	if err != nil {
+		return err
+	}
+	a.now, a.state = now, fabric.Compile(now)
+	mpls.Compile(now, &a.state)
+	return nil
+}
+
+// halt ends the guests that the plan does not have, or not there.
+func (a *application) halt(ctx context.Context) error { return a.lab.hypers.halt(ctx, a.plan) }
+
+// guests starts those that do not run yet.
+func (a *application) guests(ctx context.Context) error {
+	return a.lab.hypers.ensure(ctx, a.fabric, a.plan)
 }
 
 // stamp sets a stage that no event has stamped to this moment.
@@ -259,7 +300,12 @@ func (a *application) build(ctx context.Context) error {
 	if a.opt.Trust {
 		opts = append(opts, fabric.Trust)
 	}
-	knew := rememberNeighbours(a.fabric, a.plan)
+	a.lab.plugging.Lock() // no port moves from here on
+	defer a.lab.plugging.Unlock()
+	if err := a.compile(); err != nil {
+		return err
+	}
+	knew := rememberNeighbours(a.fabric, a.now)
 	changes, err := a.fabric.Apply(ctx, a.state, opts...)
 	if err != nil {
 		return err

@@ -60,6 +60,21 @@ type MachineInfo struct {
 	Host string `json:"host,omitempty"`
 	Addr string `json:"addr"`
 	MAC  string `json:"mac"`
+	// Guest is what runs in it, if anything.
+	Guest *GuestInfo `json:"guest,omitempty"`
+}
+
+// GuestInfo is a guest as it says itself.
+type GuestInfo struct {
+	Workload string `json:"workload"`
+	Memory   string `json:"memory"`
+	Disk     string `json:"disk,omitempty"`
+	Port     int    `json:"port"`
+	State    string `json:"state"`             // running | paused | migrating | not reached
+	RunsOn   string `json:"runs_on,omitempty"` // the host whose memory it works on
+	Steps    uint64 `json:"steps"`
+	Acked    uint64 `json:"acked"` // transactions that clients were told are done
+	Fault    string `json:"fault,omitempty"`
 }
 
 // MACInfo is a learned address of a VSI's bridge.
@@ -135,16 +150,39 @@ func (t *routeTable) pseudowires(pe, vsi string) (all []Pseudowire) {
 	return all
 }
 
-func (i *inspection) machines(context.Context) error {
+func (i *inspection) machines(ctx context.Context) error {
 	if i.plan == nil {
 		return nil
 	}
 	macs := machineMACs(i.plan)
 	for _, n := range i.plan.Machines() {
 		info := MachineInfo{Name: n.Name, VPC: n.VPC, Site: n.Site, Host: n.Host, Addr: n.Addr.String(), MAC: macs[n.Name].String()}
+		if n.Guest != nil {
+			info.Guest = i.guest(ctx, n)
+		}
 		i.report.Machines = append(i.report.Machines, info)
 	}
 	return nil
+}
+
+// guest asks a guest how it is.
+func (i *inspection) guest(ctx context.Context, n topo.Node) *GuestInfo {
+	g := &GuestInfo{Workload: n.Guest.Workload, Memory: n.Guest.Memory.String(), Port: n.Guest.Port, State: "running"}
+	if n.Guest.Disk > 0 {
+		g.Disk = n.Guest.Disk.String()
+	}
+	s, err := i.lab.hypers.status(ctx, n.Name)
+	switch {
+	case err != nil:
+		g.State, g.Fault = "not reached", err.Error()
+		return g
+	case i.lab.migrationOf(n.Name) != nil:
+		g.State = "migrating"
+	case !s.Running:
+		g.State = "paused"
+	}
+	g.RunsOn, g.Steps, g.Acked, g.Fault = hostOf(s), s.Steps, s.Acked, s.Fault
+	return g
 }
 
 // machineMACs are the addresses of the machines' interfaces.
@@ -252,10 +290,19 @@ func (r *Report) vsiTable(w io.Writer) {
 
 func (r *Report) machineTable(w io.Writer) {
 	t := Table("Machines", "machine", "VPC", "site", "host", "address", "MAC")
+	guests := Table("Guests", "VM", "host", "memory", "disk", "workload", "port", "state", "steps", "done for clients", "fault")
+	any := false
 	for _, m := range r.Machines {
 		t.AppendRow(table.Row{m.Name, m.VPC, m.Site, m.Host, m.Addr, m.MAC})
+		if g := m.Guest; g != nil {
+			any = true
+			guests.AppendRow(table.Row{m.Name, g.RunsOn, g.Memory, g.Disk, g.Workload, g.Port, g.State, g.Steps, g.Acked, g.Fault})
+		}
 	}
 	show(w, t)
+	if any {
+		show(w, guests)
+	}
 }
 
 func (r *Report) macTable(w io.Writer) {

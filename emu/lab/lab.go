@@ -46,19 +46,23 @@ type Lab struct {
 	speakers *speakers
 	since    time.Time
 
+	hypers   *hypervisors
+	plugging sync.Mutex // held by whoever moves a VM's port, or builds
+
 	turn     chan struct{} // holds one token: whoever has it may change the lab
 	occupied atomic.Bool   // see Occupy
 	// unannounced are machines that were plugged in elsewhere and whose LANs
 	// have not been told yet. It is for whoever has the turn.
 	unannounced map[string]bool
 
-	mu       sync.Mutex
-	fabric   *fabric.Fabric
-	plan     *topo.Plan // the last plan that Apply finished
-	pending  *topo.Plan // what a failed Apply left half done, or an Apply is at
-	lastErr  error      // of the last Apply
-	lastTime *Timeline
-	abort    context.CancelCauseFunc // ends the Apply or Still that is running, if any
+	mu         sync.Mutex
+	migrations map[string]*migration // by VM
+	fabric     *fabric.Fabric
+	plan       *topo.Plan // the last plan that Apply finished
+	pending    *topo.Plan // what a failed Apply left half done, or an Apply is at
+	lastErr    error      // of the last Apply
+	lastTime   *Timeline
+	abort      context.CancelCauseFunc // ends the Apply or Still that is running, if any
 }
 
 // New makes a lab that is not built yet.
@@ -70,8 +74,9 @@ func New(cfg Config) *Lab {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	l := &Lab{cfg: cfg, log: cfg.Log, bus: newBus(), routes: newRouteTable(), sessions: newSessionTable(),
-		since: time.Now(), turn: make(chan struct{}, 1), unannounced: map[string]bool{}}
+		since: time.Now(), turn: make(chan struct{}, 1), unannounced: map[string]bool{}, migrations: map[string]*migration{}}
 	l.speakers = newSpeakers(l.observe, l.forget, l.log)
+	l.hypers = newHypervisors(l)
 	l.turn <- struct{}{}
 	return l
 }
@@ -147,11 +152,11 @@ func (l *Lab) Destroy(ctx context.Context) error {
 // destroy is Destroy for whoever has the turn.
 func (l *Lab) destroy(ctx context.Context) error {
 	start := time.Now()
-	err := l.speakers.stopAll(ctx)
+	err := errors.Join(l.hypers.stopAll(), l.speakers.stopAll(ctx))
 	if f := l.Fabric(); f != nil {
 		err = errors.Join(err, f.Destroy(ctx))
 	}
-	err = errors.Join(err, frr.Clean(l.Name()))
+	err = errors.Join(err, l.hypers.forget(), frr.Clean(l.Name()))
 	l.routes.reset()
 	l.sessions.reset()
 	clear(l.unannounced)

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/lab"
+	"github.com/vpclab/vpclab/emu/migrate"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// algorithms of memory migration, for completion and messages.
+var algorithms = []string{
+	migrate.Own, migrate.CloudNet, migrate.Xen30, migrate.Xen5, migrate.SmartStop, migrate.CBR, migrate.Deltas,
+	migrate.StopAndCopy, migrate.PostCopy, migrate.Hybrid,
+}
+
+func newMigrate() *cobra.Command {
+	var (
+		req    lab.MigrateRequest
+		cache  string
+		events bool
+	)
+	cmd := &cobra.Command{
+		Use:   "migrate VM --to HOST",
+		Short: "move a VM with a guest to another host while it runs",
+		Long: `Move a VM with a guest to another hypervisor host while it runs: its site joins the VPC if it has to, its disk is copied and then mirrored, its
+memory is copied, and it is handed over. What it took is printed at the end; with --events what happens is printed while it does.`,
+		Example: "  vpclab migrate shop --to illinois/1\n  vpclab migrate shop --to illinois/1 --algorithm cloudnet --format json",
+		Args:    exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.VM = args[0]
+			if cache != "" {
+				size, err := topo.ParseSize(cache)
+				if err != nil {
+					return usageError{fmt.Errorf("--cache: %w", err)}
+				}
+				req.Memory.Cache = int64(size)
+			}
+			if err := knownAlgorithm(req.Memory.Algorithm); err != nil {
+				return err
+			}
+			return migrateVM(cmd, req, events)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&req.To, "to", "", "hypervisor host, as site/number")
+	f.StringVar(&req.Memory.Algorithm, "algorithm", migrate.Own, strings.Join(algorithms, ", "))
+	f.StringSliceVar(&req.Memory.Encoders, "encoders", nil, "encoders in place of the algorithm's, as zero,cbr,delta,zstd-1")
+	f.IntVar(&req.Memory.Block, "block", 0, "bytes of a block of the redundancy cache (default: the algorithm's)")
+	f.StringVar(&cache, "cache", "", "size of the redundancy cache, as 25MiB (default: a tenth of the memory)")
+	f.IntVar(&req.Memory.Window, "window", 0, "rounds that Smart Stop looks back (default: the algorithm's)")
+	f.StringVar(&req.Memory.Verify, "verify", "online", "when the memories are compared: online, or pause, while the VM stands")
+	f.BoolVar(&req.SharedDisk, "shared-disk", false, "leave the disk where it is: both hosts reach it")
+	f.BoolVar(&req.Reuse, "reuse", false, "count what the destination still holds of an earlier stay")
+	f.StringVar(&req.FailAt, "fail-at", "", "make an end fail: STEP=ACTION or STEP#N=ACTION; actions are kill, guest, error and hold")
+	f.BoolVar(&events, "events", false, "print what happens on standard error")
+	_ = cmd.MarkFlagRequired("to") // the flag exists
+	complete(cmd, "algorithm", func(string) []string { return algorithms })
+	complete(cmd, "verify", func(string) []string { return []string{"online", "pause"} })
+	return cmd
+}
+
+func knownAlgorithm(name string) error {
+	for _, a := range algorithms {
+		if a == name {
+			return nil
+		}
+	}
+	hint := ""
+	if near := topo.Nearest(name, algorithms); near != "" {
+		hint = fmt.Sprintf("; did you mean %s?", near)
+	}
+	return usageError{fmt.Errorf("--algorithm: there is no algorithm %q: there are %s%s", name, strings.Join(algorithms, ", "), hint)}
+}
+
+// migrateVM has the lab do it and prints how it went.
+func migrateVM(cmd *cobra.Command, req lab.MigrateRequest, events bool) error {
+	c, err := theClient()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := limited(cmd)
+	defer cancel()
+	req.Verbose = events
+	p := newProgress(os.Stderr)
+	p.step("join", 0, 0)
+	done, err := c.Migrate(ctx, req, func(e event.Event) {
+		if events {
+			p.note(fmt.Sprintf("%s %-24s %s", e.Wall.Format("15:04:05.000000"), e.Kind, attributes(e.Attr)))
+		}
+		if next, ok := phaseAfter[e.Kind+"/"+e.Attr["phase"]]; ok {
+			p.step(next, 0, 0)
+		}
+	})
+	p.end()
+	if done == nil {
+		return err
+	}
+	if jsonOutput() {
+		return errors.Join(printJSON(cmd, done), err)
+	}
+	if err == nil || done.Committed {
+		showMigration(cmd.OutOrStdout(), done)
+	}
+	return err
+}
+
+// phaseAfter is what goes on after an event of a migration.
+var phaseAfter = map[string]string{
+	"migration.phase/join": "copy", "migration.phase/disk": "memory", "migration.paused/": "hand over",
+	"migration.committed/": "prove", "migration.carried-on/": "carry on",
+}
+
+// showMigration prints what a migration was.
+func showMigration(w io.Writer, m *lab.Migration) {
+	round := func(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
+	tw := tabwriter.NewWriter(w, 0, 0, 1, ' ', tabwriter.AlignRight)
+	for _, p := range m.Phases() {
+		fmt.Fprintf(tw, "%s\t%v\t\n", p.Name, round(p.Took))
+	}
+	_ = tw.Flush() // to the user's terminal
+	if len(m.Rounds) > 0 {
+		t := lab.Table("Rounds", "round", "to send", "sent", "skipped", "dirtied", "final", "bytes", "took")
+		for i, r := range m.Rounds {
+			name := strconv.Itoa(i + 1)
+			if r.Paused {
+				name += " (paused)"
+			}
+			t.AppendRow(table.Row{name, r.ToSend, r.Sent, r.Skipped, r.Dirtied, r.Final, topo.Size(r.Bytes), round(r.Ended.Sub(r.Began))})
+		}
+		fmt.Fprintln(w, t.Render())
+	}
+	if len(m.Encoders) > 0 {
+		t := lab.Table("Encoders", "encoder", "units", "in", "out", "CPU")
+		for _, e := range m.Encoders {
+			t.AppendRow(table.Row{e.Name, e.Units, topo.Size(e.In), topo.Size(e.Out), round(e.CPU)})
+		}
+		fmt.Fprintln(w, t.Render())
+	}
+	fmt.Fprintf(w, "%s runs on %s: total %v, paused %v, %.2f MB on the wire and %.2f MB back, memory proven equal (%s)\n",
+		m.VM, m.To, round(m.Total()), round(m.Pause()), float64(m.WireOut)/1e6, float64(m.WireBack)/1e6, shortHash(m.Hash))
+}
+
+func shortHash(h string) string {
+	if len(h) > 16 {
+		return h[:16] + "…"
+	}
+	if h == "" {
+		return "no hash"
+	}
+	return h
+}
