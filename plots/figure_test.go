@@ -93,7 +93,7 @@ var mustSay = map[string][]string{
 	"redundancy":            {"size of a block (bytes)", "cache (% of memory)", "found again (%)", "content-defined", "64", "4096", "paper: 11 and 15"},
 	"delta-sizes":           {"size of a page's delta (bytes)", "deltas of at most this size (%)", "kernel build"},
 	"delta-savings":         {"iteration 1 (MB)", "saved of later (%)", "tick: paper (2011 hardware)"},
-	"false-matches":         {"bits of the hash", "in one migration", "wrong blocks, verified", "by chance", "10⁶", "0"},
+	"false-matches":         {"bits of the hash", "of the memory's blocks", "wrong blocks, verified", "by chance", "10⁶", "0"},
 	"operations-timeline":   {"n = 6 trials a mark", "95 % interval", "time since the request, logarithmic", "100 ms", "10 s", "join (2)", "outage (duration)", "24.24 s", "hardware of 2011", "lost 0 of 12 021 probes", "probes of those who talk meanwhile, in one trial", "a: join 0.500 s."},
 }
 

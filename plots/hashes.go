@@ -60,9 +60,9 @@ func makeFalseMatches(d *data) (*page, string, error) {
 		}
 	}
 	if len(wanted.pts) > 1 {
-		pg.legend = append(pg.legend, entry{"by chance: lookups × entries / 2^bits", levelThumb})
+		pg.legend = append(pg.legend, entry{"by chance: at most lookups × entries / 2^bits", levelThumb})
 	}
-	pn := panel{xName: bitsAxis.name, yName: "in one migration", plot: func() *plot.Plot {
+	pn := panel{xName: bitsAxis.name, yName: "of the memory's blocks", plot: func() *plot.Plot {
 		p := newPlot(grid{x: true, y: true})
 		pad := (xs[len(xs)-1] - xs[0]) * 0.05
 		p.X.Min, p.X.Max = xs[0]-pad, xs[len(xs)-1]+pad
@@ -80,7 +80,7 @@ func makeFalseMatches(d *data) (*page, string, error) {
 	pg.bodyHeight, pg.body = g.height(), g.draw
 	whole := fmt.Sprintf("Median; %s; %s a point.", spreadText(s.rows), nText(s.rows))
 	pg.subtitle = []string{whole, s.heldText(), d.kernelText()}
-	caption := fmt.Sprintf("Blocks whose hash is that of a cached block although they differ, in one migration, against the length of the hash; the dotted line is what chance alone gives. Whoever does not compare the blocks writes most of them wrong into the destination's memory; comparing at the sender, against its own copy of the cache, leaves none whatever the hash. At full size %.0f false matches are expected of 32 bits. %s %s %s",
+	caption := fmt.Sprintf("Blocks whose hash is that of a cached block although they differ, in one sending of the memory, against the length of the hash; the dotted line is what chance alone gives. Where values lie above it, the guest has built blocks to collide, and a key that it does not know undoes that. Whoever does not compare the blocks writes most of them wrong into the destination's memory; comparing at the sender, against its own copy of the cache, leaves none whatever the hash. At full size %.0f false matches are expected of 32 bits. %s %s %s",
 		fullFalse, whole, s.heldText(), d.kernelText())
 	return pg, caption + s.whichText(d, "encoder.false"), nil
 }

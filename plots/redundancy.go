@@ -64,15 +64,12 @@ func makeRedundancy(d *data) (*page, string, error) {
 	g := panelRows{rows: [][]panel{row}, each: 1.9 * vg.Inch}
 	pg.bodyHeight, pg.body = g.height(), g.draw
 	whole := fmt.Sprintf("Median; %s; %s a point.", spreadText(used), nText(used))
-	held := "Left: " + lower(byBlock.heldText())
-	if byBlock.heldText() == "" {
-		held = ""
-	}
-	if len(row) == 2 && byCache.heldText() != "" {
-		held += " Right: " + lower(byCache.heldText())
+	held := byBlock.heldText()
+	if other := byCache.heldText(); len(row) == 2 && other != held {
+		held = "Left: " + lower(held) + " Right: " + lower(other)
 	}
 	pg.subtitle = []string{whole, held, d.zeroText(), d.kernelText()}
-	caption := fmt.Sprintf("How much of a VM's memory can be sent as a reference to what was sent before. Smaller blocks find more, with less gain each time; a tenth of the memory is cache enough. Where a workload leaves most memory zero (SPECjbb), that is nearly all there is to find. %s %s %s %s %s",
+	caption := fmt.Sprintf("How much of a VM's memory can be sent as a reference to what was sent before. Smaller blocks find more, with less gain each time; a tenth of the memory is cache enough. Where a workload leaves most memory zero (SPECjbb), that is nearly all there is to find. Where nothing else is said, blocks have 1024 bytes and the cache a tenth of the memory. %s %s %s %s %s",
 		whole, d.zeroText(), paperText(1, "Hollow marks", Fig5, Fig13), held, d.kernelText())
 	return pg, caption + byBlock.whichText(d, metric), nil
 }
@@ -123,5 +120,5 @@ func (d *data) zeroText() string {
 	if text == "" {
 		return ""
 	}
-	return "Of whole pages, % zero and % repeated otherwise: " + text + "."
+	return "% zero and % repeated otherwise: " + text + "."
 }

@@ -172,7 +172,10 @@ func makeRounds(d *data) (*page, string, error) {
 		pg.legend = append(pg.legend, paperLegend())
 		text = " " + paperText(paper, "Hollow circles", Fig7)
 	}
-	whole := fmt.Sprintf("Bold: of each algorithm the trial with the median number of iterations; pale: all %s.", trialsText(trials))
+	whole := fmt.Sprintf("Bold: of each algorithm the trial with the median number of iterations; pale: all, %s.", trialsText(trials))
+	if len(trials) == 1 && trials[1] {
+		whole = "Of each algorithm " + bind("n = 1 trial.")
+	}
 	pg.subtitle = []string{whole, held, d.kernelText()}
 	g := panelRows{rows: [][]panel{row}, each: 1.75 * vg.Inch}
 	pg.bodyHeight, pg.body = g.height(), g.draw
