@@ -49,16 +49,17 @@ type Manager interface {
 
 // Move is one migration, as both ends are told it.
 type Move struct {
-	VM     string
-	ID     [16]byte
-	Spec   guest.Spec
-	From   string // the host that it leaves
-	NetNS  string // where the VM's namespace is mounted
-	Memory migrate.Options
-	Disk   bool // the disk goes too; else both hosts share it
-	Reuse  bool // what the target still holds of an earlier stay counts
-	Rest   bool // the VM runs at the target, and only what is missing there comes
-	Hold   bool // the last round waits for Release
+	VM      string
+	ID      [16]byte
+	Spec    guest.Spec
+	From    string // the host that it leaves
+	NetNS   string // where the VM's namespace is mounted
+	Memory  migrate.Options
+	Disk    bool // the disk goes too; else both hosts share it
+	DiskHow migrate.DiskOptions
+	Reuse   bool // what the target still holds of an earlier stay counts
+	Rest    bool // the VM runs at the target, and only what is missing there comes
+	Hold    bool // the last round waits for Release
 	// FailAt makes this end fail at a step of migrate's Steps: STEP=ACTION, or
 	// STEP#N=ACTION for the N-th time that it is come to. Actions: kill (the
 	// agent), guest (kill the guest), error, and hold: report the step as an
@@ -70,8 +71,7 @@ type Move struct {
 // Outcome is what one migration was, as one end saw it.
 type Outcome struct {
 	migrate.Report
-	DiskBegan, DiskSynced event.Mono // asynchronous phase begun, mirror in step
-	DiskBytes             int64
+	Disk *migrate.DiskReport // nil: it does not move
 }
 
 // ErrNoVM is the error for a VM that an agent does not know.

@@ -169,14 +169,33 @@ func (m *moving) send(ctx context.Context, to netip.AddrPort) (*migrate.Report, 
 		return nil, err
 	}
 	if m.Disk {
-		disk, err := m.sendDisk(ctx, to, s.remote)
-		if err != nil {
+		if s.disk, err = m.sendDisk(ctx, to); err != nil {
 			return nil, fmt.Errorf("disk: %w", err)
 		}
-		defer disk.close()
-		s.disk = disk
 	}
-	return migrate.Send(ctx, link, s, m, opt)
+	rep, err := migrate.Send(ctx, link, s, m, opt)
+	if s.disk != nil {
+		err = errors.Join(err, s.proveDisk(ctx, rep, err))
+	}
+	return rep, err
+}
+
+// proveDisk compares both disks when the VM has been handed over.
+func (s *source) proveDisk(ctx context.Context, rep *migrate.Report, sent error) error {
+	if err := s.disk.settled(sent != nil); sent == nil && err != nil {
+		sent = err
+	}
+	if sent != nil {
+		s.outcome.Disk = s.disk.move.Report()
+		return nil
+	}
+	d, err := s.disk.move.Prove(ctx)
+	s.outcome.Disk = d
+	if err != nil {
+		return fmt.Errorf("%w; its disk: %w", migrate.ErrCommitted, err)
+	}
+	rep.DiskHash = d.Hash
+	return nil
 }
 
 // open opens the sessions to the other host.
@@ -214,6 +233,9 @@ type source struct {
 }
 
 func (s *source) close() {
+	if s.disk != nil {
+		s.disk.close()
+	}
 	if s.remote != nil {
 		s.remote.Close()
 	}
@@ -229,7 +251,9 @@ func (s *source) Pause(ctx context.Context) (event.Mono, []byte, error) {
 	s.vm.disown()
 	at, state, err := s.remote.Pause(ctx)
 	if err == nil && s.disk != nil {
-		err = s.disk.settle(ctx)
+		// The last writes follow beside the last pages. The target takes the VM
+		// when it has both; if it never does, that is its error.
+		s.disk.settle(s.ctx)
 	}
 	return at, state, err
 }
@@ -237,6 +261,10 @@ func (s *source) Pause(ctx context.Context) (event.Mono, []byte, error) {
 // Resume lets it go on here, over a new connection: the former may be what has
 // failed.
 func (s *source) Resume(ctx context.Context) error {
+	if s.disk != nil {
+		_ = s.disk.settled(true) // the VM stays, and needs no mirror
+		s.disk.move.Close()
+	}
 	r, err := guest.Connect(ctx, s.vm.socket(), s.vm.folder())
 	if err != nil {
 		return err
@@ -324,17 +352,18 @@ func (t *target) makeRoom() (err error) {
 			err = errors.Join(t.memory.Close(), os.ErrNotExist)
 			t.memory = nil
 		}
-		if t.Rest || err == nil || !errors.Is(err, os.ErrNotExist) {
+		if t.Rest || err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
+	}
+	if err := t.makeDisk(); err != nil || t.memory != nil {
+		return err
 	}
 	// Pages that come before the hand-over are placed by this process: they are
 	// put in place ahead. Those that come after it are holes until then.
 	populate := t.Move.Memory.Algorithm != migrate.PostCopy
-	if t.memory, err = guest.CreateMemory(t.vm.folder(), t.Spec.Memory, populate); err != nil {
-		return err
-	}
-	return t.makeDisk()
+	t.memory, err = guest.CreateMemory(t.vm.folder(), t.Spec.Memory, populate)
+	return err
 }
 
 // attach has the guest map this memory ahead of time, so that mapping it costs
@@ -406,12 +435,18 @@ func (t *target) receive(ctx context.Context) (*migrate.Report, error) {
 	if t.Rest {
 		return t.rest(ctx, link, opt)
 	}
-	if t.Disk {
+	if t.disk != nil {
 		if err := t.receiveDisk(ctx); err != nil {
 			return nil, fmt.Errorf("disk: %w", err)
 		}
 	}
-	return migrate.Receive(ctx, link, t, t, opt)
+	rep, err := migrate.Receive(ctx, link, t, t, opt)
+	if err == nil && t.disk != nil {
+		if _, err = t.disk.receiver.Wait(ctx); err != nil {
+			err = fmt.Errorf("%w; its disk: %w", migrate.ErrCommitted, err)
+		}
+	}
+	return rep, err
 }
 
 func (t *target) accept(ctx context.Context, urgent bool) (link migrate.Link, err error) {
@@ -467,16 +502,26 @@ func (t *target) Written(into []uint64) int {
 		t.scratch = make([]uint64, len(into))
 	}
 	t.memory.Written(t.scratch)
-	n := 0
-	for i, w := range t.scratch {
+	return or(into, t.scratch)
+}
+
+// or adds the bits of more to into and tells how many there are then.
+func or(into, more []uint64) (n int) {
+	for i, w := range more {
 		into[i] |= w
 		n += bits.OnesCount64(into[i])
 	}
 	return n
 }
 
-// Keep implements migrate.Keeper.
-func (t *target) Keep(_ context.Context, state []byte, missing []uint64) error {
+// Keep implements migrate.Keeper: it is the last before the VM becomes this
+// host's, so the disk has to be here.
+func (t *target) Keep(ctx context.Context, state []byte, missing []uint64) error {
+	if t.disk != nil {
+		if err := t.disk.receiver.AwaitSettled(ctx); err != nil {
+			return fmt.Errorf("disk: %w", err)
+		}
+	}
 	return t.vm.keep(kept{State: state, Missing: missing != nil})
 }
 

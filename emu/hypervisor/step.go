@@ -23,6 +23,9 @@ const (
 	actHold  = "hold"
 )
 
+// allSteps are those of memory and disk.
+var allSteps = slices.Concat(migrate.DiskSteps, migrate.Steps)
+
 // heldAtMost bounds how long a migration stands at a step.
 const heldAtMost = time.Minute
 
@@ -49,8 +52,8 @@ func ParseFailAt(text string) (f failure, err error) {
 	switch {
 	case !ok:
 		return f, fmt.Errorf("fail at %q: want STEP=ACTION or STEP#N=ACTION", text)
-	case !slices.Contains(migrate.Steps, step):
-		return f, fmt.Errorf("fail at %q: there is no step %q; there are %s", text, step, strings.Join(migrate.Steps, ", "))
+	case !slices.Contains(allSteps, step):
+		return f, fmt.Errorf("fail at %q: there is no step %q; there are %s", text, step, strings.Join(allSteps, ", "))
 	case !slices.Contains([]string{actKill, actGuest, actError, actHold}, action):
 		return f, fmt.Errorf("fail at %q: there is no action %q; there are %s, %s, %s and %s", text, action, actKill, actGuest, actError, actHold)
 	}

@@ -24,6 +24,8 @@ type MigrateRequest struct {
 	To string `json:"to"`
 	// Memory says how; see migrate.Options. The zero value is vpclab's own way.
 	Memory migrate.Options `json:"memory"`
+	// Disk says how the disk is copied; see migrate.DiskOptions.
+	Disk migrate.DiskOptions `json:"disk"`
 	// SharedDisk leaves the disk where it is: both hosts reach it.
 	SharedDisk bool `json:"shared_disk,omitempty"`
 	// Reuse counts what the destination still holds of an earlier stay.
@@ -44,17 +46,15 @@ type Migration struct {
 	From string `json:"from"` // nodes of the hosts
 	To   string `json:"to"`
 
-	Requested      event.Mono `json:"requested_ns"`
-	Joined         event.Mono `json:"joined_ns"`                // the destination's site is in the VPC
-	DiskBegan      event.Mono `json:"disk_began_ns,omitempty"`  // asynchronous copy begun; 0: the disk does not move
-	DiskSynced     event.Mono `json:"disk_synced_ns,omitempty"` // each write is mirrored from here on
-	Reached        event.Mono `json:"reached_ns,omitempty"`     // the network has the VM at its new host
-	Replug         event.Mono `json:"replug_ns,omitempty"`      // moving its port began
-	DiskBytes      int64      `json:"disk_bytes,omitempty"`     // on the disk's connection
-	Committed      bool       `json:"committed"`                // it runs at its new host
-	CarriedOn      int        `json:"carried_on,omitempty"`     // how often it was carried on after an end had died
-	WireOut        int64      `json:"wire_out"`                 // bytes on the wire, headers included, from the source
-	WireBack       int64      `json:"wire_back"`                // and towards it
+	Requested      event.Mono          `json:"requested_ns"`
+	Joined         event.Mono          `json:"joined_ns"`            // the destination's site is in the VPC
+	Reached        event.Mono          `json:"reached_ns,omitempty"` // the network has the VM at its new host
+	Replug         event.Mono          `json:"replug_ns,omitempty"`  // moving its port began
+	Disk           *migrate.DiskReport `json:"disk,omitempty"`       // nil: it does not move
+	Committed      bool                `json:"committed"`            // it runs at its new host
+	CarriedOn      int                 `json:"carried_on,omitempty"` // how often it was carried on after an end had died
+	WireOut        int64               `json:"wire_out"`             // bytes on the wire, headers included, from the source
+	WireBack       int64               `json:"wire_back"`            // and towards it
 	migrate.Report `json:"report"`
 }
 
@@ -75,8 +75,10 @@ func (m *Migration) Phases() []MigrationPhase {
 		}
 	}
 	add("join", m.Requested, m.Joined)
-	add("disk", m.DiskBegan, m.DiskSynced)
-	add("sync", m.DiskSynced, m.ResumedAt)
+	if d := m.Disk; d != nil {
+		add("disk", d.Began, d.InStep)
+		add("sync", d.Mirrored, d.Settled)
+	}
 	add("memory", m.Began, m.PausedAt)
 	add("handover", m.PausedAt, m.ResumedAt)
 	add("rest", m.ResumedAt, m.Done)
@@ -167,7 +169,7 @@ func (l *Lab) beginMigration(req MigrateRequest) (*migration, error) {
 	m := &migration{lab: l, req: req, from: n.Host, to: there.Host, report: &Migration{VM: req.VM, From: n.Host, To: there.Host}}
 	m.move = hypervisor.Move{
 		VM: req.VM, Spec: specOf(*n), From: m.from, NetNS: l.Fabric().NSPath(req.VM), Memory: req.Memory,
-		Disk: n.Guest.Disk > 0 && !req.SharedDisk, Reuse: req.Reuse, FailAt: req.FailAt, Verbose: req.Verbose, Hold: req.GoAhead != nil,
+		Disk: n.Guest.Disk > 0 && !req.SharedDisk, DiskHow: req.Disk, Reuse: req.Reuse, FailAt: req.FailAt, Verbose: req.Verbose, Hold: req.GoAhead != nil,
 	}
 	m.move.ID = m.newID()
 	l.mu.Lock()
@@ -350,7 +352,7 @@ func (m *migration) between(ctx context.Context, source, target *hypervisor.Proc
 func (m *migration) account(o *hypervisor.Outcome) {
 	r := m.report
 	if r.CarriedOn == 0 {
-		r.Report, r.DiskBegan, r.DiskSynced, r.DiskBytes = o.Report, o.DiskBegan, o.DiskSynced, o.DiskBytes
+		r.Report, r.Disk = o.Report, o.Disk
 		return
 	}
 	r.Rounds = append(r.Rounds, o.Rounds...)
