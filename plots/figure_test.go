@@ -79,7 +79,7 @@ var mustSay = map[string][]string{
 		"round trip (ms), open: 95th percentile", "TCP goodput (Gbit/s)", "× plain)", "After a move that nobody announced, until then, 0 of 1800 probes to the VM arrived."},
 	"routing-peer":          {"n = 6 trials a row", "95 % interval", "FRR: OSPF, LDP, bgpd", "controller, GoBGP and FRR", "the same 12 pairs", "time (s)", "a core link fails"},
 	"migration-summary":     {"data, × CloudNet's", "pause, × CloudNet's", "TPC-W", "kernel build", "50 Mb/s", "1 Gb/s", "n = 6 trials a mark", "vpclab needs less than CloudNet in", "Left of the line is better.", "95 % interval"},
-	"migration-timeline":    {"time since the request (s)", "answer (ms)", "VPN join", "VM stands", "disk in step", "CloudNet: the VM stands for", "the trial with the median pause of n = 6 trials"},
+	"migration-timeline":    {"time since the request (s)", "answer (ms)", "VPN join", "VM stands", "disk in step", "CloudNet: the VM stands for", "the trial with the median pause, of n = 6 trials"},
 	"migration-pause":       {"bandwidth (Mb/s)", "pause (s)", "SPECjbb", "n = 6 trials a point", "hollow: paper (2011 hardware)", "scale 1/16", "622"},
 	"migration-bandwidth":   {"total time (s)", "data sent (MB)", "vpclab", "Xen, 5 iterations", "post-copy", "n = 6 trials a point", "hollow: paper (2011 hardware)", "RTT 0.625 ms"},
 	"migration-rtt":         {"round-trip time (ms)", "0.3125", "pause (s)", "100 Mb/s", "n = 6 trials a point"},

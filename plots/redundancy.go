@@ -61,6 +61,9 @@ func makeRedundancy(d *data) (*page, string, error) {
 		return nil, "", missingf("the samples of %s have one size of block and of cache only: a line needs two values or more", metric)
 	}
 	pg := &page{width: doubleWidth, legend: append(legendOf(legend), paperLegend())}
+	if len(row) == 1 {
+		pg.width = columnWidth
+	}
 	g := panelRows{rows: [][]panel{row}, each: 1.9 * vg.Inch}
 	pg.bodyHeight, pg.body = g.height(), g.draw
 	whole := fmt.Sprintf("Median; %s; %s a point.", spreadText(used), nText(used))

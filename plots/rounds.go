@@ -172,11 +172,14 @@ func makeRounds(d *data) (*page, string, error) {
 		pg.legend = append(pg.legend, paperLegend())
 		text = " " + paperText(paper, "Hollow circles", Fig7)
 	}
-	whole := fmt.Sprintf("Bold: of each algorithm the trial with the median number of iterations; pale: all, %s.", trialsText(trials))
-	if len(trials) == 1 && trials[1] {
-		whole = "Of each algorithm " + bind("n = 1 trial.")
+	whole := typicalText("with the median number of iterations", trials)
+	if !trials[1] || len(trials) > 1 {
+		whole += " Pale: all of them."
 	}
 	pg.subtitle = []string{whole, held, d.kernelText()}
+	if len(row) == 1 {
+		pg.width = columnWidth
+	}
 	g := panelRows{rows: [][]panel{row}, each: 1.75 * vg.Inch}
 	pg.bodyHeight, pg.body = g.height(), g.draw
 	caption := fmt.Sprintf("Pages that are left to send when each iteration ends. They collapse within a few iterations and then only vary: what is left at the ring is sent while the VM stands, so the moment of stopping makes the pause, and iterations after that are wasted. %s%s %s %s",
@@ -201,6 +204,14 @@ func (p leftPanel) heading(common map[string]string) string {
 		}
 	}
 	return text
+}
+
+// typicalText says that one trial of each algorithm is shown, and of how many.
+func typicalText(which string, ns map[int]bool) string {
+	if len(ns) == 1 && ns[1] {
+		return "Of each algorithm " + bind("n = 1 trial.")
+	}
+	return "Of each algorithm the trial " + which + ", of " + trialsText(ns) + "."
 }
 
 // trialsText is the n of trials of several lines.
@@ -384,7 +395,7 @@ func makeRoundBytes(d *data) (*page, string, error) {
 		pg.legend = append(pg.legend, entry{"paper (2011 hardware): all / never again", paperRoundThumb})
 		text = " " + paperText(s.scale(), "Hollow squares and diamonds", Fig12) + " Of Xen's bars it has the second and the last."
 	}
-	whole := fmt.Sprintf("The trial with the median number of iterations of %s; the first iteration as text (1st).", trialsText(trials))
+	whole := typicalText("with the median number of iterations", trials) + " The first iteration as text (1st)."
 	pg.subtitle = []string{whole, s.heldText(), d.kernelText()}
 	pg.bodyHeight, pg.body = g.height(), g.draw
 	caption := fmt.Sprintf("What each iteration puts on the network, and how much of it is final: never sent again. Iterations in the middle send the hot set over and over for nothing; the last bar is the hot set in any case, and the pause is the time that it takes. %s%s %s %s",

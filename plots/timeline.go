@@ -80,7 +80,10 @@ func makeTimeline(d *data) (*page, string, error) {
 		}
 	}
 	pg.legend = append(pg.legend, entry{"one answer", answerThumb}, entry{"median over time", lineThumb(medianLine)}, entry{"95th percentile", lineThumb(slowLine)})
-	whole := fmt.Sprintf("Of each algorithm the trial with the median pause of %s.", n)
+	whole := typicalText("with the median pause", n)
+	if k := l.thinning(); k > 1 {
+		whole += fmt.Sprintf(" Of answers that are faster than the 95th percentile, one in %d is drawn.", k)
+	}
 	pg.subtitle = []string{whole, s.heldText(), d.kernelText()}
 	caption := fmt.Sprintf("What users of a VM see while it moves: how long each answer took, by the moment of its question, on a logarithmic axis; above it the phases of the migration, laid one behind the other. On the right, the time around the pause: questions from then wait until the VM runs at the destination and the network leads there. %s All connections are those from before the move. %s %s",
 		whole, s.heldText(), d.kernelText())
@@ -89,14 +92,14 @@ func makeTimeline(d *data) (*page, string, error) {
 
 // timelines finds the migrations to show: of the paper's workload and
 // bandwidth where the run has them, else of any.
-func (d *data) timelines() ([]moveTimeline, sweep, string, error) {
+func (d *data) timelines() ([]moveTimeline, sweep, map[int]bool, error) {
 	dirs, records := d.store.TrialDirs("")
 	withFile := map[string]string{} // folder, by experiment, point and trial
 	for i, dir := range dirs {
 		if _, err := os.Stat(filepath.Join(dir, responsesName)); err == nil {
 			withFile[trialKey(records[i].Experiment, records[i].Point, records[i].Trial)] = dir
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, sweep{}, "", err
+			return nil, sweep{}, nil, err
 		}
 	}
 	recordOf := map[string]metrics.TrialRecord{}
@@ -142,7 +145,7 @@ func (d *data) timelines() ([]moveTimeline, sweep, string, error) {
 			}
 			m, err := d.timeline(a, r, trial, dir)
 			if err != nil {
-				return nil, s, "", err
+				return nil, s, nil, err
 			}
 			if len(m.responses) > 0 && len(m.phases) > 0 {
 				m.record = record
@@ -150,10 +153,10 @@ func (d *data) timelines() ([]moveTimeline, sweep, string, error) {
 			}
 		}
 		if len(rows) > 0 {
-			return rows, s, trialsText(ns), nil
+			return rows, s, ns, nil
 		}
 	}
-	return nil, sweep{}, "", missingf("no trial of a migration has a %s: nobody used the VM (clients)", responsesName)
+	return nil, sweep{}, nil, missingf("no trial of a migration has a %s: nobody used the VM (clients)", responsesName)
 }
 
 func rank(id string) int {
@@ -300,9 +303,9 @@ func (l timelineLayout) draw(c draw.Canvas) {
 		whole, near := area, area
 		whole.Max.X -= right + panelGap
 		near.Min.X = c.Max.X - right
-		m.panel(whole, from, to, lo, hi, name, true)
+		m.panel(whole, from, to, lo, hi, name, true, l.thinning())
 		around := math.Max(m.pause, 0.05)
-		m.panel(near, m.stop-1.5*around, m.start+2.5*around, lo, hi, name, false)
+		m.panel(near, m.stop-1.5*around, m.start+2.5*around, lo, hi, name, false, 1)
 		y -= l.rowHeight()
 	}
 }
@@ -317,7 +320,7 @@ func (m moveTimeline) heading() string {
 }
 
 // panel draws a stretch of time, with the ribbon of phases above.
-func (m moveTimeline) panel(c draw.Canvas, from, to, lo, hi float64, xName string, named bool) {
+func (m moveTimeline) panel(c draw.Canvas, from, to, lo, hi float64, xName string, named bool, thinning int) {
 	p := newPlot(grid{y: true})
 	p.X.Min, p.X.Max, p.X.Tick.Marker = from, to, linearTicks{}
 	setLogAxis(&p.Y, lo, hi)
@@ -325,8 +328,7 @@ func (m moveTimeline) panel(c draw.Canvas, from, to, lo, hi float64, xName strin
 	if named {
 		yName = "answer (ms)"
 	}
-	inside := answersPlot{m, from, to}
-	p.Add(inside)
+	p.Add(answersPlot{m, from, to, thinning})
 	area := paint(c, p, xName, yName)
 	x := func(t float64) vg.Length {
 		return area.Min.X + (area.Max.X-area.Min.X)*vg.Length((math.Max(from, math.Min(to, t))-from)/(to-from))
@@ -340,6 +342,7 @@ func (m moveTimeline) panel(c draw.Canvas, from, to, lo, hi float64, xName strin
 type answersPlot struct {
 	moveTimeline
 	from, to float64
+	thinning int
 }
 
 var (
@@ -347,9 +350,18 @@ var (
 	slowLine   = draw.LineStyle{Color: vermillion, Width: seriesLine, Dashes: []vg.Length{3, 1.5}}
 )
 
-// maxDots is how many answers are drawn one by one in a panel; of more, those
-// that are slower than most of their time.
-const maxDots = 700
+// maxDots is how many answers are drawn one by one in a panel. Of more, all
+// that are slower than the 95th percentile are, and one in some of the others.
+const maxDots = 1500
+
+// thinning is of how many fast answers one is drawn, the same for all rows.
+func (l timelineLayout) thinning() int {
+	most := 0
+	for _, m := range l.rows {
+		most = max(most, len(m.responses))
+	}
+	return (most + maxDots - 1) / maxDots
+}
 
 // Plot draws the pause as a shade, the answers, and lines through bins.
 func (a answersPlot) Plot(c draw.Canvas, p *plot.Plot) {
@@ -371,25 +383,40 @@ func (a answersPlot) Plot(c draw.Canvas, p *plot.Plot) {
 		}
 	}
 	bins := binned(seen, a.from, a.to)
-	c.SetColor(subtleInk)
-	for _, r := range seen {
-		if len(seen) > maxDots && r.took < slowIn(bins, r.at) {
-			continue
+	var dots vg.Path
+	for i, r := range seen {
+		if i%a.thinning == 0 || r.took >= slowIn(bins, r.at) {
+			addDot(&dots, vg.Point{X: tx(r.at), Y: ty(r.took * 1000)})
 		}
-		drawDot(c, vg.Point{X: tx(r.at), Y: ty(r.took * 1000)})
+	}
+	c.SetColor(subtleInk)
+	if len(dots) > 0 {
+		c.Fill(dots)
 	}
 	a.line(c, tx, ty, bins, slowLine, func(b answerBin) float64 { return b.slow })
 	a.line(c, tx, ty, bins, medianLine, func(b answerBin) float64 { return b.median })
 }
 
-// drawDot is an answer: a small square, which takes a tenth of the bytes of a
-// circle.
-func drawDot(c draw.Canvas, at vg.Point) {
+// addDot adds an answer to a path: a small square. All in one path are few
+// bytes of a file.
+func addDot(path *vg.Path, at vg.Point) {
 	const r = vg.Length(0.55)
-	c.FillPolygon(subtleInk, corners(vg.Rectangle{Min: vg.Point{X: at.X - r, Y: at.Y - r}, Max: vg.Point{X: at.X + r, Y: at.Y + r}}))
+	for i, p := range corners(vg.Rectangle{Min: vg.Point{X: at.X - r, Y: at.Y - r}, Max: vg.Point{X: at.X + r, Y: at.Y + r}}) {
+		if i == 0 {
+			path.Move(p)
+		} else {
+			path.Line(p)
+		}
+	}
+	path.Close()
 }
 
-func answerThumb(c draw.Canvas) { drawDot(c, c.Center()) }
+func answerThumb(c draw.Canvas) {
+	var dot vg.Path
+	addDot(&dot, c.Center())
+	c.SetColor(subtleInk)
+	c.Fill(dot)
+}
 
 func lineThumb(sty draw.LineStyle) func(draw.Canvas) {
 	return func(c draw.Canvas) { c.StrokeLine2(sty, c.Min.X, c.Center().Y, c.Max.X, c.Center().Y) }

@@ -190,7 +190,7 @@ func versusName(r versusRow) string {
 
 func (l versusLayout) panel(c draw.Canvas, k int) {
 	p := newPlot(grid{x: true})
-	lo, hi := 0.8, 1.25
+	lo, hi := 0.5, 2.0
 	var ticks plot.ConstantTicks
 	l.each(func(y vg.Length, r versusRow) {
 		name := ""
