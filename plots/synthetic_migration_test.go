@@ -272,6 +272,12 @@ func (m syntheticMoves) timeline(t testing.TB, tr *metrics.Trial, rng *rand.Rand
 		fmt.Fprintf(&text, "%.4f,%.5f\n", at, v*math.Exp(0.35*rng.NormFloat64()))
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(tr.Dir(), responsesName), []byte(text.String()), 0o600))
+	phases := fmt.Sprintf("phase,from_s,to_s\njoin,0,%.4f\ndisk,%.4f,%.4f\nsync,%.4f,%.4f\nmemory,%.4f,%.4f\npause,%.4f,%.4f\nhandover,%.4f,%.4f\n",
+		one.join, one.join, one.join+one.disk, one.join+one.disk, begin, begin, stop, stop, start, stop, stop+0.004)
+	if rest := begin + one.total; rest > start+0.001 {
+		phases += fmt.Sprintf("rest,%.4f,%.4f\n", start, rest)
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(tr.Dir(), phasesName), []byte(phases), 0o600))
 }
 
 // group adds four VMs that move at once.

@@ -20,25 +20,31 @@ import (
 	"github.com/vpclab/vpclab/metrics"
 )
 
-// responsesName is the file of a trial with every answer that users got.
-const responsesName = "responses.csv"
+// Files of a trial: every answer that users got, and when the VM's phases
+// began and ended. Both count from the request to move it.
+const (
+	responsesName = "responses.csv"
+	phasesName    = "phases.csv"
+)
 
 // response is one answer: when it was asked for, in seconds since the request
 // to move the VM, and how long it took.
 type response struct{ at, took float64 }
 
-// movePhases are the phases of a migration, in order. How long each took is
-// the metric migration.<id> of the trial; the pause is part of the hand-over.
-var movePhases = []struct {
-	id, name string
-	look     look
-}{
+// movePhases are the phases of a migration, in order, by their names in the
+// file of phases. The hand-over is beside the pause and has no box of its own.
+var movePhases = []movePhase{
 	{"join", "VPN join", look{color: orange, hatch: levelBars}},
 	{"disk", "disk", look{color: skyBlue, hatch: fallingBars}},
 	{"sync", "disk in step", look{color: green, hatch: uprightBars}},
 	{"memory", "memory", look{color: yellow, hatch: risingBars}},
 	{"pause", "VM stands", look{color: black}},
 	{"rest", "pages follow", look{color: purple, hatch: crossedBars}},
+}
+
+type movePhase struct {
+	id, name string
+	look     look
 }
 
 // phaseSpan is a phase of one migration, in seconds since the request.
@@ -85,7 +91,7 @@ func makeTimeline(d *data) (*page, string, error) {
 		whole += fmt.Sprintf(" Of answers that are faster than the 95th percentile, one in %d is drawn.", k)
 	}
 	pg.subtitle = []string{whole, s.heldText(), d.kernelText()}
-	caption := fmt.Sprintf("What users of a VM see while it moves: how long each answer took, by the moment of its question, on a logarithmic axis; above it the phases of the migration, laid one behind the other. On the right, the time around the pause: questions from then wait until the VM runs at the destination and the network leads there. %s All connections are those from before the move. %s %s",
+	caption := fmt.Sprintf("What users of a VM see while it moves: how long each answer took, by the moment of its question, on a logarithmic axis; above it the phases of the migration. On the right, the time around the pause: questions from then wait until the VM runs at the destination and the network leads there. %s All connections are those from before the move. %s %s",
 		whole, s.heldText(), d.kernelText())
 	return pg, caption + s.whichText(d, "migration.pause"), nil
 }
@@ -143,7 +149,7 @@ func (d *data) timelines() ([]moveTimeline, sweep, map[int]bool, error) {
 			if dir == "" {
 				continue
 			}
-			m, err := d.timeline(a, r, trial, dir)
+			m, err := readTimeline(a, dir)
 			if err != nil {
 				return nil, s, nil, err
 			}
@@ -156,7 +162,7 @@ func (d *data) timelines() ([]moveTimeline, sweep, map[int]bool, error) {
 			return rows, s, ns, nil
 		}
 	}
-	return nil, sweep{}, nil, missingf("no trial of a migration has a %s: nobody used the VM (clients)", responsesName)
+	return nil, sweep{}, nil, missingf("no trial of a migration has a %s: nobody used the VM (clients), or it has no %s", responsesName, phasesName)
 }
 
 func rank(id string) int {
@@ -179,76 +185,102 @@ func (d *data) typicalTrial(r metrics.PointSummary) int {
 	return trials[(len(trials)-1)/2]
 }
 
-// timeline reads one migration.
-func (d *data) timeline(a algorithm, pause metrics.PointSummary, trial int, dir string) (moveTimeline, error) {
-	m := moveTimeline{algorithm: a}
-	at := 0.0
-	took := func(metric string) float64 {
-		vs := d.index()[sampleKey(pause.Experiment, metric, pause.Labels)][trial]
-		if len(vs) == 0 {
-			return 0
+// readTimeline reads one migration; without phases there is nothing to show.
+func readTimeline(a algorithm, dir string) (m moveTimeline, err error) {
+	m.algorithm = a
+	for _, name := range []string{phasesName, "phases-out-1.csv"} { // of one move, or of the first of several
+		if m.phases, err = readPhases(filepath.Join(dir, name)); err != nil {
+			return m, err
 		}
-		return vs[0]
-	}
-	began := 0.0 // the memory phase
-	for i, ph := range movePhases {
-		if ph.id == "memory" {
-			began = at
-		}
-		long := took("migration." + ph.id)
-		if ph.id == "rest" {
-			// Post-copy: the VM runs before all of it has come.
-			if long = began + took("migration.total") - at; long < 0.01*at {
-				break
-			}
-		}
-		if long > 0 {
-			m.phases = append(m.phases, phaseSpan{i, at, at + long})
-		}
-		if at += long; ph.id == "pause" {
-			m.pause, m.stop, m.start = long, at-long, at
+		if len(m.phases) > 0 {
+			break
 		}
 	}
-	var err error
+	for _, ph := range m.phases {
+		if movePhases[ph.phase].id == "pause" {
+			m.stop, m.start, m.pause = ph.from, ph.to, ph.to-ph.from
+		}
+	}
 	m.responses, err = readResponses(filepath.Join(dir, responsesName))
 	return m, err
 }
 
-// readResponses reads a file of answers.
+// readPhases reads a file of phases; no file is no phases.
+func readPhases(name string) ([]phaseSpan, error) {
+	table, err := readCSV(name, "phase", "from_s", "to_s")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var spans []phaseSpan
+	for _, row := range table {
+		i := slices.IndexFunc(movePhases, func(ph movePhase) bool { return ph.id == row.text })
+		if i >= 0 && row.numbers[1] > row.numbers[0] {
+			spans = append(spans, phaseSpan{i, row.numbers[0], row.numbers[1]})
+		}
+	}
+	return spans, nil
+}
+
+// readResponses reads a file of answers, in the order of their questions.
 func readResponses(name string) ([]response, error) {
+	table, err := readCSV(name, "", "t_s", "response_s")
+	if err != nil {
+		return nil, err
+	}
+	all := make([]response, len(table))
+	for i, row := range table {
+		all[i] = response{row.numbers[0], row.numbers[1]}
+	}
+	slices.SortStableFunc(all, func(a, b response) int { return cmp.Compare(a.at, b.at) })
+	return all, nil
+}
+
+// csvRow is what is wanted of a row of a file.
+type csvRow struct {
+	text    string
+	numbers []float64
+}
+
+// readCSV reads columns of a file with a head: one of text ("": none), and
+// some of numbers.
+func readCSV(name, text string, numbers ...string) ([]csvRow, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	r := csv.NewReader(f)
-	r.ReuseRecord = true
-	head, err := r.Read()
+	rows, err := csv.NewReader(f).ReadAll()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	t, took := slices.Index(head, "t_s"), slices.Index(head, "response_s")
-	if t < 0 || took < 0 {
-		return nil, fmt.Errorf("%s: the columns are %v; expected t_s and response_s", name, head)
+	if len(rows) == 0 {
+		return nil, fmt.Errorf("%s: it is empty; expected a head with %v", name, numbers)
 	}
-	rows, err := r.ReadAll()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	all := make([]response, 0, len(rows))
-	for i, row := range rows {
-		at, err := strconv.ParseFloat(row[t], 64)
-		if err != nil {
-			return nil, fmt.Errorf("%s: line %d: %w", name, i+2, err)
+	column := map[string]int{}
+	for _, want := range append([]string{text}, numbers...) {
+		if column[want] = slices.Index(rows[0], want); want != "" && column[want] < 0 {
+			return nil, fmt.Errorf("%s: the columns are %v; expected %s among them", name, rows[0], want)
 		}
-		v, err := strconv.ParseFloat(row[took], 64)
-		if err != nil {
-			return nil, fmt.Errorf("%s: line %d: %w", name, i+2, err)
-		}
-		all = append(all, response{at, v})
 	}
-	slices.SortStableFunc(all, func(a, b response) int { return cmp.Compare(a.at, b.at) })
-	return all, nil
+	table := make([]csvRow, 0, len(rows)-1)
+	for i, row := range rows[1:] {
+		var out csvRow
+		if text != "" {
+			out.text = row[column[text]]
+		}
+		for _, n := range numbers {
+			v, err := strconv.ParseFloat(row[column[n]], 64)
+			if err != nil {
+				return nil, fmt.Errorf("%s: line %d: %s: %w", name, i+2, n, err)
+			}
+			out.numbers = append(out.numbers, v)
+		}
+		table = append(table, out)
+	}
+	return table, nil
 }
 
 // timelineLayout is a row a migration: all of it on the left, the pause on
@@ -273,7 +305,7 @@ func (l timelineLayout) bounds() (from, to, lo, hi float64) {
 	from, lo = 0, math.Inf(1)
 	for _, m := range l.rows {
 		from = math.Min(from, m.responses[0].at)
-		to = math.Max(to, math.Max(m.phases[len(m.phases)-1].to, m.responses[len(m.responses)-1].at))
+		to = math.Max(to, math.Max(slices.MaxFunc(m.phases, func(a, b phaseSpan) int { return cmp.Compare(a.to, b.to) }).to, m.responses[len(m.responses)-1].at))
 		for _, r := range m.responses {
 			if v := r.took * 1000; v > 0 {
 				lo, hi = math.Min(lo, v), math.Max(hi, v)

@@ -202,7 +202,7 @@ func runMigration(t *testing.T, experiment string, c *testCloud) (Verdict, map[s
 		key := strings.TrimSpace(s.Metric + " " + metrics.PointText(s.Labels))
 		got[key] = append(got[key], s.Value)
 	}
-	for _, name := range []string{"migration.json", "rounds.csv"} {
+	for _, name := range []string{"migration.json", "rounds.csv", "phases.csv"} {
 		files, err := filepath.Glob(filepath.Join(store.Dir(), "trials", "migration", "*", "1", strings.Replace(name, ".", "*.", 1)))
 		require.NoError(t, err)
 		if v.Failed == 0 {

@@ -34,6 +34,9 @@ func (r *migrationTrial) store(seen map[string]*traffic.UsersResult) error {
 			if err := r.t.WriteFile("rounds"+suffixOf(set)+".csv", roundsCSV(m)); err != nil {
 				return err
 			}
+			if err := r.t.WriteFile("phases"+suffixOf(set)+".csv", phasesCSV(m, r.experiment.Disk, r.first(vm).requested)); err != nil {
+				return err
+			}
 		}
 		if group {
 			r.addGroup(l)
