@@ -160,11 +160,24 @@ func (d *data) chooseSweep(axes, metricNames []string, keep func(metrics.PointSu
 		return cmp.Or(cmp.Compare(a.offHeadline(), b.offHeadline()), metrics.ComparePoints(a.held, b.held))
 	}) {
 		g.once()
-		if n := len(points(g.of(metricNames[0]))); n > most {
+		if n := g.reach(metricNames[0], axes); n > most {
 			chosen, most = *g, n
 		}
 	}
 	return chosen
+}
+
+// reach is at how many points of the axes there is a metric.
+func (s *sweep) reach(metric string, axes []string) int {
+	seen := map[string]bool{}
+	for _, r := range s.of(metric) {
+		at := map[string]string{}
+		for _, k := range axes {
+			at[k] = r.Labels[k]
+		}
+		seen[metrics.PointText(at)] = true
+	}
+	return len(seen)
 }
 
 // offHeadline is how far, by factors, the held bandwidth is from 100 Mb/s.

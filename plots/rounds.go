@@ -447,21 +447,27 @@ func (b roundBars) Plot(c draw.Canvas, p *plot.Plot) {
 	}
 	sty := textStyle(textSize, ink)
 	sty.XAlign, sty.YAlign = draw.XRight, draw.YTop
-	c.FillText(sty, vg.Point{X: c.Max.X - 2, Y: c.Max.Y - 1}, b.first())
+	text, short := b.first()
+	if sty.Width(text) > c.Max.X-c.Min.X-4 {
+		text = short
+	}
+	c.FillText(sty, vg.Point{X: c.Max.X - 2, Y: c.Max.Y - 1}, text)
 }
 
-// first is what the first round sent, as text: a bar would dwarf the others.
-func (b roundBars) first() string {
+// first is what the first round sent, as text, and as a shorter one: a bar
+// would dwarf the others.
+func (b roundBars) first() (text, short string) {
 	all, final := b.trial.at("round.bytes", 1), b.trial.at("round.final_bytes", 1)
 	if all == 0 {
-		return ""
+		return "", ""
 	}
 	k, unit := sizeUnit(2 * all) // 1.07 GB is shorter than 1074 MB
 	share := fmt.Sprintf("%.0f %%", 100*final/all)
 	if share == "100 %" {
 		share = "all"
 	}
-	return fmt.Sprintf("1st: %s %s, %s final", digits3(all*k), unit, share)
+	short = fmt.Sprintf("1st: %s %s", digits3(all*k), unit)
+	return short + ", " + share + " final", short
 }
 
 func paperRoundThumb(c draw.Canvas) {
