@@ -17,7 +17,7 @@
 //   - ring.go: what has not been confirmed; frame.go and hello.go, the formats.
 //
 // System calls are dear in User Mode Linux, so an end writes all that it has by
-// one, up to 256 KiB; reads up to 1 MiB; confirms once an eighth of the window,
+// one, up to 256 KiB; reads up to 1 MiB; confirms once a sixteenth of the window,
 // with whatever it sends anyway, and at once only where the other end asks
 // (Flush); and reads no clock but where it waits.
 package wire

@@ -6,14 +6,17 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/vpclab/vpclab/emu/warm"
 )
 
 const (
 	// mostWrite is how much is given to the connection by one system call.
 	mostWrite = 256 << 10
-	// chunkSize is how much is read by one, at most. A message that does not fit
-	// into the rest of a chunk is copied to the next, so it is not small.
-	chunkSize = 1 << 20
+	// mostRead is how much is read by one. A message that does not fit into the
+	// rest of a chunk is copied to the next, so a chunk has room for some.
+	mostRead  = 1 << 20
+	leastRead = 256 << 10
 )
 
 // link is one connection that carries a session: both hellos have been said.
@@ -228,7 +231,16 @@ func (s *session) chunkOf(n int) *chunk {
 			return c
 		}
 	}
-	return &chunk{mem: make([]byte, max(n, chunkSize)), held: 1}
+	return &chunk{mem: buffer(max(n, min(4*n, mostRead), leastRead)), held: 1}
+}
+
+// buffer is memory of n bytes at least, all of it present: page by page, as it is
+// touched, it would come dearer than what it is for.
+func buffer(n int) []byte {
+	const page = 4096
+	b := make([]byte, (n+page-1)/page*page)
+	_ = warm.Range(b) // a kernel that cannot lets pages come one by one
+	return b
 }
 
 // release lets go of a chunk; the caller holds s.mu.

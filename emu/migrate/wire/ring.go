@@ -11,7 +11,7 @@ type ring struct {
 	tail, head uint64 // of the oldest frame; behind the newest
 }
 
-const leastRing = 64 << 10
+const leastRing = 256 << 10
 
 // room says whether n more bytes fit, and makes the ring larger where that helps.
 func (r *ring) room(n int) bool {
@@ -26,7 +26,7 @@ func (r *ring) room(n int) bool {
 	for size < held+n {
 		size *= 2
 	}
-	larger := ring{buf: make([]byte, min(size, r.limit)), limit: r.limit, tail: r.tail, head: r.tail}
+	larger := ring{buf: buffer(min(size, r.limit))[:min(size, r.limit)], limit: r.limit, tail: r.tail, head: r.tail}
 	a, b := r.bytes(r.tail, r.head)
 	larger.put(a)
 	larger.put(b)

@@ -22,6 +22,9 @@ const (
 	// pulses is into how many parts Patience is divided: an end that has sent
 	// nothing for one of them says so.
 	pulses = 8
+	// confirmParts is into how many parts the window is divided: so much is taken
+	// before it is confirmed unasked.
+	confirmParts = 16
 )
 
 // withDefaults fills in what the caller left out.
@@ -319,7 +322,7 @@ func (s *session) Receive(ctx context.Context) (Message, error) {
 	}
 	s.last, s.taken = m.in, m.number
 	s.takenBytes += uint64(headerSize + len(m.Payload))
-	if s.takenBytes-s.toldBytes >= uint64(s.window/8) || s.wanted > s.told && s.taken >= s.wanted {
+	if s.takenBytes-s.toldBytes >= uint64(s.window/confirmParts) || s.wanted > s.told && s.taken >= s.wanted {
 		s.confirmDue = true
 		if s.link != nil {
 			signal(s.link.kick)
