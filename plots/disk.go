@@ -18,6 +18,7 @@ func makeDisk(d *data) (*page, string, error) {
 	if len(s.rows) == 0 {
 		return nil, "", missingf("no samples of %s: no disk has moved in a migration", metric)
 	}
+	delete(s.held, "disk") // it goes without saying
 	rows := slices.SortedFunc(slices.Values(s.rows), func(a, b metrics.PointSummary) int {
 		order := algorithmsOf(s.rows)
 		index := func(r metrics.PointSummary) int {
@@ -117,6 +118,9 @@ func firstWhole(rows []metrics.PointSummary) (metrics.PointSummary, bool) {
 	return metrics.PointSummary{}, false
 }
 
+// usualCache is the one that samples without the label have.
+const usualCache = "10%"
+
 // publishedDisk is the value that a row is like.
 func publishedDisk(r metrics.PointSummary) (Published, bool) {
 	if tripOf(r) > 1 {
@@ -125,5 +129,5 @@ func publishedDisk(r metrics.PointSummary) (Published, bool) {
 	if r.Labels["algorithm"] == baseline {
 		return Paper(Sect6E, "disk.share", "algorithm", baseline)
 	}
-	return Paper(Sect6E, "disk.share", "algorithm", r.Labels["algorithm"], "cache", r.Labels["cache"])
+	return Paper(Sect6E, "disk.share", "algorithm", r.Labels["algorithm"], "cache", cmp.Or(r.Labels["cache"], usualCache))
 }
