@@ -54,6 +54,19 @@ type Encoder interface {
 	Close()
 }
 
+// Shadowing is what an [Encoder] does besides that refers to the target's memory:
+// vpclab's own.
+type Shadowing interface {
+	// Assume tells that the target holds these bytes at these pages already,
+	// from an earlier stay of the VM there, as a strong hash of them has shown.
+	Assume(pages []uint32, data []byte)
+	// Only says that from now on the target's other pages are not what was sent,
+	// as the VM runs there and writes to them: nothing refers to them any more.
+	// pages has a bit a page, 64 a word. The decoder is from then on given a
+	// memory in which those pages are what was sent, whatever else it holds.
+	Only(pages []uint64)
+}
+
 // Decoder is the receiving half. It is for one goroutine.
 type Decoder interface {
 	// Decode places a batch into memory and tells which pages it wrote.

@@ -102,6 +102,8 @@ type ownEncoder struct {
 	checks, zero, same, copied, kept, found, near, literal Use
 }
 
+var _ Shadowing = (*ownEncoder)(nil)
+
 // span is a part of a page: from, and up to.
 type span struct{ from, to int }
 
@@ -123,8 +125,6 @@ func newOwnEncoder(c Config) (*ownEncoder, error) {
 
 func (e *ownEncoder) Pressure(p float64) { e.residue.pressure(p) }
 
-// Assume tells that the target holds these bytes at these pages already, from an
-// earlier stay of the VM there, as a strong hash of them has shown.
 func (e *ownEncoder) Assume(pages []uint32, data []byte) {
 	mustFit(e.c, pages, data)
 	for i, page := range pages {
@@ -139,10 +139,6 @@ func (e *ownEncoder) Assume(pages []uint32, data []byte) {
 	}
 }
 
-// Only says that from now on the target's other pages are not what was sent, as
-// the VM runs there and writes to them: nothing refers to them any more. pages
-// has a bit a page. The decoder must be given a memory in which those pages are
-// what was sent.
 func (e *ownEncoder) Only(pages []uint64) {
 	e.shadow.only = slices.Clone(pages)
 	for len(e.shadow.only) < (e.c.Pages+63)/64 {

@@ -170,3 +170,5 @@ func work(r *rand.Rand, m []byte, n int) []uint32 {
 	}
 	return out
 }
+
+func leU64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
