@@ -19,6 +19,8 @@ import (
 	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/guest"
+	"github.com/vpclab/vpclab/emu/hypervisor"
 	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
 	"github.com/vpclab/vpclab/emu/mpls"
 	"github.com/vpclab/vpclab/topo"
@@ -27,18 +29,43 @@ import (
 // TestMain lets this test binary be the speaker that a lab starts in each
 // router.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "speaker" {
-		conn, err := bgp.ControlConn()
-		if err == nil {
-			err = bgp.RunSpeaker(context.Background(), conn)
+	if len(os.Args) > 1 {
+		body, is := map[string]func() error{"speaker": speakerBody, hypervisor.Verb: hypervisorBody, guest.Verb: guestBody}[os.Args[1]]
+		if is {
+			if err := body(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+// The bodies of the hidden verbs that a lab runs.
+
+func speakerBody() error {
+	conn, err := bgp.ControlConn()
+	if err != nil {
+		return err
+	}
+	return bgp.RunSpeaker(context.Background(), conn)
+}
+
+func hypervisorBody() error {
+	conn, err := hypervisor.ControlConn()
+	if err != nil {
+		return err
+	}
+	return hypervisor.Run(context.Background(), conn, os.Args[2], os.Args[3], os.Args[4])
+}
+
+func guestBody() error {
+	c, err := guest.ParseConfig(os.Args[2])
+	if err != nil {
+		return err
+	}
+	return guest.Run(context.Background(), c, os.Stdout)
 }
 
 // limit bounds a test that waits for a lab.
