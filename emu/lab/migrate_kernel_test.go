@@ -52,7 +52,10 @@ type customer struct {
 	last   error
 }
 
-const customerID = 7
+const (
+	customerID       = 7
+	customerPatience = 4 * time.Second
+)
 
 func newCustomer(t *testing.T, l *Lab) *customer {
 	t.Helper()
@@ -97,7 +100,12 @@ func (c *customer) visit(ctx context.Context) {
 	defer conn.Close()
 	for ctx.Err() == nil {
 		began := time.Now()
-		if _, err := conn.Do(ctx, guest.Increment); err != nil {
+		// A guest that is killed while its port moves may reset the connection in
+		// vain: its customer has to give up by himself.
+		one, cancel := context.WithTimeout(ctx, customerPatience)
+		_, err := conn.Do(one, guest.Increment)
+		cancel()
+		if err != nil {
 			c.note(ctx, err)
 			return
 		}
