@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// mostWrite is how much is given to the connection by one system call.
+	// mostWrite is how much is given to the connection by one system call, unless
+	// one frame is longer.
 	mostWrite = 256 << 10
 	// mostRead is how much is read by one. A message that does not fit into the
 	// rest of a chunk is copied to the next, so a chunk has room for some.
@@ -187,7 +188,7 @@ func (s *session) gather(l *link, w *writing) bool {
 		l.asked = s.sent
 	}
 	if data {
-		w.until = min(s.out.head, s.handed+mostWrite)
+		w.until = s.whole(s.handed)
 	}
 	if s.leaving && (w.until == s.out.head || silenced) {
 		w.end, s.saidEnd = true, true
@@ -208,6 +209,21 @@ func (s *session) gather(l *link, w *writing) bool {
 	}
 	l.idle = len(w.bufs) == 0
 	return !l.idle
+}
+
+// whole is the position behind as many whole frames from a position on as one
+// call writes, and behind one at least: what is said between two calls must not
+// come into the middle of a frame.
+func (s *session) whole(from uint64) uint64 {
+	until := s.out.next(from)
+	for until < s.out.head {
+		next := s.out.next(until)
+		if next-from > mostWrite {
+			break
+		}
+		until = next
+	}
+	return until
 }
 
 // chunk is memory that is read into. Messages are given out where they lie, so
