@@ -2,10 +2,10 @@ package scenarios
 
 import (
 	"context"
-	"errors"
 
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
+	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/emu/migrate"
 )
 
@@ -44,7 +44,22 @@ type moved struct {
 	wireOut, wireBack int64
 }
 
-// cloudOf is the lab's side of it.
-func cloudOf(l Lab) (cloud, error) {
-	return nil, errors.New("this lab has no hypervisors")
+// labCloud is the cloud of a running lab.
+type labCloud struct{ Lab }
+
+func (c labCloud) move(ctx context.Context, m move) (*moved, error) {
+	r, err := c.Migrate(ctx, lab.MigrateRequest{
+		VM: m.vm, To: m.to, Memory: m.memory, SharedDisk: !m.disk, Reuse: m.reuse, Ready: m.ready, GoAhead: m.goAhead,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &moved{
+		Report: r.Report, diskBegan: r.DiskBegan, diskSynced: r.DiskSynced, diskBytes: r.DiskBytes,
+		requested: r.Requested, joined: r.Joined, reached: r.Reached, wireOut: r.WireOut, wireBack: r.WireBack,
+	}, nil
+}
+
+func (c labCloud) status(ctx context.Context, vm string) (guest.Status, error) {
+	return c.GuestStatus(ctx, vm)
 }

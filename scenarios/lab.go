@@ -5,6 +5,7 @@ import (
 
 	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -14,6 +15,8 @@ type Lab interface {
 	Apply(ctx context.Context, plan *topo.Plan) (*lab.Timeline, error)
 	ApplyWith(ctx context.Context, plan *topo.Plan, opt lab.ApplyOptions) (*lab.Timeline, error)
 	Operate(ctx context.Context, op topo.Operation, opt lab.ApplyOptions) (*lab.Timeline, error)
+	Migrate(ctx context.Context, req lab.MigrateRequest) (*lab.Migration, error)
+	GuestStatus(ctx context.Context, vm string) (guest.Status, error)
 	// Occupy keeps others from changing the lab until leave is called.
 	Occupy() (leave func(), err error)
 	Destroy(ctx context.Context) error

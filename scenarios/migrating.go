@@ -42,12 +42,8 @@ type migrating struct {
 }
 
 func openMigration(o opening) (*migrating, error) {
-	c, err := cloudOf(o.lab)
-	if err != nil {
-		return nil, err
-	}
 	base := withMovers(o.plan, o.experiment)
-	s := &migrating{lab: o.lab, cloud: c, base: base, experiment: o.experiment, wan: wanOf(o.plan, o.experiment), seed: o.seed}
+	s := &migrating{lab: o.lab, cloud: labCloud{o.lab}, base: base, experiment: o.experiment, wan: wanOf(o.plan, o.experiment), seed: o.seed}
 	tl, err := o.lab.Apply(o.ctx, base)
 	if err != nil {
 		return nil, err

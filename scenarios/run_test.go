@@ -15,6 +15,7 @@ import (
 
 	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/guest"
 	emulab "github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/metrics"
 	"github.com/vpclab/vpclab/topo"
@@ -48,6 +49,12 @@ func (l *noLab) Operate(ctx context.Context, op topo.Operation, _ emulab.ApplyOp
 		return nil, err
 	}
 	return l.Apply(ctx, plan)
+}
+func (l *noLab) Migrate(context.Context, emulab.MigrateRequest) (*emulab.Migration, error) {
+	return nil, errors.New("nothing moves here")
+}
+func (l *noLab) GuestStatus(context.Context, string) (guest.Status, error) {
+	return guest.Status{}, errors.New("nothing runs here")
 }
 func (l *noLab) Destroy(context.Context) error {
 	l.plan = nil

@@ -153,6 +153,9 @@ func (m *moving) send(ctx context.Context, to netip.AddrPort) (*migrate.Report, 
 		return nil, err
 	}
 	defer memory.Close()
+	if err := memory.Populate(); err != nil { // or each page costs a fault when it is sent
+		return nil, err
+	}
 	opt := m.options()
 	link, err := m.open(ctx, to, opt.Urgent())
 	if err != nil {
