@@ -22,8 +22,8 @@ type cloud interface {
 type move struct {
 	vm, to string // the VM and the host's node
 	memory migrate.Options
-	disk   bool
-	reuse  bool // what the target still holds of an earlier stay counts
+	disk   *migrate.DiskOptions // nil: it stays
+	reuse  bool                 // what the target still holds of an earlier stay counts
 	// ready is called when the VM could take its last round, which then waits
 	// until go ahead is closed. Both may be nil.
 	ready   func()
@@ -33,12 +33,10 @@ type move struct {
 // moved is what one migration was.
 type moved struct {
 	migrate.Report
-	// The disk, where it moves: copying begins, the mirror is in step.
-	diskBegan, diskSynced event.Mono
-	diskBytes             int64 // on its connection, from the source
-	requested             event.Mono
-	joined                event.Mono // the destination's site is in the VPC
-	reached               event.Mono // the network has the VM at its new host
+	disk      *migrate.DiskReport // nil: it stays
+	requested event.Mono
+	joined    event.Mono // the destination's site is in the VPC
+	reached   event.Mono // the network has the VM at its new host
 	// wireOut and wireBack are bytes on the wire between the two hosts, headers
 	// included, from the source and towards it.
 	wireOut, wireBack int64
@@ -48,15 +46,16 @@ type moved struct {
 type labCloud struct{ Lab }
 
 func (c labCloud) move(ctx context.Context, m move) (*moved, error) {
-	r, err := c.Migrate(ctx, lab.MigrateRequest{
-		VM: m.vm, To: m.to, Memory: m.memory, SharedDisk: !m.disk, Reuse: m.reuse, Ready: m.ready, GoAhead: m.goAhead,
-	})
+	req := lab.MigrateRequest{VM: m.vm, To: m.to, Memory: m.memory, SharedDisk: m.disk == nil, Reuse: m.reuse, Ready: m.ready, GoAhead: m.goAhead}
+	if m.disk != nil {
+		req.Disk = *m.disk
+	}
+	r, err := c.Migrate(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	return &moved{
-		Report: r.Report, diskBegan: r.DiskBegan, diskSynced: r.DiskSynced, diskBytes: r.DiskBytes,
-		requested: r.Requested, joined: r.Joined, reached: r.Reached, wireOut: r.WireOut, wireBack: r.WireBack,
+		Report: r.Report, disk: r.Disk, requested: r.Requested, joined: r.Joined, reached: r.Reached, wireOut: r.WireOut, wireBack: r.WireBack,
 	}, nil
 }
 

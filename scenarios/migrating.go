@@ -108,24 +108,50 @@ func guestAt(g topo.Guest, pt point) topo.Guest {
 
 // optionsAt are a migration's options at a point.
 func optionsAt(g topo.Guest, pt point) migrate.Options {
-	o := migrate.Options{Algorithm: pt[paramAlgorithm], Verify: "online"}
-	if pt[paramBlock] != "" {
-		o.Block = pt.number(paramBlock)
-	}
+	o := migrate.Options{Algorithm: pt[paramAlgorithm], Verify: "online", Block: pt.block(), Cache: pt.cache(g.Memory)}
 	if pt[paramWindow] != "" {
 		o.Window = pt.number(paramWindow)
 	}
 	if text := pt[paramEncoders]; text != "" {
 		o.Encoders = encodersIn(text)
 	}
-	if text := pt[paramCache]; text != "" {
-		if share, err := topo.ParsePercent(text); err == nil {
-			o.Cache = int64(float64(g.Memory) * float64(share) / 100)
-		} else {
-			o.Cache = int64(pt.size(paramCache))
-		}
+	return o
+}
+
+// diskAt is how the disk moves at a point. The plain algorithms leave out what
+// is zero, as a scan for empty blocks does; CloudNet looks for redundancy, which
+// it could only do beside the path (Wood et al., ToN 2015, section V-B), and
+// sends a VM that returns what has changed; ours has the engine's own way. Plain
+// ones have no memory of an earlier stay, and so it is with memories of all but
+// ours.
+func diskAt(g topo.Guest, pt point, again bool) *migrate.DiskOptions {
+	o := &migrate.DiskOptions{Block: pt.block(), Cache: pt.cache(g.Disk)}
+	switch pt[paramAlgorithm] {
+	case migrate.Own:
+		o.Reuse = again
+	case migrate.CloudNet, migrate.CBR:
+		o.Encoders, o.Reuse = []string{"zero", "cbr"}, again
+	default:
+		o.Encoders = []string{"zero"}
 	}
 	return o
+}
+
+// block is the size of a block in bytes; 0: the usual.
+func (p point) block() int {
+	if p[paramBlock] == "" {
+		return 0
+	}
+	return p.number(paramBlock)
+}
+
+// cache is the size of a cache in bytes, given as such or as a share of what it
+// is for; 0: the usual.
+func (p point) cache(of topo.Size) int64 {
+	if share, err := topo.ParsePercent(p[paramCache]); err == nil {
+		return int64(float64(of) * float64(share) / 100)
+	}
+	return int64(p.size(paramCache))
 }
 
 func (s *migrating) trial(ctx context.Context, pt point, number int, t *metrics.Trial, _ *rand.Rand) error {
@@ -289,7 +315,10 @@ func (r *migrationTrial) leg(ctx context.Context, n int, to func(vm string) stri
 	var mu sync.Mutex
 	for _, vm := range vms {
 		node, _ := r.plan.Node(vm)
-		m := move{vm: vm, to: to(vm), memory: optionsAt(*node.Guest, r.pt), disk: r.experiment.Disk, reuse: n > 0}
+		m := move{vm: vm, to: to(vm), memory: optionsAt(*node.Guest, r.pt), reuse: n > 0 && r.pt[paramAlgorithm] == migrate.Own}
+		if r.experiment.Disk {
+			m.disk = diskAt(*node.Guest, r.pt, n > 0)
+		}
 		m.ready, m.goAhead = together.member()
 		g.Go(func() error {
 			got, err := r.cloud.move(gctx, m)

@@ -32,7 +32,7 @@ const (
 	phaseBefore   = "before" // of response times
 	phaseJoin     = "join"
 	phaseDisk     = "disk" // asynchronous
-	phaseSync     = "sync" // the mirror is in step; the memory has not begun
+	phaseSync     = "sync" // each write waits for the destination
 	phaseMemory   = "memory"
 	phaseHandover = "handover"
 	phaseAfter    = "after" // of response times
@@ -340,8 +340,13 @@ func migrationMetrics(plan *topo.Plan, e topo.Experiment) []metric {
 	if e.Disk {
 		list = append(list,
 			metric{"migration.disk", "s", "the disk is copied asynchronously", each},
-			metric{"migration.sync", "s", "the mirror is in step and the memory has not begun", each},
-			metric{"migration.disk_bytes", "bytes", "that the disk's connection carried from the source", each})
+			metric{"migration.sync", "s", "each write waits for the destination, until all is there", each},
+			metric{"migration.disk_bytes", "bytes", "that the disk's connection carried from the source", each},
+			metric{"disk.same", "pages", "not sent in the first round: the destination held what they hold", each},
+			metric{"disk.sent", "pages", "sent in rounds", each},
+			metric{"disk.synced", "pages", "sent as mirrored writes", each},
+			metric{"disk.writes", "count", "writes that were mirrored", each},
+			metric{"disk.wait", "s", "that a mirrored write waited for the destination", cross(each, "quantile", quantileNames()...)})
 	}
 	if len(e.Movers()) > 1 {
 		legs := legLabels(topo.Experiment{VM: "one", Return: e.Return})

@@ -28,13 +28,16 @@ func (r *migrationTrial) store(seen map[string]*traffic.UsersResult) error {
 				r.t.Add("migration.gap", "s", gap(u.Answers, m).Seconds(), set)
 			}
 			name := "migration" + suffixOf(set) + ".json"
-			if err := r.t.WriteJSON(name, m.Report); err != nil {
+			if err := r.t.WriteJSON(name, struct {
+				migrate.Report
+				Disk *migrate.DiskReport `json:",omitempty"`
+			}{m.Report, m.disk}); err != nil {
 				return err
 			}
 			if err := r.t.WriteFile("rounds"+suffixOf(set)+".csv", roundsCSV(m)); err != nil {
 				return err
 			}
-			if err := r.t.WriteFile("phases"+suffixOf(set)+".csv", phasesCSV(m, r.experiment.Disk, r.first(vm).requested)); err != nil {
+			if err := r.t.WriteFile("phases"+suffixOf(set)+".csv", phasesCSV(m, r.first(vm).requested)); err != nil {
 				return err
 			}
 		}
@@ -112,8 +115,13 @@ func (r *migrationTrial) addMoved(m *moved, set labels) {
 	count("migration.reconnects", m.Reconnects, set)
 	seconds("migration.cpu", m.CPU.Source, set.with("side", "source"))
 	seconds("migration.cpu", m.CPU.Target, set.with("side", "target"))
-	if r.experiment.Disk {
-		bytes("migration.disk_bytes", m.diskBytes, set)
+	if d := m.disk; d != nil {
+		bytes("migration.disk_bytes", d.BytesOut, set)
+		for name, n := range map[string]int{"same": d.Same, "sent": d.Sent, "synced": d.Synced} {
+			r.t.Add("disk."+name, "pages", float64(n), set)
+		}
+		count("disk.writes", d.Writes, set)
+		r.addWaits("disk.wait", d.Waits, set)
 	}
 	for i, round := range m.Rounds {
 		r.addRound(round, set.with("round", strconv.Itoa(i+1)))
@@ -121,10 +129,17 @@ func (r *migrationTrial) addMoved(m *moved, set labels) {
 	r.addEncoders(m.Encoders, set)
 	count("faults.demanded", m.Faults.Demanded, set)
 	count("faults.prepaged", m.Faults.Prepaged, set)
-	if len(m.Faults.Waits) > 0 {
-		for _, q := range quantiles {
-			seconds("faults.wait", nearestRank(m.Faults.Waits, q), set.with("quantile", fmt.Sprintf("p%d", q)))
-		}
+	r.addWaits("faults.wait", m.Faults.Waits, set)
+}
+
+// addWaits stores quantiles of times that somebody waited; nothing where nobody
+// did.
+func (r *migrationTrial) addWaits(metric string, waits []time.Duration, set labels) {
+	if len(waits) == 0 {
+		return
+	}
+	for _, q := range quantiles {
+		r.t.Add(metric, "s", nearestRank(waits, q).Seconds(), set.with("quantile", fmt.Sprintf("p%d", q)))
 	}
 }
 
@@ -137,15 +152,15 @@ type span struct {
 // phasesOf are the phases of a migration in their order.
 func (r *migrationTrial) phasesOf(m *moved) []span {
 	spans := []span{{phaseJoin, m.joined.Sub(m.requested)}}
-	if r.experiment.Disk {
-		spans = append(spans, span{phaseDisk, m.diskSynced.Sub(m.diskBegan)}, span{phaseSync, m.Began.Sub(m.diskSynced)})
+	if d := m.disk; d != nil {
+		spans = append(spans, span{phaseDisk, d.Asynchronous()}, span{phaseSync, d.Settled.Sub(d.InStep)})
 	}
 	return append(spans, span{phaseMemory, m.PausedAt.Sub(m.Began)}, span{phaseHandover, m.reached.Sub(m.PausedAt)})
 }
 
 // verified is 1 where both ends have proven that they held the same.
 func (r *migrationTrial) verified(m *moved) int {
-	if m.Hash == "" || r.experiment.Disk && m.DiskHash == "" {
+	if m.Hash == "" || m.disk != nil && m.disk.Hash == "" {
 		return 0
 	}
 	return 1
@@ -260,7 +275,7 @@ func (r *migrationTrial) phaseAt(vm string, at event.Mono) string {
 			phase = phaseAfter
 		case at >= m.Began:
 			return phaseMemory
-		case r.experiment.Disk && at >= m.diskBegan:
+		case m.disk != nil && at >= m.disk.Began:
 			return phaseDisk
 		default:
 			return phase
