@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -107,16 +108,18 @@ func (d *testDisk) Mirror(context.Context) (migrate.DiskMirror, error) {
 }
 
 // write is the VM's: it returns when the write counts. A VM that is paused does
-// not write.
-func (d *testDisk) write(p []byte, off int64) (written bool) {
+// not write. there says that the mirror has acknowledged it.
+func (d *testDisk) write(p []byte, off int64) (written, there bool) {
 	done, closed, written := d.begin(p, off)
-	if done != nil {
-		select {
-		case <-done:
-		case <-closed: // goes on without it
-		}
+	if done == nil {
+		return written, false
 	}
-	return written
+	select {
+	case <-done:
+		return written, true
+	case <-closed: // goes on without it
+		return written, false
+	}
 }
 
 // begin changes the image, the bitmap, and reports.
@@ -141,6 +144,14 @@ func (d *testDisk) begin(p []byte, off int64) (done, closed <-chan struct{}, wri
 		done, closed = d.mirror.report(off, int64(len(p))), d.mirror.closed
 	}
 	return done, closed, true
+}
+
+// late writes to the disk just before writes are reported, so that something is
+// left for the step after that. It is for the Step of a move.
+func (d *testDisk) late(step string) {
+	if step == migrate.StepDiskMirror {
+		d.write(fmt.Appendf(nil, "late %p", d), 300*block)
+	}
 }
 
 // setPaused opens or shuts the gate: no write is under way when it is shut.
@@ -212,19 +223,26 @@ func (m *testMirror) Close() error {
 }
 
 // testVM writes to a disk from several goroutines, as fast as it may, and keeps
-// what each write that counted was. It can be stopped for good.
+// what each write was that the mirror acknowledged.
 type testVM struct {
-	stop  chan struct{}
-	done  sync.WaitGroup
-	count [4]int
+	stop chan struct{}
+	done sync.WaitGroup
+
+	mu    sync.Mutex
+	there map[int64][]byte // by offset: the last write that was acknowledged
+	after map[int64][]byte // the one after it, which may be there
+	wrote int              // writes that counted
 }
 
-// cell is where a writer writes: its own, so that what counts last is known.
-const cell = 512
+// A writer writes cells of its own, one after the other.
+const (
+	cell    = 512
+	writers = 4
+)
 
 func startVM(d *testDisk, seed uint64, hot int, pace time.Duration) *testVM {
-	v := &testVM{stop: make(chan struct{})}
-	for w := range len(v.count) {
+	v := &testVM{stop: make(chan struct{}), there: map[int64][]byte{}, after: map[int64][]byte{}}
+	for w := range writers {
 		r := rand.New(rand.NewPCG(seed, uint64(w)))
 		v.done.Go(func() {
 			tick := time.NewTicker(pace)
@@ -237,14 +255,48 @@ func startVM(d *testDisk, seed uint64, hot int, pace time.Duration) *testVM {
 				}
 				p := make([]byte, cell)
 				binary.BigEndian.PutUint64(p, r.Uint64())
-				binary.BigEndian.PutUint64(p[cell-8:], uint64(v.count[w]))
-				if d.write(p, int64(r.IntN(hot)*block+w*cell)) {
-					v.count[w]++
-				}
+				binary.BigEndian.PutUint64(p[cell-8:], r.Uint64())
+				v.write(d, p, int64(r.IntN(hot)*block+w*cell))
 			}
 		})
 	}
 	return v
+}
+
+func (v *testVM) write(d *testDisk, p []byte, off int64) {
+	v.mu.Lock()
+	v.after[off] = p
+	v.mu.Unlock()
+	written, there := d.write(p, off)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case there:
+		v.there[off] = p
+	case written:
+		delete(v.there, off) // overwritten by one that is only here
+	}
+	if written {
+		v.wrote++
+	}
+}
+
+// lost is how many writes that were acknowledged a disk does not have.
+func (v *testVM) lost(d *testDisk) (n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for off, p := range v.there {
+		if has := d.image[off : off+cell]; !bytes.Equal(has, p) && !bytes.Equal(has, v.after[off]) {
+			n++
+		}
+	}
+	return n
+}
+
+func (v *testVM) count() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.wrote
 }
 
 // end stops its goroutines, once no write waits.
@@ -270,22 +322,59 @@ func fill(d *testDisk, seed uint64) {
 	}
 }
 
+// road is what two ends are joined by. It can be cut, once or for good.
+type road struct {
+	mu    sync.Mutex
+	conns []net.Conn
+	gone  bool
+}
+
+// cut breaks the connection in use.
+func (r *road) cut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.conns {
+		_ = c.Close()
+	}
+	r.conns = nil
+}
+
+// kill cuts for good: an end is dead.
+func (r *road) kill() {
+	r.mu.Lock()
+	r.gone = true
+	r.mu.Unlock()
+	r.cut()
+}
+
+func (r *road) use(c net.Conn) (net.Conn, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.gone {
+		_ = c.Close()
+		return nil, errors.New("the way is gone")
+	}
+	r.conns = append(r.conns, c)
+	return c, nil
+}
+
 // disks joins two ends by a session.
-func disks(t testing.TB, cfg wire.Config, wrap func(net.Conn) net.Conn) (a, b wire.Session) {
+func disks(t testing.TB, patience time.Duration) (a, b wire.Session, way *road) {
 	ctx, cancel := context.WithTimeout(context.Background(), diskLimit)
 	t.Cleanup(cancel)
 	l, err := wire.ListenTCP(ctx, netip.MustParseAddrPort("127.0.0.1:0"))
 	require.NoError(t, err)
-	cfg.Channel = 2
+	cfg := wire.Config{Channel: 2, Window: 1 << 20, MaxFrame: 2 << 20, Patience: patience}
 	ln := wire.Listen(l, cfg)
 	t.Cleanup(func() { _ = ln.Close() })
 	dial := wire.DialTCP(ln.Addr().(*net.TCPAddr).AddrPort())
+	way = &road{}
 	cfg.Dial = func(ctx context.Context) (net.Conn, error) {
 		c, err := dial(ctx)
-		if err == nil && wrap != nil {
-			c = wrap(c)
+		if err != nil {
+			return nil, err
 		}
-		return c, err
+		return way.use(c)
 	}
 	var g errgroup.Group
 	g.Go(func() (err error) { b, err = ln.Accept(ctx, 2); return err })
@@ -296,12 +385,19 @@ func disks(t testing.TB, cfg wire.Config, wrap func(net.Conn) net.Conn) (a, b wi
 		_ = a.Close()
 		_ = b.Close()
 	})
-	return a, b
+	return a, b, way
 }
 
-// moveDisk moves a disk with a VM that writes all the time.
-func moveDisk(t *testing.T, from, to *testDisk, opt migrate.DiskOptions, wrap func(net.Conn) net.Conn) (source, target *migrate.DiskReport) {
-	a, b := disks(t, wire.Config{Window: 1 << 20, MaxFrame: 256 << 10 * 8}, wrap)
+// moveDisk moves a disk with a VM that writes all the time. step is given the way.
+func moveDisk(t *testing.T, from, to *testDisk, opt migrate.DiskOptions, step func(*road, string) error) (source, target *migrate.DiskReport) {
+	a, b, way := disks(t, 15*time.Second)
+	opt.Step = func(name string) error {
+		from.late(name)
+		if step == nil {
+			return nil
+		}
+		return step(way, name)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), diskLimit)
 	defer cancel()
 	vm := startVM(from, 1, 200, 300*time.Microsecond)
@@ -313,10 +409,9 @@ func moveDisk(t *testing.T, from, to *testDisk, opt migrate.DiskOptions, wrap fu
 	from.setPaused(true)
 	require.NoError(t, m.Settle(ctx))
 	require.NoError(t, r.AwaitSettled(ctx))
-	from.mu.Lock()
 	_ = from.mirror.Close() // as the guest does when it goes on elsewhere
-	from.mu.Unlock()
 	vm.end()
+	require.Zero(t, vm.lost(to))
 	require.True(t, bytes.Equal(from.image, to.image))
 	to.setPaused(false)
 	clear(to.written)
