@@ -46,7 +46,9 @@ func buildPlan(s Spec, p profile, traced []bool) *plan {
 		for len(out) < count && len(free) > 0 {
 			first := int(free[0]) * cluster
 			for q := first; q < min(first+cluster, n) && len(out) < count; q++ {
-				out = append(out, uint32(q))
+				if traced == nil || !traced[q] {
+					out = append(out, uint32(q))
+				}
 			}
 			free = free[1:]
 		}
@@ -73,8 +75,8 @@ func buildPlan(s Spec, p profile, traced []bool) *plan {
 	}
 	pl.chooseSpots()
 	for q, t := range traced {
-		if t && pl.role[q] != roleApp {
-			pl.role[q], written[q], pl.spots[q] = roleOwn, true, pl.chooseSpot(q)
+		if t {
+			written[q], pl.spots[q] = true, pl.chooseSpot(q)
 		}
 	}
 	pl.chooseTwins(written)

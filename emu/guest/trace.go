@@ -209,6 +209,9 @@ func openPlayback(s Spec) (workload, []uint32, error) {
 		}
 	}
 	pl := buildPlan(s, p, traced)
+	if len(pl.app) == 0 {
+		return fail(errors.New("it writes all pages and leaves none to the server"))
+	}
 	return &playback{player: newPlayer(pl), ticks: ticks, every: info.Tick}, pl.app, nil
 }
 
@@ -221,9 +224,6 @@ func (p *playback) step(m *Memory) error {
 	length := p.ticks[len(p.ticks)-1].tick
 	if (p.player.ticks-1)%length+1 == p.ticks[p.next].tick {
 		for _, q := range p.ticks[p.next].pages {
-			if !p.isWritten(int(q)) {
-				continue // the server's
-			}
 			if err := p.write(m, int(q)); err != nil {
 				wrong = append(wrong, err)
 			}
