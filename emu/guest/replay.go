@@ -46,6 +46,9 @@ func (r *Replay) Memory() []byte { return r.memory.Bytes() }
 // hypervisor does.
 func (r *Replay) Collect(into []uint64) int { return r.memory.Collect(into) }
 
+// Dirty tells without taking it whether a page's bit is set.
+func (r *Replay) Dirty(page int) bool { return r.memory.Dirty(page) }
+
 // Advance lets the workload run on for a time. Nobody waits for it: it writes as
 // fast as it can what it would write in that time.
 func (r *Replay) Advance(d time.Duration) error {

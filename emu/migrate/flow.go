@@ -264,12 +264,10 @@ func (f *flow) pressure(now event.Mono) {
 	f.putAt, f.waitedAt = now, waited
 }
 
-// settle leaves on the way what the link delivers in one trip: when that has
-// been placed, what is sent now arrives.
+// settle waits until all is placed: what is on the way when the VM pauses would
+// be waited for while it stands.
 func (f *flow) settle(ctx context.Context) error {
-	return f.until(ctx, "waiting for the target to place all", func() bool {
-		return float64(f.bytes) > f.best()*f.shortest.Seconds()/2
-	})
+	return f.until(ctx, "waiting for the target to place all", func() bool { return f.bytes > 0 })
 }
 
 func (f *flow) idle(ctx context.Context, d time.Duration) error {

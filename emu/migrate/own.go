@@ -31,8 +31,6 @@ const (
 	// ownPasses and ownFactor end what does not converge.
 	ownPasses = 30
 	ownFactor = 2 // times the memory
-	// probe is how many hot pages are sent twice to learn what that costs.
-	probe = 32
 	// leastHalf bounds the half-life of what is known of a page from below.
 	leastHalf = 20 * time.Millisecond
 )
@@ -53,7 +51,6 @@ type schedule struct {
 	half    time.Duration
 	looked  event.Mono
 	inflow  float64 // clean pages that become dirty, a second
-	since   event.Mono
 	fresh   float64 // bytes that a page comes to that was never sent
 	again   float64 // and one that was
 	sentAll int64   // pages
