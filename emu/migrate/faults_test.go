@@ -57,8 +57,16 @@ func (m mishap) suffer(t testing.TB) (struck bool) {
 	var count atomic.Int64
 	var dead [2]atomic.Bool // ends whose process is gone: source, target
 	var healing sync.WaitGroup
+	hold := make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	if m.step == StepSourceHeld {
+		opt.HoldPause = hold
+	}
 	hook := func(self int) func(string) error {
 		return func(name string) error {
+			if name == StepSourceHeld {
+				defer release()
+			}
 			if dead[self].Load() {
 				return ErrKilled
 			}
@@ -330,7 +338,7 @@ func stepsOf(algorithm string) []string {
 	live := []string{StepSourceBatch, StepTargetBatch, StepSourceRound, StepTargetRound}
 	return slices.DeleteFunc(slices.Clone(Steps), func(step string) bool {
 		switch {
-		case step == StepSourceAbort || step == StepSourceResume:
+		case step == StepSourceAbort || step == StepSourceResume || step == StepSourceHeld:
 			return true
 		case algorithm == PostCopy:
 			return slices.Contains(live, step) || step == StepSourceLast

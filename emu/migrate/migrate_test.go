@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -119,5 +120,41 @@ func TestEveryAlgorithmMovesAVM(t *testing.T) {
 				t.Logf("total %v, pause %v, %d bytes, %d rounds, verified %+v, faults %+v", s.Total(), s.Pause(), s.BytesOut, len(s.Rounds), s.Verify, s.Faults)
 			})
 		}
+	}
+}
+
+// A VM that arrives together with others stands only when they may too.
+func TestHeldVMWaits(t *testing.T) {
+	for _, algorithm := range Algorithms {
+		t.Run(algorithm, func(t *testing.T) {
+			t.Parallel()
+			g := newGuest(t, 300, 6)
+			g.run(6, 200*time.Microsecond)
+			defer g.end()
+			hold := make(chan struct{})
+			opt := Options{Algorithm: algorithm, HoldPause: hold}
+			var held atomic.Int64
+			opt.Step = func(name string) error {
+				switch name {
+				case StepSourceHeld:
+					if held.Add(1) == 1 {
+						time.AfterFunc(100*time.Millisecond, func() { close(hold) })
+					}
+				case StepSourcePause:
+					select {
+					case <-hold:
+					default:
+						t.Error("paused while held")
+					}
+				}
+				return nil
+			}
+			tr := (&wan{}).join(t, opt.Urgent(), 5*time.Second)
+			s, r, serr, terr := move(t, g, tr, opt, Options{Algorithm: algorithm})
+			good(t, g, s, r, serr, terr)
+			if held.Load() == 0 {
+				t.Error("was never held")
+			}
+		})
 	}
 }

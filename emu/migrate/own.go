@@ -64,32 +64,29 @@ func (c *copier) ownLive(ctx context.Context, toSend bitmap) error {
 	if err := s.first(ctx); err != nil {
 		return err
 	}
-	for pass := 1; ; pass++ {
-		if pass >= ownPasses || s.sentAll > ownFactor*int64(c.pages) {
+	for pass := 1; ; {
+		s.look()
+		list, pays := s.choose()
+		skip := pays
+		if !pays {
+			list, pays = s.hot()
+		}
+		if !pays || pass >= ownPasses || s.sentAll > ownFactor*int64(c.pages) {
 			if !c.held() {
 				return nil
 			}
-		}
-		s.look()
-		list, pays := s.choose()
-		if !pays && !c.held() {
-			if list, pays = s.hot(); !pays {
-				return nil
-			}
-			if err := s.pass(ctx, list, false); err != nil {
+			// What there is to send may grow; it is kept small.
+			if err := c.hold(ctx, holdTime); err != nil {
 				return err
 			}
-			continue
-		}
-		if !pays || len(list) == 0 { // held: what there is to send may grow
-			if err := c.belt.idle(ctx, holdTime); err != nil {
-				return err
+			if !pays {
+				continue
 			}
-			continue
 		}
-		if err := s.pass(ctx, list, true); err != nil {
+		if err := s.pass(ctx, list, skip); err != nil {
 			return err
 		}
+		pass++
 	}
 }
 

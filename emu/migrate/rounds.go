@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -141,6 +142,30 @@ func (c *copier) held() bool {
 	}
 }
 
+// hold says that this VM waits for others, and lets some time pass.
+func (c *copier) hold(ctx context.Context, d time.Duration) error {
+	if err := c.opt.step(StepSourceHeld); err != nil {
+		return err
+	}
+	return c.belt.idle(ctx, d)
+}
+
+// release waits until the others are ready.
+func (c *copier) release(ctx context.Context) error {
+	if !c.held() {
+		return nil
+	}
+	if err := c.opt.step(StepSourceHeld); err != nil {
+		return err
+	}
+	select {
+	case <-c.opt.HoldPause:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the VMs that are to arrive together with this one: %w", context.Cause(ctx))
+	}
+}
+
 // holdTime is how long a VM that is held back waits where it has nothing to send.
 const holdTime = 20 * time.Millisecond
 
@@ -163,14 +188,13 @@ func (c *copier) live(ctx context.Context, toSend bitmap) error {
 			last = rules.beforeRound(r.Sent, r.Dirtied)
 		}
 		if last && c.held() {
-			if err := c.opt.step(StepSourceHeld); err != nil {
-				return err
-			}
 			last = false
+			d := time.Duration(0)
 			if r.Sent == 0 {
-				if err := c.belt.idle(ctx, holdTime); err != nil {
-					return err
-				}
+				d = holdTime
+			}
+			if err := c.hold(ctx, d); err != nil {
+				return err
 			}
 		}
 	}

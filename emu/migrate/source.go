@@ -125,6 +125,9 @@ func (s *source) hand(ctx context.Context) error {
 	if err := s.copier.live(ctx, toSend); err != nil {
 		return err
 	}
+	if err := s.copier.release(ctx); err != nil {
+		return err
+	}
 	if err := s.pause(ctx); err != nil {
 		return err
 	}
