@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	present "github.com/vpclab/vpclab/emu/warm" // warm is a type of this package
 )
 
 // FileExtents tells where a file holds data, by SEEK_DATA (lseek(2)): what the
@@ -48,7 +50,7 @@ func hashBlocks(image io.ReaderAt, extents [][2]int64, blocks int, p *proof, pau
 			p.set(b, zeroLeaf)
 		}
 	}
-	buf := make([]byte, readAtOnce)
+	buf := blockBuffer(readAtOnce / BlockSize)
 	return runs(held, readAtOnce/BlockSize, func(first, n int) error {
 		if err := pause(); err != nil {
 			return err
@@ -61,6 +63,13 @@ func hashBlocks(image io.ReaderAt, extents [][2]int64, blocks int, p *proof, pau
 		}
 		return nil
 	})
+}
+
+// blockBuffer is memory for n blocks, all of it present.
+func blockBuffer(n int) []byte {
+	b := make([]byte, n*BlockSize)
+	_ = present.Range(b) // a kernel that cannot lets pages come one by one
+	return b
 }
 
 // readBlocks reads n blocks into buf.

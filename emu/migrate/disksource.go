@@ -105,7 +105,7 @@ func SendDisk(ctx context.Context, s wire.Session, d DiskSource, opt DiskOptions
 		reports: make(chan diskReports, 256), settling: make(chan chan error),
 		inbox: make(chan message, 16), failed: make(chan struct{}), news: make(chan struct{}, 1),
 	}
-	m.batch.data = make([]byte, 0, (blocksAtOnce+readAtOnce/BlockSize)*BlockSize)
+	m.batch.data = blockBuffer(2 * blocksAtOnce)[:0] // a batch, and a run that is added to it
 	for i := range uint32(mostBlocks) {
 		m.batch.places = append(m.batch.places, i)
 	}

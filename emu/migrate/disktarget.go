@@ -103,7 +103,7 @@ func (r *DiskReceiver) receive(ctx context.Context) (err error) {
 		return fmt.Errorf("decoder of a disk: %w", err)
 	}
 	r.rep.Blocks = r.plan.Blocks
-	r.proof, r.scratch = newProof(r.plan.Blocks), make([]byte, mostBlocks*BlockSize)
+	r.proof, r.scratch = newProof(r.plan.Blocks), blockBuffer(mostBlocks)
 	if err := r.open(ctx); err != nil {
 		return err
 	}
