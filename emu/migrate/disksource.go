@@ -55,6 +55,7 @@ type DiskMove struct {
 	settled bool
 	over    bool      // all is proven: nothing can fail any more
 	unacked []unacked // oldest first
+	shipped uint64    // batches: as batches above
 	placed  uint64    // batches that the target has written
 	waits   int       // that were measured
 	news    chan struct{}
@@ -404,6 +405,9 @@ func (m *DiskMove) send(ctx context.Context, ack bool) error {
 	}
 	b.blocks, b.data = b.blocks[:0], b.data[:0]
 	m.batches++
+	m.mu.Lock()
+	m.shipped = m.batches
+	m.mu.Unlock()
 	if err := m.s.Send(ctx, diskBlocks, b.out); err != nil {
 		return fmt.Errorf("send batch %d of blocks: %w", m.batches, err)
 	}
@@ -520,9 +524,10 @@ func (m *DiskMove) bind(batch uint64) {
 // writes go on that waited for it.
 func (m *DiskMove) arrived(placed uint64) error {
 	m.mu.Lock()
-	if placed < m.placed {
+	if placed < m.placed || placed > m.shipped {
+		err := fmt.Errorf("the target says that it wrote %d batches, after %d and of %d", placed, m.placed, m.shipped)
 		m.mu.Unlock()
-		return fmt.Errorf("the target says that it wrote %d batches, after %d", placed, m.placed)
+		return err
 	}
 	m.placed = placed
 	n := 0
