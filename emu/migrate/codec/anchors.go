@@ -3,17 +3,19 @@ package codec
 import (
 	"encoding/binary"
 	"math/bits"
-	"math/rand/v2"
+
+	"github.com/zeebo/xxh3"
 )
 
-// Anchors are places in memory that content itself chooses: where a hash of the
-// last anchorWindow bytes has a certain form, one place in anchorRate. The same
-// bytes have the same anchors wherever they lie, so that of two equal pieces of
-// some length, at whatever offsets, an anchor of one is found at an anchor of
-// the other; comparing bytes from there in both directions finds all that is
-// equal. (Long-distance matching, as in rsync and EndRE; the hash is the gear
-// hash of FastCDC.)
+// Anchors are places in memory that content itself chooses: where the next eight
+// bytes, multiplied by a constant, have a certain form, one place in anchorRate.
+// The same bytes have the same anchors wherever they lie, so that of two equal
+// pieces of some length, at whatever offsets, an anchor of one is found at an
+// anchor of the other, by a hash of the anchorWindow bytes from there on;
+// comparing bytes in both directions then finds all that is equal. (Long-distance
+// matching, as in rsync and EndRE.)
 const (
+	anchorWord   = 8
 	anchorWindow = 32
 	anchorRate   = 32
 	// anchorStep is the least distance: a page of one byte repeated would be
@@ -25,52 +27,27 @@ const (
 	positionBits = 40
 )
 
-// gear holds a random number a byte. Each byte moves what was before two bits
-// up, so that after 32 bytes it is out of a hash of 64 bits.
-var gear = func() (g [256]uint64) {
-	r := rand.New(rand.NewPCG(0x76706c6162, 0x676561720a))
-	for i := range g {
-		g[i] = r.Uint64()
-	}
-	return g
-}()
-
-const gearShift = 64 / anchorWindow
-
 // anchor is one in the page at hand.
 type anchor struct {
-	end  int    // of its window: the offset of the last byte
+	at   int    // offset
 	hash uint64 // of the window
 	slot uint64 // what the table has for it
 }
 
-// appendAnchors finds those whose windows end in page[from:to].
+// appendAnchors finds those in page[from:to] whose windows are inside the page.
 func appendAnchors(dst []anchor, page []byte, from, to int) []anchor {
-	var h uint64
-	begin := max(0, from-anchorWindow+1)
-	for _, c := range page[begin:from] {
-		h = h<<gearShift + gear[c]
-	}
-	const form = uint64(anchorRate-1) << (64 - 5)
-	next := max(from, anchorWindow-1) - from
-	for i, c := range page[from:to] {
-		h = h<<gearShift + gear[c]
-		if h&form == 0 && i >= next {
-			dst = append(dst, anchor{end: from + i, hash: h * 0x9e3779b97f4a7c15})
-			next = i + anchorStep
+	to = min(to, len(page)-anchorWindow+1)
+	for i := from; i < to; i++ {
+		word := binary.LittleEndian.Uint64(page[i : i+anchorWord])
+		if word*0x9e3779b97f4a7c15>>(64-5) == 0 { // one in anchorRate
+			dst = append(dst, anchor{at: i, hash: windowHash(page, i)})
+			i += anchorStep - 1
 		}
 	}
 	return dst
 }
 
-// windowHash is the hash of the window that ends there.
-func windowHash(page []byte, end int) uint64 {
-	var h uint64
-	for _, c := range page[end-anchorWindow+1 : end+1] {
-		h = h<<gearShift + gear[c]
-	}
-	return h * 0x9e3779b97f4a7c15
-}
+func windowHash(page []byte, at int) uint64 { return xxh3.Hash(page[at : at+anchorWindow]) }
 
 // anchorTable finds positions in the shadow by the hash of an anchor. The newest
 // position takes a place; what it finds is compared.
@@ -85,7 +62,7 @@ func newAnchorTable(pages int) (anchorTable, error) {
 	if err != nil {
 		return anchorTable{}, err
 	}
-	m.fill() // it is written all over from the first page on
+	m.ready(true) // it is written all over from the first page on
 	return anchorTable{memory: m, shift: 64 - log}, nil
 }
 
@@ -103,7 +80,7 @@ func (t *anchorTable) look(anchors []anchor) {
 }
 
 // known gives the position that a place holds, if it is for that hash.
-func (a *anchor) known() (page, end int, ok bool) {
+func (a *anchor) known() (page, offset int, ok bool) {
 	if a.slot == 0 || (a.slot^a.tag())>>positionBits != 0 {
 		return 0, 0, false
 	}
@@ -116,5 +93,5 @@ func (a *anchor) known() (page, end int, ok bool) {
 func (a *anchor) tag() uint64 { return a.hash << (64 - 2*24) >> (64 - 24) << positionBits }
 
 func (t *anchorTable) note(a *anchor, page int) {
-	binary.LittleEndian.PutUint64(t.at(a.hash), a.tag()|uint64(page*PageSize+a.end+1))
+	binary.LittleEndian.PutUint64(t.at(a.hash), a.tag()|uint64(page*PageSize+a.at+1))
 }

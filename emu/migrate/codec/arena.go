@@ -46,6 +46,15 @@ func (a *arena) fill() {
 	}
 }
 
+// ready makes all of it present that will surely be written, or, where page
+// faults are dear, may be: the memory of a VM that moves is not the place to
+// wait for pages.
+func (a *arena) ready(surely bool) {
+	if surely || coarse() {
+		a.fill()
+	}
+}
+
 // held is how much of it takes memory.
 func (a *arena) held() int64 {
 	var n int64
@@ -62,4 +71,13 @@ func (a *arena) close() {
 		_ = unix.Munmap(a.bytes) // it can fail only for what is not mapped
 	}
 	*a = arena{}
+}
+
+// present is an empty slice with room for so many bytes whose pages are there.
+func present(room int) []byte {
+	b := make([]byte, room)
+	for i := 0; i < room; i += PageSize {
+		b[i] = 1
+	}
+	return b[:0]
 }

@@ -85,6 +85,14 @@ func (s *state) open(batch []byte) (header, []byte, error) {
 	return h, batch[headerSize:], nil
 }
 
+// pagesOf is how many pages a batch says that it has, before it is opened.
+func pagesOf(batch []byte) int {
+	if len(batch) < headerSize {
+		return 0
+	}
+	return int(binary.LittleEndian.Uint32(batch[8:]))
+}
+
 // step ends a batch whose pages had that checksum.
 func (s *state) step(content uint64) {
 	s.number++

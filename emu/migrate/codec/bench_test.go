@@ -16,6 +16,10 @@ func contents(pages int) []struct {
 } {
 	r := seeded(1)
 	zero := make([]byte, pages*PageSize)
+	for i := range zero {
+		zero[i] = 1 // or all its pages are the same one of the machine's
+	}
+	clear(zero)
 	copies := make([]byte, pages*PageSize)
 	for i := range pages {
 		if i < 64 {

@@ -1,25 +1,31 @@
 package codec
 
+import "fmt"
+
 // fifo is CloudNet's cache: blocks in the order in which they were sent, the
 // oldest overwritten by the newest. Both ends hold one and put the same blocks
 // in, so a place in it means the same at both.
 type fifo struct {
 	block  int
 	slots  uint64
-	blocks []byte
+	blocks arena
 	count  uint64 // blocks that were ever put in
 	// last is when the block at an address of the memory was last sent: its
 	// count, and 1; 0: never. It is there for deltas only.
 	last []uint32
 }
 
-func newFIFO(c Config) fifo {
+func newFIFO(c Config) (fifo, error) {
 	f := fifo{block: c.Block, slots: uint64(c.Cache / int64(c.Block))}
-	f.blocks = make([]byte, f.slots*uint64(c.Block))
+	var err error
+	if f.blocks, err = newArena(int(f.slots) * c.Block); err != nil {
+		return f, fmt.Errorf("cache of %d blocks: %w", f.slots, err)
+	}
+	f.blocks.ready(true)
 	if c.Delta {
 		f.last = make([]uint32, c.Pages*(PageSize/c.Block))
 	}
-	return f
+	return f, nil
 }
 
 // put inserts a block and tells its slot.
@@ -31,7 +37,7 @@ func (f *fifo) put(block []byte) uint64 {
 }
 
 func (f *fifo) slot(i uint64) []byte {
-	return f.blocks[i*uint64(f.block) : (i+1)*uint64(f.block)]
+	return f.blocks.bytes[i*uint64(f.block) : (i+1)*uint64(f.block)]
 }
 
 // held says whether a slot holds a block.
@@ -59,7 +65,7 @@ func (f *fifo) version(address int) []byte {
 	return f.slot((f.count - 1 - age) % f.slots)
 }
 
-func (f *fifo) footprint() int64 { return int64(len(f.blocks)) + 4*int64(len(f.last)) }
+func (f *fifo) footprint() int64 { return int64(len(f.blocks.bytes)) + 4*int64(len(f.last)) }
 
 // index finds blocks of a fifo by their hash. It is a table of chains, one entry
 // a hash: of two blocks with the same hash it knows the newer.

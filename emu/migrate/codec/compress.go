@@ -106,6 +106,18 @@ func newZstdEncoder(level zstd.EncoderLevel) *zstd.Encoder {
 	return e
 }
 
+// readyDecoder is one whose memory is there.
+func readyDecoder() *zstd.Decoder {
+	d := newZstdDecoder()
+	if coarse() {
+		e := borrow(zstd.SpeedFastest)
+		defer giveBack(zstd.SpeedFastest, e)
+		// What it gives is what went in.
+		_, _ = d.DecodeAll(e.EncodeAll(exercise(), nil), present(len(exercise())))
+	}
+	return d
+}
+
 func newZstdDecoder() *zstd.Decoder {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true),
 		zstd.WithDecoderMaxWindow(2*zstdWindow))

@@ -6,12 +6,16 @@ import (
 	"slices"
 
 	"github.com/zeebo/xxh3"
+
+	"github.com/vpclab/vpclab/emu/warm"
 )
 
 const (
 	// MaxBatch is how many pages a batch may have. A larger one compresses no
 	// better, and its literals would not fit a frame of package wire.
 	MaxBatch = 768
+	// usualBatch is what encoders have room for from the start.
+	usualBatch = 256
 	// DefaultBlock is CloudNet's: four blocks a page.
 	DefaultBlock = 1024
 	// cloudHash is how many bits CloudNet's hash has.
@@ -19,6 +23,10 @@ const (
 	// maxPages keeps page numbers, and what is computed of them, in 32 bits:
 	// 4 TiB.
 	maxPages = 1 << 30
+	// warmEncoder and warmDecoder are about what they allocate besides caches
+	// and shadow, which package warm has ready where page faults are dear.
+	warmEncoder = 24 << 20
+	warmDecoder = 8 << 20
 )
 
 // Compressors are the values that Config.Compress may have, besides "".
@@ -30,6 +38,8 @@ func NewEncoder(c Config) (Encoder, error) {
 	if err != nil {
 		return nil, err
 	}
+	done := warm.Heap(warmEncoder)
+	defer done()
 	if c.Own {
 		e, err := newOwnEncoder(c)
 		if err != nil {
@@ -37,7 +47,11 @@ func NewEncoder(c Config) (Encoder, error) {
 		}
 		return e, nil
 	}
-	return newStagedEncoder(c), nil
+	e, err := newStagedEncoder(c)
+	if err != nil {
+		return nil, fmt.Errorf("encoder: %w", err)
+	}
+	return e, nil
 }
 
 // NewDecoder makes the receiving half; c must be the encoder's.
@@ -46,10 +60,16 @@ func NewDecoder(c Config) (Decoder, error) {
 	if err != nil {
 		return nil, err
 	}
+	done := warm.Heap(warmDecoder)
+	defer done()
 	if c.Own {
 		return newOwnDecoder(c), nil
 	}
-	return newStagedDecoder(c), nil
+	d, err := newStagedDecoder(c)
+	if err != nil {
+		return nil, fmt.Errorf("decoder: %w", err)
+	}
+	return d, nil
 }
 
 // Parse adds to a configuration the encoders that a list names: zero, cbr,

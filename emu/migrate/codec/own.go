@@ -118,6 +118,10 @@ func newOwnEncoder(c Config) (*ownEncoder, error) {
 		return nil, fmt.Errorf("table of anchors: %w", err)
 	}
 	e.residue.start()
+	if coarse() {
+		const room = usualBatch * PageSize
+		e.soft, e.hard, e.list.out, e.runs.out = present(room), present(room), present(room/8), present(room/8)
+	}
 	e.zero.Name, e.same.Name, e.checks.Name, e.copied.Name = "zero", "same", "check", "copy"
 	e.kept.Name, e.found.Name, e.near.Name, e.literal.Name = "delta", "found", "near", "literal"
 	return e, nil
@@ -148,7 +152,7 @@ func (e *ownEncoder) Only(pages []uint64) {
 
 func (e *ownEncoder) Encode(dst []byte, pages []uint32, data []byte) []byte {
 	mustFit(e.c, pages, data)
-	e.clock.start()
+	e.clock.start(len(pages))
 	defer e.clock.stop()
 	e.kinds, e.copies, e.counts = resize(e.kinds, len(pages)), resize(e.copies, len(pages)), resize(e.counts, len(pages))
 	e.findSame(pages, data)
@@ -352,7 +356,7 @@ func (e *ownEncoder) codeSpan(page int, now []byte, s span) {
 		e.anchors.look(e.at)
 		for i := range e.at {
 			a := &e.at[i]
-			if a.end < end {
+			if a.at < end {
 				continue
 			}
 			if from, at, n, ok := e.match(a, now, span{end, s.to}); ok {
@@ -405,7 +409,7 @@ func (e *ownEncoder) literals(b []byte) {
 // its hash has been seen at, within a part of the page at hand. from is the
 // position in the target's memory, at the offset in the page, n the length.
 func (e *ownEncoder) match(a *anchor, now []byte, within span) (from, at, n int, ok bool) {
-	page, end, ok := a.known()
+	page, offset, ok := a.known()
 	if !ok || page >= e.c.Pages || e.shadow.holds[page] != content {
 		return 0, 0, 0, false
 	}
@@ -413,15 +417,15 @@ func (e *ownEncoder) match(a *anchor, now []byte, within span) (from, at, n int,
 	if !ok {
 		return 0, 0, 0, false
 	}
-	back := equalBefore(now[within.from:a.end+1], old[:end+1])
-	on := firstDifferenceOf(now[a.end+1:within.to], old[end+1:])
-	if back+on < shortestFound {
-		if back < anchorWindow && back < a.end+1-within.from && end >= anchorWindow-1 && windowHash(old, end) == a.hash {
-			e.found.False++
-		}
-		return 0, 0, 0, false
+	back := equalBefore(now[within.from:a.at], old[:offset])
+	on := firstDifferenceOf(now[a.at:within.to], old[offset:])
+	if back+on >= shortestFound {
+		return page*PageSize + offset - back, a.at - back, back + on, true
 	}
-	return page*PageSize + end + 1 - back, a.end + 1 - back, back + on, true
+	if on < anchorWindow && on < within.to-a.at && windowHash(old, offset) == a.hash {
+		e.found.False++
+	}
+	return 0, 0, 0, false
 }
 
 // equalBefore is how many of the last bytes of a and b are equal.
@@ -520,7 +524,7 @@ func (e *ownEncoder) account(copies int) {
 }
 
 func (e *ownEncoder) Usage() []Use {
-	return []Use{e.checks, e.zero, e.same, e.copied, e.kept, e.found, e.near, e.literal}
+	return e.clock.all([]Use{e.checks, e.zero, e.same, e.copied, e.kept, e.found, e.near, e.literal})
 }
 
 func (e *ownEncoder) Footprint() int64 {

@@ -26,7 +26,10 @@ type ownDecoder struct {
 }
 
 func newOwnDecoder(c Config) *ownDecoder {
-	d := &ownDecoder{c: c, state: state{digest: c.digest()}, zstd: newZstdDecoder()}
+	d := &ownDecoder{c: c, state: state{digest: c.digest()}, zstd: readyDecoder()}
+	if coarse() {
+		d.soft, d.list = present(usualBatch*PageSize), present(usualBatch*PageSize/8)
+	}
 	d.place.Name, d.checks.Name, d.expand.Name = "place", "check", "literal"
 	return d
 }
@@ -35,7 +38,7 @@ func (d *ownDecoder) Decode(memory, batch []byte, placed func(page int)) error {
 	if len(memory) != d.c.Pages*PageSize {
 		return fmt.Errorf("decode into %d bytes of memory: expected %d pages of %d", len(memory), d.c.Pages, PageSize)
 	}
-	d.clock.start()
+	d.clock.start(pagesOf(batch))
 	defer d.clock.stop()
 	h, rest, err := d.state.open(batch)
 	if err != nil {

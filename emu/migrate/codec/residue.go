@@ -40,22 +40,54 @@ const firstLevel = 2
 // slack is how far pressure must fall below the level's before it is left.
 const slack = 0.08
 
-// idle are encoders that no one uses, by level. They have tables of some MB whose
-// pages are there.
-var idle sync.Map // zstd.EncoderLevel -> *sync.Pool
+// idle are encoders that nobody uses, by level, some of each. They have tables of
+// some MB whose pages are there.
+var idle struct {
+	sync.Mutex
+	encoders [zstd.SpeedBestCompression + 1][]*zstd.Encoder
+}
+
+const mostIdle = 4
 
 func borrow(level zstd.EncoderLevel) *zstd.Encoder {
-	pool, _ := idle.LoadOrStore(level, &sync.Pool{New: func() any { return newZstdEncoder(level) }})
-	return pool.(*sync.Pool).Get().(*zstd.Encoder)
+	idle.Lock()
+	defer idle.Unlock()
+	if list := idle.encoders[level]; len(list) > 0 {
+		idle.encoders[level] = list[:len(list)-1]
+		return list[len(list)-1]
+	}
+	e := newZstdEncoder(level)
+	if coarse() {
+		e.EncodeAll(exercise(), nil)
+	}
+	return e
 }
 
 func giveBack(level zstd.EncoderLevel, e *zstd.Encoder) {
-	if pool, ok := idle.Load(level); ok && e != nil {
-		pool.(*sync.Pool).Put(e)
+	idle.Lock()
+	defer idle.Unlock()
+	if e != nil && len(idle.encoders[level]) < mostIdle {
+		idle.encoders[level] = append(idle.encoders[level], e)
 	}
 }
 
+// exercise is what a compressor has to do before it is used where page faults are
+// dear, so that its tables are there: a batch of numbers that differ, and recur.
+var exercise = sync.OnceValue(func() []byte {
+	b := make([]byte, usualBatch*PageSize)
+	for i := 0; i < len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], uint64(i)*0x9e3779b97f4a7c15>>40)
+	}
+	return b
+})
+
 func (r *residue) start() {
+	if coarse() {
+		// All levels that may come are there when they do.
+		for _, level := range levels[1:] {
+			giveBack(level.zstd, borrow(level.zstd))
+		}
+	}
 	r.fast = borrow(zstd.SpeedFastest)
 	r.smooth = (levels[firstLevel].from + levels[firstLevel+1].from) / 2
 	r.use(firstLevel)
@@ -67,10 +99,9 @@ func (r *residue) stop() {
 	*r = residue{}
 }
 
-// pressure takes the engine's word on the link; one word is not enough to change
-// the level.
+// pressure takes the engine's word on the link, which is smooth by itself.
 func (r *residue) pressure(p float64) {
-	r.smooth += (min(max(p, 0), 1) - r.smooth) / 4
+	r.smooth += (min(max(p, 0), 1) - r.smooth) / 2
 	level := r.level
 	for level+1 < len(levels) && r.smooth >= levels[level+1].from {
 		level++

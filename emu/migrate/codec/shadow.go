@@ -20,6 +20,9 @@ const (
 
 func newShadow(pages int) (shadow, error) {
 	m, err := newArena(pages * PageSize)
+	if err == nil {
+		m.ready(false)
+	}
 	return shadow{memory: m, holds: make([]byte, pages)}, err
 }
 

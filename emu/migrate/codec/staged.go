@@ -51,12 +51,12 @@ type staged struct {
 	hash  uint64 // of the block at hand
 }
 
-func newStaged(c Config) staged {
-	s := staged{c: c, state: state{digest: c.digest()}, comp: newCompressor(c.Compress)}
+func newStaged(c Config) (s staged, err error) {
+	s = staged{c: c, state: state{digest: c.digest()}, comp: newCompressor(c.Compress)}
 	if c.CBR || c.Delta {
-		s.cache = newFIFO(c)
+		s.cache, err = newFIFO(c)
 	}
-	return s
+	return s, err
 }
 
 // blocks a page.
@@ -99,20 +99,24 @@ type missed struct {
 	size  int    // of its delta, once there is one
 }
 
-func newStagedEncoder(c Config) *stagedEncoder {
-	e := &stagedEncoder{staged: newStaged(c)}
+func newStagedEncoder(c Config) (*stagedEncoder, error) {
+	s, err := newStaged(c)
+	if err != nil {
+		return nil, err
+	}
+	e := &stagedEncoder{staged: s}
 	if c.CBR {
 		e.index = newIndex(e.cache.slots, c.HashBits)
 	}
 	e.zero.Name, e.checks.Name, e.cbr.Name, e.delta.Name, e.literal.Name, e.compress.Name = "zero", "check", "cbr", "delta", "literal", c.Compress
-	return e
+	return e, nil
 }
 
 func (e *stagedEncoder) Pressure(float64) {} // it has one way to do it
 
 func (e *stagedEncoder) Encode(dst []byte, pages []uint32, data []byte) []byte {
 	mustFit(e.c, pages, data)
-	e.clock.start()
+	e.clock.start(len(pages))
 	defer e.clock.stop()
 	e.sort(pages, data)
 	e.clock.lap(&e.zero)
@@ -342,14 +346,17 @@ func (e *stagedEncoder) Usage() []Use {
 	if e.comp != nil {
 		uses = append(uses, e.compress)
 	}
-	return uses
+	return e.clock.all(uses)
 }
 
 func (e *stagedEncoder) Footprint() int64 {
 	return e.footprint() + e.index.footprint() + int64(cap(e.older)+cap(e.deltas)+cap(e.tags)+4*cap(e.slots))
 }
 
-func (e *stagedEncoder) Close() { *e = stagedEncoder{} }
+func (e *stagedEncoder) Close() {
+	e.cache.blocks.close()
+	*e = stagedEncoder{}
+}
 
 // mustFit ends a program that calls Encode with what no batch can be.
 func mustFit(c Config, pages []uint32, data []byte) {

@@ -15,17 +15,21 @@ type stagedDecoder struct {
 	place, checks, expand Use
 }
 
-func newStagedDecoder(c Config) *stagedDecoder {
-	d := &stagedDecoder{staged: newStaged(c)}
+func newStagedDecoder(c Config) (*stagedDecoder, error) {
+	s, err := newStaged(c)
+	if err != nil {
+		return nil, err
+	}
+	d := &stagedDecoder{staged: s}
 	d.place.Name, d.checks.Name, d.expand.Name = "place", "check", c.Compress
-	return d
+	return d, nil
 }
 
 func (d *stagedDecoder) Decode(memory, batch []byte, placed func(page int)) error {
 	if len(memory) != d.c.Pages*PageSize {
 		return fmt.Errorf("decode into %d bytes of memory: expected %d pages of %d", len(memory), d.c.Pages, PageSize)
 	}
-	d.clock.start()
+	d.clock.start(pagesOf(batch))
 	defer d.clock.stop()
 	h, rest, err := d.state.open(batch)
 	d.clock.lap(&d.checks)
@@ -206,12 +210,15 @@ func (d *stagedDecoder) Usage() []Use {
 	if d.comp != nil {
 		uses = append(uses, d.expand)
 	}
-	return uses
+	return d.clock.all(uses)
 }
 
 func (d *stagedDecoder) Footprint() int64 { return d.footprint() }
 
-func (d *stagedDecoder) Close() { *d = stagedDecoder{} }
+func (d *stagedDecoder) Close() {
+	d.cache.blocks.close()
+	*d = stagedDecoder{}
+}
 
 // Tags are two bits each.
 const tagBits = 2
