@@ -115,6 +115,14 @@ func (a *absence) listen(conn *net.UnixConn) {
 	if n != 1 || b[0] != faultsAllThere {
 		return // another agent will come
 	}
+	a.end()
+}
+
+// end has all pages be there: touching one waits for nobody any more.
+func (a *absence) end() {
+	if a == nil {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.over {

@@ -200,3 +200,39 @@ func TestAbsentKnowsHoles(t *testing.T) {
 	_, err = os.Stat(filepath.Join(dir, MemoryFile))
 	require.NoError(t, err)
 }
+
+// A guest that was prepared for missing pages may find them all there.
+func TestPreparedForMissingPagesThatAreThere(t *testing.T) {
+	needUFFD(t)
+	v := quietVM(t, TPCW)
+	there := host(t)
+	ctx := within(t)
+	socket := filepath.Join(there, "faults")
+	l, err := ListenFaults(socket)
+	require.NoError(t, err)
+	defer l.Close()
+	v.copyTo(there)
+	to, err := OpenMemory(there)
+	require.NoError(t, err)
+	defer to.Close()
+	require.NoError(t, v.Prepare(ctx, there, AdoptOptions{Missing: socket}))
+	f, err := l.Accept(ctx, to)
+	require.NoError(t, err)
+	_, state, err := v.Pause(ctx)
+	require.NoError(t, err)
+	from, err := OpenMemory(v.config.Folder)
+	require.NoError(t, err)
+	defer from.Close()
+	copy(to.Bytes(), from.Bytes())
+	_, err = v.Adopt(ctx, there, state, AdoptOptions{})
+	require.NoError(t, err)
+	require.Empty(t, v.stepsMore(100).Fault)
+	require.NoError(t, f.Close())
+
+	// Its memory can be missing pages again at the next host.
+	v.config.Folder = there
+	_, f, from, _ = postCopy(t, v, host(t), nil)
+	serveAll(t, f, from, 20*time.Millisecond)
+	require.NoError(t, f.Close())
+	require.Empty(t, v.stepsMore(100).Fault)
+}

@@ -34,7 +34,6 @@ type machine struct {
 	pauses   uint64
 	stood    *stand
 	prepared *place
-	former   *place // what the last Adopt left; kept mapped until it is in nobody's way
 
 	background sync.WaitGroup
 }
@@ -237,8 +236,6 @@ func (m *machine) prepare(folder string, opt AdoptOptions) error {
 	if folder == m.memory.Folder() {
 		return m.serveMissing(opt)
 	}
-	m.former.close()
-	m.former = nil
 	return m.prepareLocked(folder, opt)
 }
 
@@ -286,10 +283,13 @@ func (m *machine) adopt(folder string, state []byte, opt AdoptOptions) (event.Mo
 	if err != nil {
 		return 0, fmt.Errorf("adopt %s: %w", folder, err)
 	}
-	if p := m.prepared; p == nil || p.folder != folder || (p.memory.absent != nil) != (opt.Missing != "") {
+	if p := m.prepared; p == nil || p.folder != folder || p.memory.absent == nil && opt.Missing != "" {
 		if err := m.prepareLocked(folder, opt); err != nil {
 			return 0, err
 		}
+	}
+	if opt.Missing == "" { // prepared for missing pages, and there are none
+		m.prepared.memory.absent.end()
 	}
 	if err := m.moveTo(m.prepared, s); err != nil {
 		return 0, fmt.Errorf("adopt %s: %w", folder, err)
@@ -334,13 +334,14 @@ func (m *machine) moveTo(p *place, s *cpuState) error {
 	m.ran = time.Duration(s.ran)
 	m.steps.Store(s.steps)
 	m.acked.Store(s.acked)
-	m.former = &place{m.memory.Folder(), m.memory, m.disk}
+	former := &place{m.memory.Folder(), m.memory, m.disk}
 	m.memory, m.disk, m.prepared = p.memory, p.disk, nil
 	m.where.Store(&p.folder)
 	m.background.Go(func() {
 		if err := m.app.ledger.verify(m.spec.Seed); err != nil {
 			m.fail(err)
 		}
+		former.close()
 	})
 	return nil
 }
