@@ -199,6 +199,7 @@ func (l *Listener) Accept(ctx context.Context, channel uint8) (Session, error) {
 	first, err := s.accept(ctx, l.closed)
 	if err != nil {
 		s.fail(err)
+		s.drop()
 		l.mu.Lock()
 		if l.refused != nil && !permanent(err) {
 			err = fmt.Errorf("%w (last turned away: %w)", err, l.refused)

@@ -135,6 +135,7 @@ func signal(c chan struct{}) {
 // run carries the session from connection to connection until it is over.
 func (s *session) run(l *link) {
 	defer close(s.gone)
+	defer s.drop()
 	pulse := time.NewTicker(max(time.Millisecond, s.cfg.Patience/pulses))
 	defer pulse.Stop()
 	go s.watch(pulse.C)
@@ -151,6 +152,18 @@ func (s *session) run(l *link) {
 			return
 		}
 		s.reconnects.Add(1)
+	}
+}
+
+// drop closes a connection that was offered and that nobody takes any more; the
+// session has ended, so there will be no other.
+func (s *session) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case o := <-s.offers:
+		o.drop()
+	default:
 	}
 }
 
