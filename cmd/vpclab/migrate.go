@@ -27,19 +27,20 @@ var algorithms = []string{
 
 func newMigrate() *cobra.Command {
 	var (
-		req    lab.MigrateRequest
-		cache  string
-		events bool
+		req      lab.MigrateRequest
+		cache    string
+		events   bool
+		together bool
 	)
 	cmd := &cobra.Command{
-		Use:   "migrate VM --to HOST",
-		Short: "move a VM with a guest to another host while it runs",
-		Long: `Move a VM with a guest to another hypervisor host while it runs: its site joins the VPC if it has to, its disk is copied and then mirrored, its
-memory is copied, and it is handed over. What it took is printed at the end; with --events what happens is printed while it does.`,
-		Example: "  vpclab migrate shop --to illinois/1\n  vpclab migrate shop --to illinois/1 --algorithm cloudnet --format json",
-		Args:    exactArgs(1),
+		Use:   "migrate VM… --to HOST",
+		Short: "move VMs with guests to another host while they run",
+		Long: `Move VMs with guests to another hypervisor host while they run: the site joins the VPC if it has to, the disk is copied and then mirrored, the
+memory is copied, and the VM is handed over. Several VMs move at the same time; with --together they also arrive at the same time. What it took is printed at
+the end; with --events what happens is printed while it does.`,
+		Example: "  vpclab migrate shop --to illinois/1\n  vpclab migrate shop --to illinois/1 --algorithm cloudnet --format json\n  vpclab migrate web db --to illinois/2 --together",
+		Args:    minArgs(1, "migrate: want the names of VMs"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req.VM = args[0]
 			if cache != "" {
 				size, err := topo.ParseSize(cache)
 				if err != nil {
@@ -50,7 +51,12 @@ memory is copied, and it is handed over. What it took is printed at the end; wit
 			if err := knownAlgorithm(req.Memory.Algorithm); err != nil {
 				return err
 			}
-			return migrateVM(cmd, req, events)
+			group := lab.MigrateGroupRequest{Together: together}
+			for _, vm := range args {
+				req.VM, req.Verbose = vm, events
+				group.Migrations = append(group.Migrations, req)
+			}
+			return migrateVMs(cmd, group, events)
 		},
 	}
 	f := cmd.Flags()
@@ -64,6 +70,7 @@ memory is copied, and it is handed over. What it took is printed at the end; wit
 	f.BoolVar(&req.SharedDisk, "shared-disk", false, "leave the disk where it is: both hosts reach it")
 	f.BoolVar(&req.Reuse, "reuse", false, "count what the destination still holds of an earlier stay")
 	f.StringVar(&req.FailAt, "fail-at", "", "make an end fail: STEP=ACTION or STEP#N=ACTION; actions are kill, guest, error and hold")
+	f.BoolVar(&together, "together", false, "let several VMs wait with their last round for each other")
 	f.BoolVar(&events, "events", false, "print what happens on standard error")
 	_ = cmd.MarkFlagRequired("to") // the flag exists
 	complete(cmd, "algorithm", func(string) []string { return algorithms })
@@ -84,34 +91,35 @@ func knownAlgorithm(name string) error {
 	return usageError{fmt.Errorf("--algorithm: there is no algorithm %q: there are %s%s", name, strings.Join(algorithms, ", "), hint)}
 }
 
-// migrateVM has the lab do it and prints how it went.
-func migrateVM(cmd *cobra.Command, req lab.MigrateRequest, events bool) error {
+// migrateVMs has the lab do it and prints how it went.
+func migrateVMs(cmd *cobra.Command, req lab.MigrateGroupRequest, events bool) error {
 	c, err := theClient()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := limited(cmd)
 	defer cancel()
-	req.Verbose = events
 	p := newProgress(os.Stderr)
 	p.step("join", 0, 0)
-	done, err := c.Migrate(ctx, req, func(e event.Event) {
+	all, err := c.MigrateAll(ctx, req, func(e event.Event) {
 		if events {
-			p.note(fmt.Sprintf("%s %-24s %s", e.Wall.Format("15:04:05.000000"), e.Kind, attributes(e.Attr)))
+			p.note(fmt.Sprintf("%s %-12s %-24s %s", e.Wall.Format("15:04:05.000000"), e.Node, e.Kind, attributes(e.Attr)))
 		}
 		if next, ok := phaseAfter[e.Kind+"/"+e.Attr["phase"]]; ok {
+			if len(req.Migrations) > 1 {
+				next = e.Node + ": " + next
+			}
 			p.step(next, 0, 0)
 		}
 	})
 	p.end()
-	if done == nil {
-		return err
+	if jsonOutput() && all != nil {
+		return errors.Join(printJSON(cmd, all), err)
 	}
-	if jsonOutput() {
-		return errors.Join(printJSON(cmd, done), err)
-	}
-	if err == nil || done.Committed {
-		showMigration(cmd.OutOrStdout(), done)
+	for _, m := range all {
+		if m != nil && m.Committed {
+			showMigration(cmd.OutOrStdout(), m)
+		}
 	}
 	return err
 }
@@ -131,33 +139,37 @@ func showMigration(w io.Writer, m *lab.Migration) {
 	}
 	_ = tw.Flush() // to the user's terminal
 	if len(m.Rounds) > 0 {
-		t := lab.Table("Rounds", "round", "to send", "sent", "skipped", "dirtied", "final", "bytes", "took")
+		t := lab.Table("Rounds", "round", "to send", "sent", "skipped", "dirtied", "final", "kB", "took")
 		for i, r := range m.Rounds {
 			name := strconv.Itoa(i + 1)
 			if r.Paused {
 				name += " (paused)"
 			}
-			t.AppendRow(table.Row{name, r.ToSend, r.Sent, r.Skipped, r.Dirtied, r.Final, topo.Size(r.Bytes), round(r.Ended.Sub(r.Began))})
+			t.AppendRow(table.Row{name, r.ToSend, r.Sent, r.Skipped, r.Dirtied, r.Final, kilo(r.Bytes), round(r.Ended.Sub(r.Began))})
 		}
 		fmt.Fprintln(w, t.Render())
 	}
 	if len(m.Encoders) > 0 {
-		t := lab.Table("Encoders", "encoder", "units", "in", "out", "CPU")
+		t := lab.Table("Encoders", "encoder", "units", "kB in", "kB out", "CPU")
 		for _, e := range m.Encoders {
-			t.AppendRow(table.Row{e.Name, e.Units, topo.Size(e.In), topo.Size(e.Out), round(e.CPU)})
+			t.AppendRow(table.Row{e.Name, e.Units, kilo(e.In), kilo(e.Out), round(e.CPU)})
 		}
 		fmt.Fprintln(w, t.Render())
 	}
-	fmt.Fprintf(w, "%s runs on %s: total %v, paused %v, %.2f MB on the wire and %.2f MB back, memory proven equal (%s)\n",
-		m.VM, m.To, round(m.Total()), round(m.Pause()), float64(m.WireOut)/1e6, float64(m.WireBack)/1e6, shortHash(m.Hash))
+	if d := m.Disk; d != nil {
+		fmt.Fprintf(w, "disk: %d of %d blocks sent in %d rounds, %d mirrored, %s\n", d.Sent, d.Blocks, len(d.Rounds), d.Synced, proof(d.Hash))
+	}
+	fmt.Fprintf(w, "%s runs on %s: total %v, paused %v, %.2f MB on the wire and %.2f MB back, memory %s\n",
+		m.VM, m.To, round(m.Total()), round(m.Pause()), float64(m.WireOut)/1e6, float64(m.WireBack)/1e6, proof(m.Hash))
 }
 
-func shortHash(h string) string {
-	if len(h) > 16 {
-		return h[:16] + "…"
+// kilo is a number of bytes in thousands, rounded up.
+func kilo(bytes int64) int64 { return (bytes + 999) / 1000 }
+
+// proof says whether both ends were proven equal.
+func proof(hash string) string {
+	if hash == "" {
+		return "not proven equal"
 	}
-	if h == "" {
-		return "no hash"
-	}
-	return h
+	return "proven equal (" + hash[:min(16, len(hash))] + "…)"
 }

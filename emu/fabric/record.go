@@ -44,6 +44,12 @@ func recordPath(lab string) string { return filepath.Join(labDir(lab), "state") 
 func intentPath(lab string) string { return filepath.Join(labDir(lab), "intent") }
 func lockPath(lab string) string   { return filepath.Join(labDir(lab), "lock") }
 
+// Recorded tells whether this kernel has anything of a lab, whoever owns it.
+func Recorded(lab string) bool {
+	_, err := os.Stat(labDir(lab))
+	return err == nil
+}
+
 // HeldError says that another process runs the lab.
 type HeldError struct {
 	Lab string

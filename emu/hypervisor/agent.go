@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
@@ -144,14 +145,26 @@ func (a *agent) status(ctx context.Context, vm string) (guest.Status, error) {
 	return r.Status(ctx)
 }
 
-// leave ends what watches VMs and moves them. The guests run on.
+// leave ends what moves VMs, and this host's guests: the lab is gone, and nobody
+// would end them later. (An agent that is killed leaves them running.)
 func (a *agent) leave() {
 	a.mu.Lock()
-	defer a.mu.Unlock()
+	var mine []*vm
 	for _, m := range a.moves {
 		m.cancel(errGone)
 	}
 	for _, v := range a.vms {
-		v.disown()
+		mine = append(mine, v)
+	}
+	a.mu.Unlock()
+	ctx, cancel := context.WithTimeoutCause(context.Background(), leaveWithin, fmt.Errorf("waited %v for guests to end", leaveWithin))
+	defer cancel()
+	for _, v := range mine {
+		if v.owned() {
+			_ = v.halt(ctx) // there is nobody to tell
+		}
 	}
 }
+
+// leaveWithin bounds the end of an agent's guests with it.
+const leaveWithin = 5 * time.Second

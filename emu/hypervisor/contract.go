@@ -72,6 +72,10 @@ type Move struct {
 type Outcome struct {
 	migrate.Report
 	Disk *migrate.DiskReport // nil: it does not move
+	// WireOut and WireBack are bytes on the wire of this end's connections, away
+	// from it and towards it, headers and what was sent again included; of the
+	// end that dials.
+	WireOut, WireBack int64
 }
 
 // ErrNoVM is the error for a VM that an agent does not know.

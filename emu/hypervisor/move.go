@@ -32,9 +32,10 @@ type moving struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	mu   sync.Mutex
-	hold chan struct{} // of the last round, or of a step; closed by release
-	seen map[string]int
+	mu                sync.Mutex
+	wireOut, wireBack int64         // of the connections that were closed
+	hold              chan struct{} // of the last round, or of a step; closed by release
+	seen              map[string]int
 
 	done    chan struct{} // closed when outcome and err are there
 	outcome *Outcome
@@ -74,6 +75,9 @@ func (m *moving) end(rep *migrate.Report, err error) {
 	if rep != nil {
 		m.outcome.Report = *rep
 	}
+	m.mu.Lock()
+	m.outcome.WireOut, m.outcome.WireBack = m.wireOut, m.wireBack
+	m.mu.Unlock()
 	m.err = err
 	m.cancel(errors.New("the migration has ended"))
 	close(m.done)
@@ -214,8 +218,7 @@ func (m *moving) open(ctx context.Context, to netip.AddrPort, urgent bool) (link
 
 func (m *moving) dial(ctx context.Context, to netip.AddrPort, channel uint8) (wire.Session, error) {
 	cfg := m.config(channel)
-	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(m.agent.addr, 0))}
-	cfg.Dial = func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, "tcp4", to.String()) }
+	cfg.Dial = m.counting(wire.DialTCP(to))
 	return wire.Open(ctx, cfg)
 }
 
@@ -339,7 +342,7 @@ func (m *moving) prepare(ctx context.Context) (_ *target, err error) {
 	if err := t.attach(ctx); err != nil {
 		return nil, err
 	}
-	l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(netip.AddrPortFrom(m.agent.addr, 0)))
+	l, err := wire.ListenTCP(ctx, netip.AddrPortFrom(m.agent.addr, 0))
 	if err != nil {
 		return nil, err
 	}

@@ -199,6 +199,13 @@ func (v *vm) watched() {
 	go v.keepAlive(ctx)
 }
 
+// owned tells whether the VM is this host's.
+func (v *vm) owned() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.watch != nil
+}
+
 // disown ends the watch.
 func (v *vm) disown() {
 	v.mu.Lock()

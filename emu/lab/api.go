@@ -22,7 +22,7 @@ import (
 //	GET  /v1/status                      Status
 //	POST /v1/deploy    DeployRequest     DeployReply lines (NDJSON)
 //	POST /v1/operate   OperateRequest    DeployReply lines (NDJSON)
-//	POST /v1/migrate   MigrateRequest    MigrateReply lines (NDJSON)
+//	POST /v1/migrate   MigrateGroupRequest  MigrateReply lines (NDJSON)
 //	POST /v1/flush?vpc=                  {}; the VPC's bridges have forgotten all MACs
 //	POST /v1/destroy                     {}; the daemon ends afterwards
 //	GET  /v1/inspect?section=&node=      Report

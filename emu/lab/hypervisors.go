@@ -362,8 +362,8 @@ func (h *hypervisors) forget() error {
 	return err
 }
 
-// CleanVMs removes what a lab that was killed left of its guests.
-func CleanVMs(alive func(lab string) bool) (labs []string, err error) {
+// cleanVMs removes what labs that were killed left of their guests.
+func cleanVMs(alive func(lab string) bool) (labs []string, err error) {
 	entries, err := os.ReadDir(vmsDir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil

@@ -253,7 +253,11 @@ func (h *Home) GC(ctx context.Context) ([]string, error) {
 	for _, l := range folders {
 		removed = append(removed, "folders of FRR in lab "+l)
 	}
-	return removed, errors.Join(err, e, fe)
+	vms, ve := cleanVMs(func(lab string) bool { return h.Alive(lab) || fabric.Recorded(lab) })
+	for _, l := range vms {
+		removed = append(removed, "memories and disks of VMs of lab "+l)
+	}
+	return removed, errors.Join(err, e, fe, ve)
 }
 
 // clearFolders removes the folders of dead labs, and of half removed ones.

@@ -46,15 +46,21 @@ type Migration struct {
 	From string `json:"from"` // nodes of the hosts
 	To   string `json:"to"`
 
-	Requested      event.Mono          `json:"requested_ns"`
-	Joined         event.Mono          `json:"joined_ns"`            // the destination's site is in the VPC
-	Reached        event.Mono          `json:"reached_ns,omitempty"` // the network has the VM at its new host
-	Replug         event.Mono          `json:"replug_ns,omitempty"`  // moving its port began
-	Disk           *migrate.DiskReport `json:"disk,omitempty"`       // nil: it does not move
-	Committed      bool                `json:"committed"`            // it runs at its new host
-	CarriedOn      int                 `json:"carried_on,omitempty"` // how often it was carried on after an end had died
-	WireOut        int64               `json:"wire_out"`             // bytes on the wire, headers included, from the source
-	WireBack       int64               `json:"wire_back"`            // and towards it
+	Requested event.Mono          `json:"requested_ns"`
+	Joined    event.Mono          `json:"joined_ns"`            // the destination's site is in the VPC
+	Reached   event.Mono          `json:"reached_ns,omitempty"` // the network has the VM at its new host
+	Replug    event.Mono          `json:"replug_ns,omitempty"`  // moving its port began
+	Disk      *migrate.DiskReport `json:"disk,omitempty"`       // nil: it does not move
+	Committed bool                `json:"committed"`            // it runs at its new host
+	CarriedOn int                 `json:"carried_on,omitempty"` // how often it was carried on after an end had died
+	WireOut   int64               `json:"wire_out"`             // bytes on the wire, headers included, from the source
+	WireBack  int64               `json:"wire_back"`            // and towards it
+	// Counted are the bytes of its own connections, as the kernel counts those:
+	// what WireOut and WireBack are where others use the host's link at the same
+	// time. Else they are what the host's interface has counted.
+	Counted struct {
+		Out, Back int64
+	} `json:"counted"`
 	migrate.Report `json:"report"`
 }
 
@@ -102,6 +108,7 @@ type migration struct {
 	move     hypervisor.Move
 
 	mu      sync.Mutex
+	shared  bool       // another one used the same link meanwhile
 	ids     [][16]byte // of its attempts
 	plugged bool       // at the destination
 	report  *Migration
@@ -176,6 +183,13 @@ func (l *Lab) beginMigration(req MigrateRequest) (*migration, error) {
 	defer l.mu.Unlock()
 	if l.migrations[req.VM] != nil {
 		return nil, ErrMigrating
+	}
+	for _, other := range l.migrations {
+		if other.from == m.from || other.to == m.from || other.from == m.to {
+			other.mu.Lock()
+			other.shared, m.shared = true, true
+			other.mu.Unlock()
+		}
 	}
 	l.migrations[req.VM] = m
 	return m, nil
@@ -252,6 +266,11 @@ func (m *migration) run(ctx context.Context) error {
 		err = errors.Join(err, m.stay(ctx))
 	}
 	m.report.WireOut, m.report.WireBack = m.count().since(before)
+	m.mu.Lock()
+	if m.shared { // what the host has sent was not for this one alone
+		m.report.WireOut, m.report.WireBack = m.report.Counted.Out, m.report.Counted.Back
+	}
+	m.mu.Unlock()
 	return err
 }
 
@@ -350,6 +369,9 @@ func (m *migration) between(ctx context.Context, source, target *hypervisor.Proc
 // account takes over what the source has measured. What was carried on adds to
 // what came before.
 func (m *migration) account(o *hypervisor.Outcome) {
+	m.mu.Lock()
+	m.report.Counted.Out, m.report.Counted.Back = m.report.Counted.Out+o.WireOut, m.report.Counted.Back+o.WireBack
+	m.mu.Unlock()
 	r := m.report
 	if r.CarriedOn == 0 {
 		r.Report, r.Disk = o.Report, o.Disk
@@ -372,21 +394,24 @@ func (m *migration) holding(ctx context.Context, source *hypervisor.Process) (st
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for ready := false; ; {
+		for {
 			select {
 			case e := <-sub.C:
-				if e.Kind == "migration.ready" && e.Node == m.req.VM && !ready {
-					ready = true
-					if m.req.Ready != nil {
-						m.req.Ready()
-					}
+				if e.Kind != "migration.ready" || e.Node != m.req.VM {
+					continue
 				}
-			case <-m.req.GoAhead:
-				_ = source.Release(ctx, m.move) // if it is gone the migration fails by itself
-				return
 			case <-ctx.Done():
 				return
 			}
+			break
+		}
+		if m.req.Ready != nil {
+			m.req.Ready()
+		}
+		select {
+		case <-m.req.GoAhead:
+			_ = source.Release(ctx, m.move) // if it is gone the migration fails by itself
+		case <-ctx.Done():
 		}
 	}()
 	return func() {

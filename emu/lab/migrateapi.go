@@ -11,24 +11,29 @@ import (
 	"github.com/vpclab/vpclab/emu/event"
 )
 
-// MigrateReply is one line of the answer to POST /v1/migrate: events of the VM
-// while it moves, then Done, with Error where it has one.
+// MigrateReply is one line of the answer to POST /v1/migrate: events of the VMs
+// while they move, then Done, in the order of the request, with Error where
+// something went wrong.
 type MigrateReply struct {
 	Event *event.Event `json:"event,omitempty"`
-	Done  *Migration   `json:"done,omitempty"`
+	Done  []*Migration `json:"done,omitempty"`
 	Error string       `json:"error,omitempty"`
 	Kind  string       `json:"kind,omitempty"` // of the error
 }
 
 func (s *server) migrate(w http.ResponseWriter, r *http.Request) {
-	var req MigrateRequest
+	var req MigrateGroupRequest
 	if err := decode(w, r, &req); err != nil {
 		fail(w, err)
 		return
 	}
-	if err := s.lab.canMigrate(req); err != nil {
+	if err := s.lab.canMigrateAll(req); err != nil {
 		fail(w, err) // before anything has begun
 		return
+	}
+	moves := map[string]bool{}
+	for _, m := range req.Migrations {
+		moves[m.VM] = true
 	}
 	out := newLines(w)
 	sub := s.lab.Subscribe()
@@ -36,15 +41,15 @@ func (s *server) migrate(w http.ResponseWriter, r *http.Request) {
 	go func() {
 		defer close(told)
 		for e := range sub.C {
-			if e.Node == req.VM {
-				_ = out.write(MigrateReply{Event: &e}) // a client that is gone ends the migration by way of its context
+			if moves[e.Node] {
+				_ = out.write(MigrateReply{Event: &e}) // a client that is gone ends the migrations by way of its context
 			}
 		}
 	}()
-	m, err := s.lab.Migrate(r.Context(), req)
+	all, err := s.lab.MigrateAll(r.Context(), req.Migrations, req.Together)
 	sub.Close()
 	<-told
-	last := MigrateReply{Done: m}
+	last := MigrateReply{Done: all}
 	if err != nil {
 		kind, _ := kindOf(err)
 		last.Error, last.Kind = err.Error(), kind
@@ -66,6 +71,15 @@ func (l *Lab) canMigrate(req MigrateRequest) error {
 // VM's events meanwhile. A Migration that comes with an error says how far it
 // came.
 func (c *Client) Migrate(ctx context.Context, req MigrateRequest, see func(event.Event)) (*Migration, error) {
+	all, err := c.MigrateAll(ctx, MigrateGroupRequest{Migrations: []MigrateRequest{req}}, see)
+	if len(all) == 0 {
+		return nil, err
+	}
+	return all[0], err
+}
+
+// MigrateAll is Migrate for several guests at the same time.
+func (c *Client) MigrateAll(ctx context.Context, req MigrateGroupRequest, see func(event.Event)) ([]*Migration, error) {
 	res, err := c.do(ctx, http.MethodPost, "/v1/migrate", nil, req)
 	if err != nil {
 		return nil, err
