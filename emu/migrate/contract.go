@@ -30,7 +30,11 @@ type Options struct {
 	Encoders []string
 	Block    int   // bytes of a CBR block; default 1024
 	Cache    int64 // bytes of the CBR cache; default a tenth of the memory
-	Window   int   // Smart Stop's sliding window in rounds; default 5
+	// HashBits narrows the hash by which CBR finds blocks, and Unverified takes
+	// its word without comparing bytes: experiments on what collisions do.
+	HashBits   int
+	Unverified bool
+	Window     int // Smart Stop's sliding window in rounds; default 5
 	// Verify says when the 256-bit hashes of both memories are compared: at
 	// the pause (which lengthens it; the report says by how much), or, with
 	// "online", page by page as they are placed and again after the hand-over.

@@ -30,8 +30,14 @@ const againMost = 16
 func carriesOn(ctx context.Context, err error) bool {
 	var differs *DiffersError
 	var step *StepError
-	return ctx.Err() == nil && !errors.As(err, &differs) && !errors.As(err, &step)
+	var told peerError
+	return ctx.Err() == nil && !errors.As(err, &differs) && !errors.As(err, &step) && !errors.As(err, &told)
 }
+
+// peerError is what the target says that has gone wrong there.
+type peerError string
+
+func (e peerError) Error() string { return "the target: " + string(e) }
 
 func (l Link) sessions() (all []wire.Session) {
 	for _, s := range []wire.Session{l.Bulk, l.Urgent} {
@@ -110,7 +116,7 @@ func (l *line) listen(ctx context.Context) {
 			}
 			continue
 		case msgFailed:
-			l.flow.fail(fmt.Errorf("the target: %s", m.Payload))
+			l.flow.fail(peerError(m.Payload))
 		}
 		select {
 		case l.inbox <- message{m.Type, append([]byte{}, m.Payload...)}:
@@ -120,41 +126,48 @@ func (l *line) listen(ctx context.Context) {
 	}
 }
 
-// expect waits for the target's next message, which must be of type t.
-func (l *line) expect(ctx context.Context, t wire.Type, within time.Duration) ([]byte, error) {
+// await waits for the target's next message.
+func (l *line) await(ctx context.Context, what string, within time.Duration) (message, error) {
 	timer := time.NewTimer(within)
 	defer timer.Stop()
 	select {
 	case m, ok := <-l.inbox:
-		return l.sort(m, ok, t)
+		return m, l.whole(m, ok, what)
 	case <-timer.C:
-		return nil, fmt.Errorf("waiting for %q of the target: nothing in %v", messageName(t), within)
+		return message{}, fmt.Errorf("waiting for %q of the target: nothing in %v", what, within)
 	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for %q of the target: %w", messageName(t), context.Cause(ctx))
+		return message{}, fmt.Errorf("waiting for %q of the target: %w", what, context.Cause(ctx))
 	}
 }
 
-// heard is expect without waiting; nil: nothing has come.
-func (l *line) heard(t wire.Type) ([]byte, error) {
+// expect waits for the target's next message, which must be of type t.
+func (l *line) expect(ctx context.Context, t wire.Type, within time.Duration) ([]byte, error) {
+	m, err := l.await(ctx, messageName(t), within)
+	if err == nil && m.Type != t {
+		err = fmt.Errorf("waiting for %q: the target sent %q", messageName(t), messageName(m.Type))
+	}
+	return m.payload, err
+}
+
+// heard is await without waiting; nil: nothing has come.
+func (l *line) heard() (*message, error) {
 	select {
 	case m, ok := <-l.inbox:
-		return l.sort(m, ok, t)
+		return &m, l.whole(m, ok, "the target")
 	default:
 		return nil, nil
 	}
 }
 
-// sort accepts a message if it is of type t.
-func (l *line) sort(m message, ok bool, t wire.Type) ([]byte, error) {
+// whole tells whether there is a message, and not the end of them.
+func (l *line) whole(m message, ok bool, what string) error {
 	switch {
 	case !ok:
-		return nil, fmt.Errorf("waiting for %q: %w", messageName(t), l.flow.cause())
+		return fmt.Errorf("waiting for %q: %w", what, l.flow.cause())
 	case m.Type == msgFailed:
-		return nil, fmt.Errorf("the target: %s", m.payload)
-	case m.Type != t:
-		return nil, fmt.Errorf("waiting for %q: the target sent %q", messageName(t), messageName(m.Type))
+		return peerError(m.payload)
 	}
-	return m.payload, nil
+	return nil
 }
 
 // tell sends a message of control.

@@ -35,6 +35,7 @@ const (
 	msgWant    wire.Type = 38 // u32 page that the VM stands at
 	msgLacks   wire.Type = 39 // bitmap of pages that are missing
 	msgAll     wire.Type = 40 // i64 CLOCK_MONOTONIC: none is missing any more
+	msgHolds   wire.Type = 41 // of each page held already: u32 number, leaf
 )
 
 // begin is what both ends must have been told alike. The target does not take
@@ -62,6 +63,12 @@ type proven struct {
 
 // leavesAtOnce bounds a message of leaves to 1 MiB.
 const leavesAtOnce = 1 << 20 / len(digest{})
+
+// holdsAtOnce bounds a message of pages that are held to 1 MiB.
+const (
+	holdSize    = 4 + len(digest{})
+	holdsAtOnce = 1 << 20 / holdSize
+)
 
 func encodeJSON(v any) []byte {
 	b, err := json.Marshal(v)
@@ -189,7 +196,7 @@ func messageName(t wire.Type) string {
 		msgBegin: "begin", msgPages: "pages", msgRound: "round", msgFinal: "final", msgMissing: "missing",
 		msgRest: "rest", msgProof: "proof", msgOver: "over", msgAbort: "abort", msgAsk: "ask",
 		msgReady: "ready", msgPlaced: "placed", msgRunning: "running", msgFailed: "failed",
-		msgProven: "proven", msgLeaves: "leaves", msgWant: "want", msgLacks: "lacks", msgAll: "all",
+		msgProven: "proven", msgLeaves: "leaves", msgWant: "want", msgLacks: "lacks", msgAll: "all", msgHolds: "holds",
 	}
 	if n, ok := names[t]; ok {
 		return n

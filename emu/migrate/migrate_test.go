@@ -158,3 +158,27 @@ func TestHeldVMWaits(t *testing.T) {
 		})
 	}
 }
+
+// What the target holds of an earlier stay is not sent again.
+func TestReuse(t *testing.T) {
+	for _, algorithm := range Algorithms {
+		t.Run(algorithm, func(t *testing.T) {
+			t.Parallel()
+			g := newGuest(t, 1000, 6)
+			copy(g.to.memory, g.from.memory)
+			for page := 700; page < 720; page++ { // it has changed since, here and there
+				g.from.memory[page*PageSize+9] ^= 1
+				g.to.memory[(page+50)*PageSize+9] ^= 1
+			}
+			g.run(6, 200*time.Microsecond)
+			defer g.end()
+			opt := Options{Algorithm: algorithm, Reuse: true}
+			tr := (&wan{}).join(t, opt.Urgent(), 5*time.Second)
+			s, r, serr, terr := move(t, g, tr, opt, opt)
+			good(t, g, s, r, serr, terr)
+			if s.Rounds[0].ToSend > 500 || s.BytesOut > 2<<20 {
+				t.Errorf("sent %d bytes, %d pages in the first round", s.BytesOut, s.Rounds[0].ToSend)
+			}
+		})
+	}
+}

@@ -142,21 +142,21 @@ func (s *schedule) bytes(page uint32) float64 {
 // rate never is nothing.
 func (s *schedule) rate() float64 { return max(s.belt.rate(), 1e4) }
 
-// first sends all pages that are not written meanwhile.
+// first sends all pages that the target lacks and that are not written meanwhile.
 func (s *schedule) first(ctx context.Context) error {
 	if err := s.opt.step(StepSourceRound); err != nil {
 		return err
 	}
-	s.begin(s.pages)
+	s.begin(s.pending.count())
 	touched := newBitmap(s.pages)
-	for page := 0; page < s.pages; {
+	for page := s.pending.next(0); page >= 0; {
 		if err := s.belt.room(ctx); err != nil {
 			return err
 		}
 		s.look()
 		touched.or(s.news)
 		list := s.list[:0]
-		for most := s.belt.batch(); page < s.pages && len(list) < most; page++ {
+		for most := s.belt.batch(); page >= 0 && len(list) < most; page = s.pending.next(page + 1) {
 			if touched.has(page) {
 				s.current().Skipped++
 				continue

@@ -87,6 +87,9 @@ func (o *Options) plan(pages int) (plan, error) {
 	if len(o.Encoders) > 0 {
 		c = codec.Config{Pages: pages, Block: o.Block, Cache: o.Cache}
 	}
+	if c.CBR || slices.Contains(o.Encoders, "cbr") {
+		c.HashBits, c.Unverified = o.HashBits, o.Unverified
+	}
 	c, err := codec.Parse(c, o.Encoders)
 	if err != nil {
 		return p, err

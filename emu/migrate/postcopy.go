@@ -171,9 +171,9 @@ func (s *source) pushAll(ctx context.Context, push *pusher) error {
 	list := make([]uint32, 0, pushAtOnce)
 	for {
 		if !s.given {
-			payload, err := s.heard(msgRunning)
-			if err == nil && payload != nil {
-				err = s.ran(payload)
+			m, err := s.heard()
+			if err == nil && m != nil {
+				err = s.ran(ctx, *m)
 			}
 			if err != nil {
 				return err
@@ -351,7 +351,7 @@ func (t *target) missing(ctx context.Context, payload []byte) error {
 	}
 	t.proof.omit(missing)
 	if root := t.proof.root(); root != sent {
-		return fmt.Errorf("before the hand-over: %w", &DiffersError{What: fmt.Sprintf("the source sent pages of hash %v and %v was placed", sent, root)})
+		return t.refuse(ctx, sent, root)
 	}
 	if err := t.take(ctx, state, missing); err != nil {
 		return err

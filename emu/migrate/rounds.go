@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"time"
 )
@@ -16,8 +17,7 @@ type copier struct {
 	plan   plan
 	rounds []Round
 
-	proof *proof // of the pages as they were sent
-	// whole: every page has been sent, or is known to be at the target.
+	proof   *proof   // of the pages as they were sent
 	sentIn  []uint16 // the round that each page was sent last in, from 1; 0: never
 	cost    []uint16 // bytes that it came to then
 	paused  bool
@@ -43,6 +43,27 @@ func (c *copier) collect(m bitmap) int {
 	n := c.vm.Collect(c.scratch)
 	m.or(c.scratch)
 	return n
+}
+
+// holds takes pages out of toSend that the target says that it holds, and that
+// are the same here by their 256-bit hash. One that changes while it is hashed
+// is dirty afterwards.
+func (c *copier) holds(toSend bitmap, list []byte) error {
+	if len(list)%holdSize != 0 {
+		return fmt.Errorf("a list of held pages of %d bytes", len(list))
+	}
+	for ; len(list) > 0; list = list[holdSize:] {
+		page := int(binary.BigEndian.Uint32(list))
+		if page >= c.pages {
+			return fmt.Errorf("the target holds page %d of a memory of %d", page, c.pages)
+		}
+		theirs := digest(list[4:holdSize])
+		if leaf(c.memory[page*PageSize:(page+1)*PageSize]) == theirs {
+			toSend.unset(page)
+			c.proof.set(page, theirs)
+		}
+	}
+	return nil
 }
 
 // begin opens a round.

@@ -119,7 +119,7 @@ func (s *source) hand(ctx context.Context) error {
 	toSend.fill(s.copier.pages)
 	// From here on written pages are noted.
 	s.copier.collect(newBitmap(s.copier.pages))
-	if err := s.open(ctx); err != nil {
+	if err := s.open(ctx, toSend); err != nil {
 		return err
 	}
 	if err := s.copier.live(ctx, toSend); err != nil {
@@ -143,33 +143,54 @@ func (s *source) hand(ctx context.Context) error {
 
 // running waits until the VM runs at the target.
 func (s *source) running(ctx context.Context) error {
-	payload, err := s.expect(ctx, msgRunning, answerIn)
+	m, err := s.await(ctx, messageName(msgRunning), answerIn)
 	if err != nil {
 		return err
 	}
-	return s.ran(payload)
+	return s.ran(ctx, m)
 }
 
-// ran notes when the VM began to run at the target.
-func (s *source) ran(payload []byte) (err error) {
-	s.given = true
-	if s.rep.ResumedAt, err = parseMono(payload); err != nil {
-		return err
+// ran notes when the VM began to run at the target, or which pages it was
+// refused for.
+func (s *source) ran(ctx context.Context, m message) (err error) {
+	switch m.Type {
+	case msgRunning:
+		s.given = true
+		if s.rep.ResumedAt, err = parseMono(m.payload); err != nil {
+			return err
+		}
+		s.rep.Done = s.rep.ResumedAt
+		return s.opt.step(StepSourceRunning)
+	case msgLeaves:
+		return s.differ(ctx, s.copier.proof, m.payload, "the target does not hold what it was sent, and did not take the VM")
 	}
-	s.rep.Done = s.rep.ResumedAt
-	return s.opt.step(StepSourceRunning)
+	return fmt.Errorf("waiting for the VM to run: the target sent %q", messageName(m.Type))
 }
 
-// open tells the target what comes and waits until it has made room.
-func (s *source) open(ctx context.Context) error {
+// open tells the target what comes and waits until it has made room. With
+// Reuse, pages that are there already are taken out of toSend.
+func (s *source) open(ctx context.Context, toSend bitmap) error {
 	b := begin{Algorithm: s.opt.Algorithm, Pages: s.copier.pages, Codec: s.plan.codec, Verify: s.opt.Verify, Reuse: s.opt.Reuse}
 	if err := s.tell(ctx, msgBegin, encodeJSON(b)); err != nil {
 		return err
 	}
-	if _, err := s.expect(ctx, msgReady, answerIn); err != nil {
-		return err
+	for {
+		m, err := s.await(ctx, messageName(msgReady), answerIn)
+		if err != nil {
+			return err
+		}
+		switch {
+		case m.Type == msgReady:
+			return s.opt.step(StepSourceReady)
+		case m.Type == msgHolds && s.opt.Reuse:
+			err = s.copier.holds(toSend, m.payload)
+		default:
+			err = fmt.Errorf("waiting for %q: the target sent %q", messageName(msgReady), messageName(m.Type))
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return s.opt.step(StepSourceReady)
 }
 
 // pause stops the VM.
@@ -252,7 +273,10 @@ func (s *source) prove(ctx context.Context) error {
 		root = stayed.root()
 	}
 	if theirs.Root != root.String() {
-		return s.differ(ctx, stayed)
+		if err := s.tell(ctx, msgAsk, nil); err != nil {
+			return err
+		}
+		return s.differ(ctx, stayed, nil, "the target's memory is not what the source's was at the pause")
 	}
 	s.rep.Hash = theirs.Root
 	if err := s.tell(ctx, msgOver, nil); err != nil {
@@ -264,13 +288,10 @@ func (s *source) prove(ctx context.Context) error {
 	return s.opt.step(StepSourceOver)
 }
 
-// differ finds out which pages do.
-func (s *source) differ(ctx context.Context, stayed *proof) error {
-	if err := s.tell(ctx, msgAsk, nil); err != nil {
-		return err
-	}
-	var list []byte
-	for len(list) < len(stayed.leaves)*len(digest{}) {
+// differ finds out which pages do, from the hashes of the target's, of which
+// list is the beginning.
+func (s *source) differ(ctx context.Context, ours *proof, list []byte, what string) error {
+	for len(list) < len(ours.leaves)*len(digest{}) {
 		b, err := s.expect(ctx, msgLeaves, answerIn)
 		if err != nil {
 			return err
@@ -280,11 +301,11 @@ func (s *source) differ(ctx context.Context, stayed *proof) error {
 		}
 		list = append(list, b...)
 	}
-	pages, err := stayed.differs(list)
+	pages, err := ours.differs(list)
 	if err != nil {
 		return err
 	}
-	return &DiffersError{Pages: pages, What: "the target's memory is not what the source's was at the pause"}
+	return &DiffersError{Pages: pages, What: what}
 }
 
 // back takes the VM back after an error before the target was known to have it.

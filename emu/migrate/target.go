@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,17 +80,17 @@ func (t *target) run(ctx context.Context) error {
 		}
 		err = t.rest(ctx)
 	}
-	switch {
-	case err == nil || killed(err):
+	if err == nil || killed(err) {
 		return err
-	case t.mine:
-		return fmt.Errorf("%w: %w", ErrCommitted, err)
 	}
-	// The source takes the VM back at once if it can be told; else when it
-	// sees the session end.
+	// The source takes the VM back at once if it can be told, and may; else when
+	// it sees the session end.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = t.tell(ctx, msgFailed, []byte(err.Error()))
+	if t.mine {
+		return fmt.Errorf("%w: %w", ErrCommitted, err)
+	}
 	return err
 }
 
@@ -208,7 +209,33 @@ func (t *target) open(ctx context.Context) error {
 	if err := t.opt.step(StepTargetReady); err != nil {
 		return err
 	}
+	if t.opt.Reuse {
+		if err := t.hold(ctx); err != nil {
+			return err
+		}
+	}
 	return t.tell(ctx, msgReady, nil)
+}
+
+// hold says what this end's memory holds of an earlier stay. Pages of zeros
+// are left out: to send them costs less.
+func (t *target) hold(ctx context.Context) error {
+	var list []byte
+	for page := range t.pages {
+		d := leaf(t.memory[page*PageSize : (page+1)*PageSize])
+		t.proof.set(page, d)
+		if d == zeroLeaf {
+			continue
+		}
+		list = append(binary.BigEndian.AppendUint32(list, uint32(page)), d[:]...)
+		if len(list) >= holdsAtOnce*holdSize {
+			if err := t.tell(ctx, msgHolds, list); err != nil {
+				return err
+			}
+			list = list[:0]
+		}
+	}
+	return t.tell(ctx, msgHolds, list)
 }
 
 // place decodes a batch into memory, and hashes each page where it lies now.
@@ -242,7 +269,7 @@ func (t *target) final(ctx context.Context, payload []byte) error {
 		t.rep.Verify.InPause = event.Now().Sub(began)
 	}
 	if root := t.proof.root(); root != sent {
-		return fmt.Errorf("before the hand-over: %w", &DiffersError{What: fmt.Sprintf("the source sent a memory of hash %v and %v was placed", sent, root)})
+		return t.refuse(ctx, sent, root)
 	}
 	if err := t.take(ctx, state, nil); err != nil {
 		return err
@@ -252,6 +279,13 @@ func (t *target) final(ctx context.Context, payload []byte) error {
 		return fmt.Errorf("start the VM at the target: %w", err)
 	}
 	return t.started(ctx, at)
+}
+
+// refuse does not take a VM whose pages are not those that the source says that
+// it sent: the source can tell from the hashes which.
+func (t *target) refuse(ctx context.Context, sent, placed digest) error {
+	err := t.confess(ctx, sent, placed)
+	return fmt.Errorf("before the hand-over: %w", err)
 }
 
 // started tells the source that the VM runs here.
@@ -423,7 +457,7 @@ func (t *target) confess(ctx context.Context, theirs, ours digest) error {
 	if err := t.link.Bulk.Flush(ctx); err != nil {
 		return fmt.Errorf("waiting for the source to hear which pages differ: %w", err)
 	}
-	return &DiffersError{What: fmt.Sprintf("hash of the source's memory at the pause %v, of the target's %v; the source's error names the pages", theirs, ours)}
+	return &DiffersError{What: fmt.Sprintf("hash of the source's memory %v, of the target's %v; the source's error names the pages", theirs, ours)}
 }
 
 func (t *target) usage() []codec.Use {
