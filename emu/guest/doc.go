@@ -15,12 +15,19 @@
 //
 // Division of labour:
 //
-//   - memory.go: [Memory], a file of pages with the bitmap of those written;
-//   - disk.go: [Disk], an image with the bitmap of blocks written, and the
+//   - memory.go, bitmap.go: [Memory], a file of pages with bitmaps of those
+//     written; absence.go, faults.go, uffd.go: pages that are not there yet, as
+//     the guest and as the agent sees them;
+//   - disk.go: [Disk], an image with the bitmap of blocks written; mirror.go: the
 //     mirror that a write must reach before it counts;
-//   - guest.go: the process, its gate (pause and resume) and its control socket;
-//   - workload*.go: what runs in it, calibrated on published measurements;
-//   - server.go: what clients see of it.
+//   - guest.go: the process; machine.go: what a hypervisor does to it; gate.go:
+//     pause; state.go: what the virtual CPUs hold; control.go, remote.go: the
+//     control socket and its client;
+//   - profile.go, plan.go, content.go, workload.go, trace.go, diskfill.go: what
+//     runs in it and what its memory and disk hold, calibrated on published
+//     measurements (docs/guests.md); replay.go: the same without a process;
+//   - server.go, app.go, ledger.go, sealed.go: what clients see of it; client.go:
+//     their half.
 //
 // What moves a guest is package migrate; what a host does with guests is
 // package hypervisor.
