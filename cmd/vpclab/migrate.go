@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -18,12 +19,6 @@ import (
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/topo"
 )
-
-// algorithms of memory migration, for completion and messages.
-var algorithms = []string{
-	migrate.Own, migrate.CloudNet, migrate.Xen30, migrate.Xen5, migrate.SmartStop, migrate.CBR, migrate.Deltas,
-	migrate.StopAndCopy, migrate.PostCopy, migrate.Hybrid,
-}
 
 func newMigrate() *cobra.Command {
 	var (
@@ -61,7 +56,7 @@ the end; with --events what happens is printed while it does.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&req.To, "to", "", "hypervisor host, as site/number")
-	f.StringVar(&req.Memory.Algorithm, "algorithm", migrate.Own, strings.Join(algorithms, ", "))
+	f.StringVar(&req.Memory.Algorithm, "algorithm", migrate.Own, strings.Join(migrate.Algorithms, ", "))
 	f.StringSliceVar(&req.Memory.Encoders, "encoders", nil, "encoders in place of the algorithm's, as zero,cbr,delta,zstd-1")
 	f.IntVar(&req.Memory.Block, "block", 0, "bytes of a block of the redundancy cache (default: the algorithm's)")
 	f.StringVar(&cache, "cache", "", "size of the redundancy cache, as 25MiB (default: a tenth of the memory)")
@@ -73,22 +68,20 @@ the end; with --events what happens is printed while it does.`,
 	f.BoolVar(&together, "together", false, "let several VMs wait with their last round for each other")
 	f.BoolVar(&events, "events", false, "print what happens on standard error")
 	_ = cmd.MarkFlagRequired("to") // the flag exists
-	complete(cmd, "algorithm", func(string) []string { return algorithms })
+	complete(cmd, "algorithm", func(string) []string { return migrate.Algorithms })
 	complete(cmd, "verify", func(string) []string { return []string{"online", "pause"} })
 	return cmd
 }
 
 func knownAlgorithm(name string) error {
-	for _, a := range algorithms {
-		if a == name {
-			return nil
-		}
+	if slices.Contains(migrate.Algorithms, name) {
+		return nil
 	}
 	hint := ""
-	if near := topo.Nearest(name, algorithms); near != "" {
+	if near := topo.Nearest(name, migrate.Algorithms); near != "" {
 		hint = fmt.Sprintf("; did you mean %s?", near)
 	}
-	return usageError{fmt.Errorf("--algorithm: there is no algorithm %q: there are %s%s", name, strings.Join(algorithms, ", "), hint)}
+	return usageError{fmt.Errorf("--algorithm: there is no algorithm %q: there are %s%s", name, strings.Join(migrate.Algorithms, ", "), hint)}
 }
 
 // migrateVMs has the lab do it and prints how it went.
@@ -100,7 +93,6 @@ func migrateVMs(cmd *cobra.Command, req lab.MigrateGroupRequest, events bool) er
 	ctx, cancel := limited(cmd)
 	defer cancel()
 	p := newProgress(os.Stderr)
-	p.step("join", 0, 0)
 	all, err := c.MigrateAll(ctx, req, func(e event.Event) {
 		if events {
 			p.note(fmt.Sprintf("%s %-12s %-24s %s", e.Wall.Format("15:04:05.000000"), e.Node, e.Kind, attributes(e.Attr)))
@@ -126,7 +118,7 @@ func migrateVMs(cmd *cobra.Command, req lab.MigrateGroupRequest, events bool) er
 
 // phaseAfter is what goes on after an event of a migration.
 var phaseAfter = map[string]string{
-	"migration.phase/join": "copy", "migration.phase/disk": "memory", "migration.paused/": "hand over",
+	"migration.begun/": "join", "migration.phase/join": "copy", "migration.phase/disk": "memory", "migration.paused/": "hand over",
 	"migration.committed/": "prove", "migration.carried-on/": "carry on",
 }
 

@@ -20,6 +20,8 @@ type VPCInfo struct {
 	Service string    `json:"service"`
 	Subnet  string    `json:"subnet,omitempty"` // of a vpls
 	Sites   []VPCSite `json:"sites"`
+	// Provider marks the network that joins the hypervisor hosts.
+	Provider bool `json:"provider,omitempty"`
 }
 
 // VPCSite is a VPC at a site.
@@ -103,7 +105,7 @@ func (i *inspection) vpcs(context.Context) error {
 		return nil
 	}
 	for _, v := range i.plan.VPCs {
-		info := VPCInfo{VPC: v.Name, Number: v.Index, Service: v.Service}
+		info := VPCInfo{VPC: v.Name, Number: v.Index, Service: v.Service, Provider: v.Provider}
 		if v.Subnet.IsValid() {
 			info.Subnet = v.Subnet.String()
 		}
@@ -266,12 +268,16 @@ func (i *inspection) reservedUse(node string, label uint32) string {
 func (r *Report) vpcTable(w io.Writer) {
 	t := Table("VPCs", "VPC", "number", "service", "site", "PE", "subnet", "joined", "machines")
 	for _, v := range r.VPCs {
+		service := v.Service
+		if v.Provider {
+			service += " of the hosts"
+		}
 		for _, s := range v.Sites {
 			joined := "yes"
 			if !s.Joined {
 				joined = "no"
 			}
-			t.AppendRow(table.Row{v.VPC, v.Number, v.Service, s.Site, s.PE, s.Subnet, joined, s.Machines})
+			t.AppendRow(table.Row{v.VPC, v.Number, service, s.Site, s.PE, s.Subnet, joined, s.Machines})
 		}
 	}
 	show(w, t)
