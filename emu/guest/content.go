@@ -75,11 +75,13 @@ func (a *author) line(dst []byte, i int, v uint64) {
 		}
 		return
 	}
+	keep, base, words := a.texture.keep, a.texture.base, a.texture.words
+	out := (*[lineSize]byte)(dst)
 	for k := 0; k < lineSize; k += tokenSize {
-		w := (a.seed + (r&a.texture.words)*saltWord) * saltPage
+		w := (a.seed + (r&words)*saltWord) * saltPage
 		r >>= 8
-		binary.LittleEndian.PutUint64(dst[k:], (w^w>>29)&a.texture.keep|a.texture.base)
-		w = bits.RotateLeft64(w, 23) * saltVersion
-		binary.LittleEndian.PutUint64(dst[k+8:], (w^w>>31)&a.texture.keep|a.texture.base)
+		binary.LittleEndian.PutUint64(out[k:], (w^w>>29)&keep|base)
+		w = bits.RotateLeft64(w, 23)
+		binary.LittleEndian.PutUint64(out[k+8:], (w^w>>31)&keep|base)
 	}
 }

@@ -158,6 +158,6 @@ func (m *model) encode() int {
 func (p *player) now(dst []byte, q int) {
 	a := p.author(q)
 	for i := range pageLines {
-		p.lineBy(&a, dst[i*lineSize:], q, i, p.version[q])
+		p.line(&a, dst[i*lineSize:], q, i, p.version[q])
 	}
 }

@@ -237,14 +237,9 @@ func (s spot) in(i int) bool {
 	return s.count > 0 && d >= 0 && d%int(s.stride) == 0 && d/int(s.stride) < int(s.count)
 }
 
-// line writes what line i of page q holds after the page was written version
-// times. It is not for the server's pages.
-func (pl *plan) line(dst []byte, q, i int, version uint32) {
-	a := pl.author(q)
-	pl.lineBy(&a, dst, q, i, version)
-}
-
-func (pl *plan) lineBy(a *author, dst []byte, q, i int, version uint32) {
+// line writes what line i of page q, whose author is a, holds after the page was
+// written version times. It is not for the server's pages.
+func (pl *plan) line(a *author, dst []byte, q, i int, version uint32) {
 	switch r := pl.role[q]; {
 	case r == roleZero:
 		clear(dst[:lineSize])
@@ -282,7 +277,7 @@ func (pl *plan) shiftedLine(dst []byte, q, i int) {
 func (pl *plan) fill(dst []byte, q int) {
 	a := pl.author(q)
 	for i := range pageLines {
-		pl.lineBy(&a, dst[i*lineSize:], q, i, 0)
+		pl.line(&a, dst[i*lineSize:], q, i, 0)
 	}
 }
 

@@ -119,7 +119,7 @@ func (p *player) check(m *Memory, q int) error {
 
 func (p *player) agrees(a *author, got []byte, q, i int) bool {
 	var want [lineSize]byte
-	p.lineBy(a, want[:], q, i, p.version[q])
+	p.line(a, want[:], q, i, p.version[q])
 	return string(got[:lineSize]) == string(want[:])
 }
 

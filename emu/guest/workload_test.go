@@ -143,3 +143,22 @@ func TestSpecsThatCannotBe(t *testing.T) {
 		require.ErrorContains(t, s.Check(), want)
 	}
 }
+
+// BenchmarkWorkload tells what share of a processor a workload takes.
+func BenchmarkWorkload(b *testing.B) {
+	for _, name := range Workloads() {
+		if name == Trace {
+			continue
+		}
+		b.Run(name, func(b *testing.B) {
+			w, m := runTicks(b, Spec{Name: "x", Memory: 64 << 20, Workload: name, Seed: 5}, 0)
+			b.ResetTimer()
+			for range b.N {
+				if err := w.step(m); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(100*b.Elapsed().Seconds()/(float64(b.N)*w.tick().Seconds()), "%CPU")
+		})
+	}
+}
