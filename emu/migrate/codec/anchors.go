@@ -3,8 +3,6 @@ package codec
 import (
 	"encoding/binary"
 	"math/bits"
-
-	"github.com/zeebo/xxh3"
 )
 
 // Anchors are places in memory that content itself chooses: where the next eight
@@ -47,7 +45,15 @@ func appendAnchors(dst []anchor, page []byte, from, to int) []anchor {
 	return dst
 }
 
-func windowHash(page []byte, at int) uint64 { return xxh3.Hash(page[at : at+anchorWindow]) }
+// windowHash is a hash of the window that begins there: two products of two words
+// each, folded (wyhash). It must be fast and scatter well, no more: what it finds
+// is compared, and whoever makes windows that collide has them sent as they are.
+func windowHash(page []byte, at int) uint64 {
+	w := page[at : at+anchorWindow : at+anchorWindow]
+	a, b := bits.Mul64(binary.LittleEndian.Uint64(w)^0xa0761d6478bd642f, binary.LittleEndian.Uint64(w[8:])^0xe7037ed1a0b428db)
+	c, d := bits.Mul64(binary.LittleEndian.Uint64(w[16:])^0x8ebc6af09c88c6e3, binary.LittleEndian.Uint64(w[24:])^0x589965cc75374cc3)
+	return (a ^ b ^ bits.RotateLeft64(c^d, 32)) * 0x9e3779b97f4a7c15
+}
 
 // anchorTable finds positions in the shadow by the hash of an anchor. The newest
 // position takes a place; what it finds is compared.

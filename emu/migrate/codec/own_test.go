@@ -223,7 +223,7 @@ func TestNoise(t *testing.T) {
 // Our own beats CloudNet's encoders in bytes, and all plain ones, on every kind
 // of memory and of change.
 func TestOwnIsSmallest(t *testing.T) {
-	for _, content := range contents(2048) {
+	for _, content := range contents(1024) {
 		others := map[string]int64{}
 		for _, code := range codes {
 			r := seeded(81)
