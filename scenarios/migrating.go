@@ -29,6 +29,10 @@ const (
 	// answerDeadline is how long a user may wait for one answer beside the time
 	// that a migration takes.
 	answerDeadline = 30 * time.Second
+	// legDeadline bounds a move beside the time that slowMove times its bytes
+	// take on the WAN: an algorithm that does not converge is given up.
+	legDeadline = 2 * time.Minute
+	slowMove    = 12
 )
 
 // migrating is a session of the experiment migration.
@@ -311,7 +315,10 @@ func (r *migrationTrial) leg(ctx context.Context, n int, to func(vm string) stri
 	vms := r.experiment.Movers()
 	l := leg{name: legName(n), moved: map[string]*moved{}}
 	together := newMuster(len(vms), r.pt[paramGroup] == groupTogether)
-	g, gctx := errgroup.WithContext(ctx)
+	limit := r.patience()
+	bounded, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("waited %v for it to arrive", limit.Round(time.Second)))
+	defer cancel()
+	g, gctx := errgroup.WithContext(bounded)
 	var mu sync.Mutex
 	for _, vm := range vms {
 		node, _ := r.plan.Node(vm)
@@ -346,6 +353,20 @@ func (r *migrationTrial) leg(ctx context.Context, n int, to func(vm string) stri
 		return nil
 	}
 	return wait(ctx, afterFor-event.Now().Sub(arrived))
+}
+
+// patience is how long a leg may take.
+func (r *migrationTrial) patience() time.Duration {
+	bytes := topo.Size(0)
+	for _, vm := range r.experiment.Movers() {
+		n, _ := r.plan.Node(vm)
+		bytes += n.Guest.Memory
+		if r.experiment.Disk {
+			bytes += n.Guest.Disk
+		}
+	}
+	rate := max(1e6, min(r.pt.rate(paramRate), 100e6)) // a faster line may wait for the computer
+	return legDeadline + time.Duration(slowMove*8*float64(bytes)/float64(rate)*float64(time.Second))
 }
 
 // ask ends the users and gathers what they saw.

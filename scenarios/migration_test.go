@@ -159,7 +159,7 @@ func (c *testCloud) move(ctx context.Context, m move) (*moved, error) {
 	}
 	got.Report = migrate.Report{
 		Began: ms(12), PausedAt: ms(60), ResumedAt: ms(80), Done: ms(90), BytesOut: 900, Hash: "abc",
-		Rounds:   []migrate.Round{{Began: ms(12), Ended: ms(50), ToSend: 100, Sent: 90, Skipped: 10, Dirtied: 20, Final: 80, Bytes: 800}, {Began: ms(60), Ended: ms(80), ToSend: 20, Sent: 20, Final: 20, Bytes: 100, Paused: true}},
+		Rounds:   []migrate.Round{{Began: ms(12), Ended: ms(50), ToSend: 100, Sent: 90, Skipped: 10, Dirtied: 20, Final: 80, Bytes: 800}, {Began: ms(60), Ended: ms(80), ToSend: 20, Sent: 20, Final: 20, FinalBytes: 100, Bytes: 100, Paused: true}},
 		Encoders: []migrate.EncoderUse{{Name: "zero", Units: 10, In: 40960, Out: 8, CPU: time.Millisecond}},
 		Faults:   migrate.FaultUse{Demanded: 2, Waits: []time.Duration{time.Millisecond, 3 * time.Millisecond}},
 	}

@@ -171,11 +171,7 @@ func (r *migrationTrial) addRound(round migrate.Round, set labels) {
 		r.t.Add("round."+name, "pages", float64(n), set)
 	}
 	r.t.Add("round.bytes", "bytes", float64(round.Bytes), set)
-	final := 0.0
-	if round.Sent > 0 {
-		final = float64(round.Bytes) * float64(round.Final) / float64(round.Sent)
-	}
-	r.t.Add("round.final_bytes", "bytes", final, set)
+	r.t.Add("round.final_bytes", "bytes", float64(round.FinalBytes), set)
 	r.t.Add("round.took", "s", max(0, round.Ended.Sub(round.Began)).Seconds(), set)
 }
 
