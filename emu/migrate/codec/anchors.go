@@ -3,44 +3,80 @@ package codec
 import (
 	"encoding/binary"
 	"math/bits"
+	"math/rand/v2"
 )
 
-// Anchors are places in memory that content itself chooses: where the next eight
-// bytes, multiplied by a constant, have a certain form, one place in anchorRate.
-// The same bytes have the same anchors wherever they lie, so that of two equal
-// pieces of some length, at whatever offsets, an anchor of one is found at an
-// anchor of the other, by a hash of the anchorWindow bytes from there on;
-// comparing bytes in both directions then finds all that is equal. (Long-distance
-// matching, as in rsync and EndRE.)
+// Anchors are places in memory that content itself chooses: where a hash of the
+// next anchorWindow bytes has a certain form, one place in anchorRate. The same
+// bytes have the same anchors wherever they lie, so that of two equal pieces of
+// some length, at whatever offsets, an anchor of one is found at an anchor of the
+// other; comparing bytes from there in both directions finds all that is equal.
+// (Long-distance matching, as in rsync and EndRE; the hash is the gear hash of
+// FastCDC.)
+//
+// To look at each byte takes as long as to compress it fast. Where there is no
+// time for it, anchors are at fixed places: pieces are found that lie as they lay.
 const (
-	anchorWord   = 8
 	anchorWindow = 32
 	anchorRate   = 32
 	// anchorStep is the least distance: a page of one byte repeated would be
 	// nothing but anchors.
 	anchorStep = 8
+	// fixedStep is that of fixed places.
+	fixedStep = 64
 	// anchorEvery is for how many bytes of memory the table has a place.
 	anchorEvery = 64
 	// A place in the table is a position, and so many bits of the hash beside.
 	positionBits = 40
 )
 
+// gear holds a random number a byte. Each byte moves what was before two bits
+// up, so that after 32 bytes it is out of a hash of 64 bits.
+var gear = func() (g [256]uint64) {
+	r := rand.New(rand.NewPCG(0x76706c6162, 0x676561720a))
+	for i := range g {
+		g[i] = r.Uint64()
+	}
+	return g
+}()
+
+const gearShift = 64 / anchorWindow
+
 // anchor is one in the page at hand.
 type anchor struct {
-	at   int    // offset
+	at   int    // offset of its window
 	hash uint64 // of the window
 	slot uint64 // what the table has for it
 }
 
 // appendAnchors finds those in page[from:to] whose windows are inside the page.
 func appendAnchors(dst []anchor, page []byte, from, to int) []anchor {
-	to = min(to, len(page)-anchorWindow+1)
-	for i := from; i < to; i++ {
-		word := binary.LittleEndian.Uint64(page[i : i+anchorWord])
-		if word*0x9e3779b97f4a7c15>>(64-5) == 0 { // one in anchorRate
-			dst = append(dst, anchor{at: i, hash: windowHash(page, i)})
-			i += anchorStep - 1
+	to = min(to+anchorWindow-1, len(page)) // where the last window ends
+	if from+anchorWindow > to {
+		return dst
+	}
+	var h uint64
+	for _, c := range page[from : from+anchorWindow-1] {
+		h = h<<gearShift + gear[c]
+	}
+	// Of the form are the highest bits, on which the whole window bears.
+	const form = uint64(anchorRate-1) << (64 - 5)
+	next := from
+	for i, c := range page[from+anchorWindow-1 : to] {
+		h = h<<gearShift + gear[c]
+		if h&form == 0 && from+i >= next {
+			next = from + i + anchorStep
+			dst = append(dst, anchor{at: from + i, hash: windowHash(page, from+i)})
 		}
+	}
+	return dst
+}
+
+// appendFixed gives those at fixed places.
+func appendFixed(dst []anchor, page []byte, from, to int) []anchor {
+	from = (from + fixedStep - 1) &^ (fixedStep - 1)
+	for i := from; i < min(to, len(page)-anchorWindow+1); i += fixedStep {
+		dst = append(dst, anchor{at: i, hash: windowHash(page, i)})
 	}
 	return dst
 }

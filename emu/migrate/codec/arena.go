@@ -17,8 +17,9 @@ type arena struct {
 	present []bool // one a piece
 }
 
-// arenaPiece is how much comes at a time: a huge page, where the kernel has them.
-const arenaPiece = 2 << 20
+// arenaPiece is how much comes at a time. Huge pages are not asked for: the kernel
+// may stop to make room for one for longer than all of its small pages take.
+const arenaPiece = 1 << 20
 
 func newArena(size int) (arena, error) {
 	size = (size + PageSize - 1) &^ (PageSize - 1)
@@ -26,7 +27,6 @@ func newArena(size int) (arena, error) {
 	if err != nil {
 		return arena{}, fmt.Errorf("map %d bytes: %w", size, err)
 	}
-	_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // not all kernels have them
 	return arena{bytes: b, present: make([]bool, (size+arenaPiece-1)/arenaPiece)}, nil
 }
 

@@ -352,7 +352,11 @@ func (e *ownEncoder) codePage(i, page int, now []byte, spans []span) {
 func (e *ownEncoder) codeSpan(page int, now []byte, s span) {
 	end := s.from // of what is told
 	if s.to-s.from >= shortestFound {
-		e.at = appendAnchors(e.at[:0], now, s.from, s.to)
+		if e.residue.hurried() {
+			e.at = appendFixed(e.at[:0], now, s.from, s.to)
+		} else {
+			e.at = appendAnchors(e.at[:0], now, s.from, s.to)
+		}
 		e.anchors.look(e.at)
 		for i := range e.at {
 			a := &e.at[i]

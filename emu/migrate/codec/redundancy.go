@@ -3,7 +3,6 @@ package codec
 import (
 	"bytes"
 	"math/bits"
-	"math/rand/v2"
 	"sort"
 
 	"github.com/zeebo/xxh3"
@@ -58,15 +57,6 @@ func ContentRedundancy(memory []byte, average int, cache int64) Share {
 	}
 	return h.share
 }
-
-// gear holds a random number a byte.
-var gear = func() (g [256]uint64) {
-	r := rand.New(rand.NewPCG(0x76706c6162, 0x676561720a))
-	for i := range g {
-		g[i] = r.Uint64()
-	}
-	return g
-}()
 
 // haystack is a cache of parts of one memory: it holds where they are, and so no
 // bytes.

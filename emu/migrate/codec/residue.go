@@ -112,6 +112,9 @@ func (r *residue) pressure(p float64) {
 	r.use(level)
 }
 
+// hurried says that the link waits for data.
+func (r *residue) hurried() bool { return r.level == 0 }
+
 func (r *residue) use(level int) {
 	if level == r.level {
 		return
