@@ -62,6 +62,7 @@ type flow struct {
 	putAt       event.Mono    // when the last batch was put on
 	waitedAt    time.Duration // waits until then
 	press       float64
+	spare       *spare
 
 	mu        sync.Mutex
 	way       []underway // what is not placed, oldest first
@@ -85,7 +86,7 @@ type underway struct {
 }
 
 func newFlow(bulk wire.Session, enc codec.Encoder) *flow {
-	return &flow{bulk: bulk, enc: enc, gain: 2, news: make(chan struct{}, 1)}
+	return &flow{bulk: bulk, enc: enc, gain: 2, spare: newSpare(), news: make(chan struct{}, 1)}
 }
 
 func (f *flow) now() event.Mono { return event.Now() }
@@ -251,14 +252,15 @@ func (f *flow) mark(ctx context.Context, round int) error {
 }
 
 // pressure tells the encoder which share of the time since the batch before
-// this one was spent waiting for the link: time that it could have had.
+// this one was spent waiting for the link: time that it could have had, as far
+// as the processor had nothing else to do.
 func (f *flow) pressure(now event.Mono) {
 	waited := f.waitedFor + f.bulk.Waiting()
 	if f.putAt != 0 {
 		if took := now.Sub(f.putAt); took > 0 {
 			share := min(1, float64(waited-f.waitedAt)/float64(took))
 			f.press += (share - f.press) / 8
-			f.enc.Pressure(f.press)
+			f.enc.Pressure(min(f.press, f.spare.share(now)))
 		}
 	}
 	f.putAt, f.waitedAt = now, waited

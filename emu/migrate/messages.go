@@ -46,6 +46,7 @@ type begin struct {
 	Codec     codec.Config
 	Verify    string
 	Reuse     bool
+	Seed      uint64 // of the fingerprints: drawn by the source, and all that the target takes
 }
 
 // proven is the target's half of a Report.

@@ -111,8 +111,8 @@ func (p *pusher) grow(b *bubble) int {
 // offerMissing offers the VM to the target without the pages of missing, and
 // sends those.
 func (s *source) offerMissing(ctx context.Context, missing bitmap) error {
-	s.copier.proof.omit(missing)
-	root := s.copier.proof.root()
+	s.copier.marks.omit(missing)
+	root := s.copier.marks.root()
 	s.offered = true
 	if err := s.tell(ctx, msgMissing, missingMessage(root, s.state, missing)); err != nil {
 		return err
@@ -349,10 +349,12 @@ func (t *target) missing(ctx context.Context, payload []byte) error {
 	if err := t.opt.step(StepTargetFinal); err != nil {
 		return err
 	}
-	t.proof.omit(missing)
-	if root := t.proof.root(); root != sent {
-		return t.refuse(ctx, sent, root)
+	t.marks.omit(missing)
+	if root := t.marks.root(); root != sent {
+		return t.refuse(ctx, t.marks, sent)
 	}
+	t.late.forget(missing)
+	t.late.keep(t.memory)
 	if err := t.take(ctx, state, missing); err != nil {
 		return err
 	}
@@ -508,7 +510,7 @@ func ReceiveRest(ctx context.Context, link Link, vm Target, faults Faults, missi
 	memory := vm.Memory()
 	pages := len(memory) / PageSize
 	t := &target{
-		link: link, vm: vm, opt: &opt, memory: memory, pages: pages, proof: newProof(pages),
+		link: link, vm: vm, opt: &opt, memory: memory, pages: pages, proof: newProof(pages), late: newLate(0),
 		rep: &Report{Algorithm: opt.Algorithm, Began: event.Now()}, cpu: cpu(),
 		mine: true, running: true, faults: faults, unknown: newBitmap(pages),
 	}

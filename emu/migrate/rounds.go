@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"time"
 )
 
@@ -17,7 +18,8 @@ type copier struct {
 	plan   plan
 	rounds []Round
 
-	proof   *proof   // of the pages as they were sent
+	marks   *proof // fingerprints of the pages as they were sent
+	seed    uint64
 	sentIn  []uint16 // the round that each page was sent last in, from 1; 0: never
 	cost    []uint16 // bytes that it came to then
 	paused  bool
@@ -32,7 +34,7 @@ func newCopier(vm Source, b belt, opt *Options, p plan) *copier {
 	n := len(memory) / PageSize
 	return &copier{
 		vm: vm, memory: memory, pages: n, belt: b, opt: opt, plan: p,
-		proof: newProof(n), sentIn: make([]uint16, n), cost: make([]uint16, n), scratch: newBitmap(n),
+		marks: newProof(n), seed: rand.Uint64(), sentIn: make([]uint16, n), cost: make([]uint16, n), scratch: newBitmap(n),
 		list: make([]uint32, 0, batchMax), data: make([]byte, batchMax*PageSize),
 	}
 }
@@ -57,10 +59,10 @@ func (c *copier) holds(toSend bitmap, list []byte) error {
 		if page >= c.pages {
 			return fmt.Errorf("the target holds page %d of a memory of %d", page, c.pages)
 		}
-		theirs := digest(list[4:holdSize])
-		if leaf(c.memory[page*PageSize:(page+1)*PageSize]) == theirs {
+		copy(c.data, c.memory[page*PageSize:(page+1)*PageSize])
+		if data := c.data[:PageSize]; leaf(data) == digest(list[4:holdSize]) {
 			toSend.unset(page)
-			c.proof.set(page, theirs)
+			c.marks.set(page, fingerprint(data, c.seed))
 		}
 	}
 	return nil
@@ -79,6 +81,7 @@ func (c *copier) end(ctx context.Context) error {
 	if err := c.belt.mark(ctx, len(c.rounds)); err != nil {
 		return err
 	}
+	c.marks.root() // what is known now need not be computed in the pause
 	r := c.current()
 	r.Ended = c.belt.now()
 	r.Bytes += c.belt.sent()
@@ -111,7 +114,7 @@ func (c *copier) send(ctx context.Context, list []uint32) error {
 	r := c.current()
 	share := uint16(min(n/len(list), 1<<16-1))
 	for i, page := range list {
-		c.proof.set(int(page), leaf(data[i*PageSize:(i+1)*PageSize]))
+		c.marks.set(int(page), fingerprint(data[i*PageSize:(i+1)*PageSize], c.seed))
 		if before := c.sentIn[page]; before != 0 {
 			c.rounds[before-1].Final--
 			c.rounds[before-1].FinalBytes -= int64(c.cost[page])

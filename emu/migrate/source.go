@@ -162,7 +162,7 @@ func (s *source) ran(ctx context.Context, m message) (err error) {
 		s.rep.Done = s.rep.ResumedAt
 		return s.opt.step(StepSourceRunning)
 	case msgLeaves:
-		return s.differ(ctx, s.copier.proof, m.payload, "the target does not hold what it was sent, and did not take the VM")
+		return s.differ(ctx, s.copier.marks, m.payload, "the target does not hold what it was sent, and did not take the VM")
 	}
 	return fmt.Errorf("waiting for the VM to run: the target sent %q", messageName(m.Type))
 }
@@ -170,7 +170,7 @@ func (s *source) ran(ctx context.Context, m message) (err error) {
 // open tells the target what comes and waits until it has made room. With
 // Reuse, pages that are there already are taken out of toSend.
 func (s *source) open(ctx context.Context, toSend bitmap) error {
-	b := begin{Algorithm: s.opt.Algorithm, Pages: s.copier.pages, Codec: s.plan.codec, Verify: s.opt.Verify, Reuse: s.opt.Reuse}
+	b := begin{Algorithm: s.opt.Algorithm, Pages: s.copier.pages, Codec: s.plan.codec, Verify: s.opt.Verify, Reuse: s.opt.Reuse, Seed: s.copier.seed}
 	if err := s.tell(ctx, msgBegin, encodeJSON(b)); err != nil {
 		return err
 	}
@@ -227,11 +227,11 @@ func (s *source) offer(ctx context.Context, toSend bitmap) error {
 	}
 	if s.opt.Verify == "pause" {
 		began := event.Now()
-		c.proof.over(c.memory)
+		c.marks.over(c.memory) // not fingerprints but the proof itself
 		s.rep.Verify.InPause += event.Now().Sub(began)
 	}
 	s.offered = true
-	if err := s.tell(ctx, msgFinal, finalMessage(c.proof.root(), s.state)); err != nil {
+	if err := s.tell(ctx, msgFinal, finalMessage(c.marks.root(), s.state)); err != nil {
 		return err
 	}
 	return s.opt.step(StepSourceFinal)

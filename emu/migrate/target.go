@@ -36,9 +36,10 @@ func Receive(ctx context.Context, link Link, vm Target, arb Arbiter, opt Options
 	defer dec.Close()
 	t := &target{
 		link: link, vm: vm, arb: arb, opt: &opt, plan: p, dec: dec,
-		memory: memory, pages: pages, proof: newProof(pages),
+		memory: memory, pages: pages, proof: newProof(pages), marks: newProof(pages), late: newLate(pages),
 		rep: &Report{Algorithm: opt.Algorithm, Began: event.Now()}, cpu: cpu(),
 	}
+	defer t.late.close()
 	err = t.run(ctx)
 	t.account()
 	return t.rep, err
@@ -60,6 +61,9 @@ type target struct {
 	sending sync.Mutex // of what goes back by Bulk
 	batches uint64
 	proof   *proof // of the pages as they were placed
+	marks   *proof // the same, fast
+	seed    uint64 // of fingerprints
+	late    *late  // pages that are not in proof yet
 	unknown bitmap // pages that a predecessor placed: not hashed yet; nil: none
 	mine    bool   // the Arbiter has given the VM to this side
 	running bool
@@ -160,8 +164,10 @@ func (t *target) receive(ctx context.Context) error {
 	if err := t.open(ctx); err != nil {
 		return err
 	}
+	post := newPost(ctx, t)
+	defer post.close()
 	for {
-		m, err := t.next(ctx, "pages")
+		m, err := post.next(ctx)
 		if err != nil {
 			return err
 		}
@@ -169,6 +175,7 @@ func (t *target) receive(ctx context.Context) error {
 		case msgPages:
 			err = t.place(ctx, m.Payload)
 		case msgRound:
+			t.marks.root() // what is known now need not be computed in the pause
 			err = t.opt.step(StepTargetRound)
 		case msgFinal:
 			return t.final(ctx, m.Payload)
@@ -199,7 +206,8 @@ func (t *target) open(ctx context.Context) error {
 	if err := json.Unmarshal(m.Payload, &theirs); err != nil {
 		return fmt.Errorf("what the source says that comes: %w", err)
 	}
-	ours := begin{Algorithm: t.opt.Algorithm, Pages: t.pages, Codec: t.plan.codec, Verify: t.opt.Verify, Reuse: t.opt.Reuse}
+	ours := begin{Algorithm: t.opt.Algorithm, Pages: t.pages, Codec: t.plan.codec, Verify: t.opt.Verify, Reuse: t.opt.Reuse, Seed: theirs.Seed}
+	t.seed = theirs.Seed
 	if !reflect.DeepEqual(ours, theirs) {
 		return fmt.Errorf("the two ends were told different migrations: source %+v, target %+v", theirs, ours)
 	}
@@ -222,8 +230,10 @@ func (t *target) open(ctx context.Context) error {
 func (t *target) hold(ctx context.Context) error {
 	var list []byte
 	for page := range t.pages {
-		d := leaf(t.memory[page*PageSize : (page+1)*PageSize])
+		data := t.memory[page*PageSize : (page+1)*PageSize]
+		d := leaf(data)
 		t.proof.set(page, d)
+		t.marks.set(page, fingerprint(data, t.seed))
 		if d == zeroLeaf {
 			continue
 		}
@@ -238,19 +248,33 @@ func (t *target) hold(ctx context.Context) error {
 	return t.tell(ctx, msgHolds, list)
 }
 
-// place decodes a batch into memory, and hashes each page where it lies now.
+// place decodes a batch into memory, and takes the fingerprint of each page where it lies now.
 func (t *target) place(ctx context.Context, batch []byte) error {
 	if err := t.opt.step(StepTargetBatch); err != nil {
 		return err
 	}
 	err := t.dec.Decode(t.memory, batch, func(page int) {
-		t.proof.set(page, leaf(t.memory[page*PageSize:(page+1)*PageSize]))
+		t.marks.set(page, fingerprint(t.memory[page*PageSize:(page+1)*PageSize], t.seed))
+		t.late.add(page)
 	})
 	if err != nil {
 		return fmt.Errorf("batch %d: %w", t.batches+1, err)
 	}
 	t.batches++
-	return t.tell(ctx, msgPlaced, u64(t.batches))
+	if err := t.tell(ctx, msgPlaced, u64(t.batches)); err != nil {
+		return err
+	}
+	for t.late.full() {
+		t.prove1()
+	}
+	return nil
+}
+
+// prove1 hashes the page that has waited longest for it.
+func (t *target) prove1() {
+	if page := t.late.oldest(); page >= 0 {
+		t.proof.set(page, leaf(t.memory[page*PageSize:(page+1)*PageSize]))
+	}
 }
 
 // final is the hand-over when all has come. It is this end that takes the VM:
@@ -263,14 +287,18 @@ func (t *target) final(ctx context.Context, payload []byte) error {
 	if err := t.opt.step(StepTargetFinal); err != nil {
 		return err
 	}
+	agreed := t.marks
 	if t.opt.Verify == "pause" {
 		began := event.Now()
 		t.proof.over(t.memory)
+		t.late.clear()
+		agreed = t.proof
 		t.rep.Verify.InPause = event.Now().Sub(began)
 	}
-	if root := t.proof.root(); root != sent {
-		return t.refuse(ctx, sent, root)
+	if root := agreed.root(); root != sent {
+		return t.refuse(ctx, agreed, sent)
 	}
+	t.late.keep(t.memory)
 	if err := t.take(ctx, state, nil); err != nil {
 		return err
 	}
@@ -283,8 +311,8 @@ func (t *target) final(ctx context.Context, payload []byte) error {
 
 // refuse does not take a VM whose pages are not those that the source says that
 // it sent: the source can tell from the hashes which.
-func (t *target) refuse(ctx context.Context, sent, placed digest) error {
-	err := t.confess(ctx, sent, placed)
+func (t *target) refuse(ctx context.Context, placed *proof, sent digest) error {
+	err := t.confess(ctx, placed, sent)
 	return fmt.Errorf("before the hand-over: %w", err)
 }
 
@@ -295,7 +323,11 @@ func (t *target) started(ctx context.Context, at event.Mono) error {
 	if err := t.opt.step(StepTargetStarted); err != nil {
 		return err
 	}
-	return t.tell(ctx, msgRunning, u64(uint64(at)))
+	if err := t.tell(ctx, msgRunning, u64(uint64(at))); err != nil {
+		return err
+	}
+	t.late.kept(func(page int, data []byte) { t.proof.set(page, leaf(data)) })
+	return nil
 }
 
 // take makes the VM this side's.
@@ -433,7 +465,7 @@ func (t *target) prove(ctx context.Context) error {
 	}
 	switch {
 	case m.Type == msgAsk:
-		return t.confess(ctx, theirs, root)
+		return t.confess(ctx, t.proof, theirs)
 	case m.Type != msgOver:
 		return unexpected(m, "the source's verdict")
 	case root != theirs && t.rep.Verify.Unproven == 0:
@@ -445,8 +477,8 @@ func (t *target) prove(ctx context.Context) error {
 
 // confess sends the hashes of all pages, so that the source can tell which
 // differ.
-func (t *target) confess(ctx context.Context, theirs, ours digest) error {
-	all := t.proof.bytes()
+func (t *target) confess(ctx context.Context, ours *proof, theirs digest) error {
+	all := ours.bytes()
 	for len(all) > 0 {
 		n := min(len(all), leavesAtOnce*len(digest{}))
 		if err := t.tell(ctx, msgLeaves, all[:n]); err != nil {
@@ -457,7 +489,7 @@ func (t *target) confess(ctx context.Context, theirs, ours digest) error {
 	if err := t.link.Bulk.Flush(ctx); err != nil {
 		return fmt.Errorf("waiting for the source to hear which pages differ: %w", err)
 	}
-	return &DiffersError{What: fmt.Sprintf("hash of the source's memory %v, of the target's %v; the source's error names the pages", theirs, ours)}
+	return &DiffersError{What: fmt.Sprintf("hash of the source's memory %v, of the target's %v; the source's error names the pages", theirs, ours.root())}
 }
 
 func (t *target) usage() []codec.Use {
