@@ -89,6 +89,7 @@ func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
 		}
 		defer func() { result = errors.Join(result, end()) }()
 	}
+	goAhead()
 	control, err := listenUnix(c.Socket)
 	if err != nil {
 		return fmt.Errorf("guest %s: %w", c.Spec.Name, err)
