@@ -189,14 +189,15 @@ func (m *moving) send(ctx context.Context, to netip.AddrPort) (*migrate.Report, 
 
 // proveDisk compares both disks when the VM has been handed over.
 func (s *source) proveDisk(ctx context.Context, rep *migrate.Report, sent error) error {
-	if err := s.disk.settled(sent != nil); sent == nil && err != nil {
-		sent = err
-	}
+	err := s.disk.settled(sent != nil)
 	if sent != nil {
 		s.outcome.Disk = s.disk.move.Report()
 		return nil
 	}
-	d, err := s.disk.move.Prove(ctx)
+	d := s.disk.move.Report()
+	if err == nil {
+		d, err = s.disk.move.Prove(ctx)
+	}
 	s.outcome.Disk = d
 	if err != nil {
 		return fmt.Errorf("%w; its disk: %w", migrate.ErrCommitted, err)

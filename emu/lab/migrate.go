@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -380,10 +381,10 @@ func (m *migration) account(o *hypervisor.Outcome) {
 	r.Rounds = append(r.Rounds, o.Rounds...)
 	r.BytesOut, r.BytesBack = r.BytesOut+o.BytesOut, r.BytesBack+o.BytesBack
 	r.Reconnects += o.Reconnects
-	r.Done, r.Hash, r.Verify, r.Faults = o.Done, o.Hash, o.Verify, o.Faults
-	if r.ResumedAt == 0 {
-		r.ResumedAt = o.ResumedAt
-	}
+	r.Hash, r.Verify = o.Hash, o.Verify
+	r.Faults.Demanded, r.Faults.Prepaged = r.Faults.Demanded+o.Faults.Demanded, r.Faults.Prepaged+o.Faults.Prepaged
+	r.Faults.Waits = append(r.Faults.Waits, o.Faults.Waits...)
+	r.ResumedAt, r.Done = cmp.Or(r.ResumedAt, o.ResumedAt), max(r.Done, o.Done, r.ResumedAt)
 }
 
 // holding has a VM that is to arrive with others wait for them. The function

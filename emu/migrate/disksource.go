@@ -52,7 +52,7 @@ type DiskMove struct {
 
 	mu      sync.Mutex
 	err     error
-	settled bool
+	stands  bool      // the VM does, or did: nothing more is reported
 	over    bool      // all is proven: nothing can fail any more
 	unacked []unacked // oldest first
 	shipped uint64    // batches: as batches above
@@ -421,12 +421,12 @@ func (m *DiskMove) hear(ctx context.Context) {
 		number, extents, err := m.mirror.Next(ctx)
 		if err != nil {
 			m.mu.Lock()
-			settled := m.settled
+			stands := m.stands
 			m.mu.Unlock()
 			if errors.Is(err, io.EOF) {
 				err = errors.New("the VM has ended it")
 			}
-			if !settled { // then it has what it was for
+			if !stands { // else it has what it was for: a VM that goes on at the target ends it, maybe before the target's word is here
 				m.fail(fmt.Errorf("mirror of the disk: %w", err))
 			}
 			return
@@ -599,6 +599,9 @@ func (m *DiskMove) untilPlaced(ctx context.Context, batches uint64) error {
 // disk, and both ends have the same hash of it. The VM's writes are not mirrored
 // any more: before it is resumed at the source, Close must be called.
 func (m *DiskMove) Settle(ctx context.Context) error {
+	m.mu.Lock()
+	m.stands = true
+	m.mu.Unlock()
 	answer := make(chan error, 1)
 	select {
 	case m.settling <- answer:
@@ -646,9 +649,6 @@ func (m *DiskMove) settle(ctx context.Context) error {
 	if len(theirs) != len(root) || digest(theirs) != root {
 		return &DiffersError{What: fmt.Sprintf("a disk of hash %v was sent and one of %x was written", root, theirs)}
 	}
-	m.mu.Lock()
-	m.settled = true
-	m.mu.Unlock()
 	m.rep.Settled = event.Now()
 	return m.opt.step(StepDiskSettled)
 }
