@@ -20,8 +20,9 @@ type state struct {
 	// At tsc it was mono (ns); since then mult × 2^-32 ns a tick. That holds for
 	// limit ticks; then somebody looks at the kernel's clock again.
 	tsc, mono, mult, limit uint64
-	// The system call that the rate is reckoned from: the TSC before it, what it said.
-	baseTSC, baseMono uint64
+	// The system call that the rate is reckoned from: the TSC before it, what it
+	// said, and the ticks that it took.
+	baseTSC, baseMono, bracket uint64
 	// CLOCK_REALTIME is mono + real; that is looked up again 2^32 ticks after realTSC.
 	real, realTSC uint64
 	// The TSC before the system call that is being made.

@@ -8,6 +8,14 @@
 #define longBase 44	// 2^44 ticks: an hour or two
 #define farAhead 1000000	// ns
 
+// BASE makes this system call the one that the rate is reckoned from; CX is lost.
+#define BASE \
+	MOVQ R8, ·line+state_baseTSC(SB) \
+	MOVQ R10, ·line+state_baseMono(SB) \
+	MOVQ R9, CX \
+	SUBQ R8, CX \
+	MOVQ CX, ·line+state_bracket(SB)
+
 // TSC reads the counter into AX; DX is lost.
 #define TSC \
 	LFENCE \
@@ -96,8 +104,7 @@ look:
 	CMOVQHI AX, DI
 	JMP  compare
 rebase:
-	MOVQ R8, ·line+state_baseTSC(SB)
-	MOVQ R10, ·line+state_baseMono(SB)
+	BASE
 
 	// Where the line was before and after the system call.
 compare:
@@ -114,8 +121,7 @@ compare:
 	CMPQ AX, $farAhead
 	JGT  jump
 	// It is ahead.
-	MOVQ R8, ·line+state_baseTSC(SB)
-	MOVQ R10, ·line+state_baseMono(SB)
+	BASE
 	MOVQ R11, CX
 	SHRQ $12, CX
 	MOVQ R11, DI
@@ -129,36 +135,43 @@ behind:
 	JMP  higher
 
 	// Nobody has read the line for long: nobody was given more than at its limit.
+	// After a long bracket the next who reads looks again.
 gap:
 	MOVQ ·line+state_limit(SB), AX
 	IMULQ R11, AX
 	SHRQ $32, AX
 	ADDQ ·line+state_mono(SB), AX
+	CMPQ AX, R10
+	CMOVQLT R10, AX
+	MOVQ R9, DX
+	SUBQ R8, DX
+	SHRQ $longBracket, DX
+	JZ   set
+	XORL CX, CX
+	JMP  store
 higher:
 	CMPQ AX, R10
 	CMOVQLT R10, AX
 	JMP  set
 jump:
-	MOVQ R8, ·line+state_baseTSC(SB)
-	MOVQ R10, ·line+state_baseMono(SB)
+	BASE
 	MOVQ R10, AX
 
 set:
+	// One that took much less time is a better base.
+	MOVQ R9, DX
+	SUBQ R8, DX
+	SHLQ $2, DX
+	CMPQ DX, ·line+state_bracket(SB)
+	JCC  limit
+	BASE
+limit:
 	MOVQ R9, CX
 	SUBQ ·line+state_baseTSC(SB), CX
 	SHRQ $3, CX
 	MOVQ $mostLimit, DX
 	CMPQ CX, DX
 	CMOVQHI DX, CX
-	// After a long bracket: once more, by the next who reads.
-	MOVQ R9, DX
-	SUBQ R8, DX
-	SHRQ $longBracket, DX
-	JZ   store
-	XORL CX, CX
-	CMPQ R8, ·line+state_baseTSC(SB)
-	JNE  store
-	MOVQ $0, ·line+state_baseTSC(SB)	// no base to reckon from
 store:
 	MOVQ R9, ·line+state_tsc(SB)
 	MOVQ AX, ·line+state_mono(SB)
