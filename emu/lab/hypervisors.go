@@ -97,6 +97,9 @@ func (h *hypervisors) host(name string) *hypervisorHost {
 
 // agent is the agent of a host, started if there is none.
 func (h *hypervisors) agent(ctx context.Context, plan *topo.Plan, name string) (*hypervisor.Process, error) {
+	if plan == nil {
+		return nil, ErrNotBuilt
+	}
 	host := h.host(name)
 	host.turn.Lock()
 	defer host.turn.Unlock()

@@ -152,7 +152,7 @@ func (l *Lab) Destroy(ctx context.Context) error {
 // destroy is Destroy for whoever has the turn.
 func (l *Lab) destroy(ctx context.Context) error {
 	start := time.Now()
-	err := errors.Join(l.hypers.stopAll(), l.speakers.stopAll(ctx))
+	err := errors.Join(l.endMigrations(ctx, errDestroyed), l.hypers.stopAll(), l.speakers.stopAll(ctx))
 	if f := l.Fabric(); f != nil {
 		err = errors.Join(err, f.Destroy(ctx))
 	}

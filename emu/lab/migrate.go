@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -107,14 +108,25 @@ type migration struct {
 	req      MigrateRequest
 	from, to string
 	move     hypervisor.Move
+	record   *owners
+	report   *Migration
 
-	mu      sync.Mutex
+	// life is that of the migration, whoever gives up waiting for it; Destroy
+	// ends it, and waits until ended is closed.
+	life  context.Context
+	end   context.CancelCauseFunc
+	ended chan struct{}
+
+	// port holds one while somebody moves the VM's port; it is taken before
+	// Lab.plugging and before any mutex, none of which is held while waiting for it.
+	port chan struct{}
+	tell context.CancelFunc // ends the announcements; for whoever has the port
+	told chan struct{}      // closed when they have ended
+
+	mu      sync.Mutex // nothing else is waited for while it is held
 	shared  bool       // another one used the same link meanwhile
 	ids     [][16]byte // of its attempts
 	plugged bool       // at the destination
-	report  *Migration
-	tell    context.CancelFunc // ends the announcements
-	told    chan struct{}      // closed when they have ended
 }
 
 // Migrate moves a guest to another host while it runs, and returns when nothing
@@ -123,11 +135,12 @@ type migration struct {
 // migration up as long as it is not committed.
 func (l *Lab) Migrate(ctx context.Context, req MigrateRequest) (*Migration, error) {
 	requested := event.Now()
-	m, err := l.beginMigration(req)
+	m, err := l.beginMigration(ctx, req)
 	if err != nil {
 		return nil, fmt.Errorf("migrate %s: %w", req.VM, err)
 	}
 	m.report.Requested = requested
+	defer close(m.ended)
 	defer l.endMigration(m)
 	l.observe(event.New(req.VM, "migration.begun", map[string]string{"from": m.from, "to": m.to, "algorithm": m.move.Memory.Algorithm}))
 	err = m.run(ctx)
@@ -145,10 +158,36 @@ func (l *Lab) Migrate(ctx context.Context, req MigrateRequest) (*Migration, erro
 	return m.report, nil
 }
 
-// beginMigration checks what is asked for and enters it.
-func (l *Lab) beginMigration(req MigrateRequest) (*migration, error) {
-	plan := l.Plan()
-	if plan == nil {
+// beginMigration checks what is asked for and enters it. It waits for a change
+// of the lab that is under way, which may be about this VM; one that comes later
+// sees what was entered.
+func (l *Lab) beginMigration(ctx context.Context, req MigrateRequest) (*migration, error) {
+	if err := l.take(ctx); err != nil {
+		return nil, err
+	}
+	defer l.give()
+	m, err := l.newMigration(req)
+	if err != nil {
+		return nil, err
+	}
+	m.life, m.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, other := range l.migrations {
+		if other.from == m.from || other.to == m.from || other.from == m.to {
+			other.mu.Lock()
+			other.shared, m.shared = true, true
+			other.mu.Unlock()
+		}
+	}
+	l.migrations[req.VM] = m
+	return m, nil
+}
+
+// newMigration is what is asked for, if that can be done.
+func (l *Lab) newMigration(req MigrateRequest) (*migration, error) {
+	plan, f := l.Plan(), l.Fabric()
+	if plan == nil || f == nil {
 		return nil, ErrNotBuilt
 	}
 	if _, err := hypervisor.ParseFailAt(req.FailAt); err != nil {
@@ -174,25 +213,25 @@ func (l *Lab) beginMigration(req MigrateRequest) (*migration, error) {
 			return nil, fmt.Errorf("%w: %w", errBadRequest, err)
 		}
 	}
-	m := &migration{lab: l, req: req, from: n.Host, to: there.Host, report: &Migration{VM: req.VM, From: n.Host, To: there.Host}}
+	if l.migrationOf(req.VM) != nil {
+		return nil, ErrMigrating
+	}
+	record := l.hypers.record()
+	if record == nil {
+		return nil, ErrNotBuilt
+	}
+	if at := record.of(req.VM); at != n.Host {
+		return nil, fmt.Errorf("%w: the plan has it at %s and it is at %q: a change of the lab has failed half way, make it again", errBadRequest, n.Host, at)
+	}
+	m := &migration{
+		lab: l, req: req, from: n.Host, to: there.Host, record: record, report: &Migration{VM: req.VM, From: n.Host, To: there.Host},
+		ended: make(chan struct{}), port: make(chan struct{}, 1),
+	}
 	m.move = hypervisor.Move{
-		VM: req.VM, Spec: specOf(*n), From: m.from, NetNS: l.Fabric().NSPath(req.VM), Memory: req.Memory,
+		VM: req.VM, Spec: specOf(*n), From: m.from, NetNS: f.NSPath(req.VM), Memory: req.Memory,
 		Disk: n.Guest.Disk > 0 && !req.SharedDisk, DiskHow: req.Disk, Reuse: req.Reuse, FailAt: req.FailAt, Verbose: req.Verbose, Hold: req.GoAhead != nil,
 	}
 	m.move.ID = m.newID()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.migrations[req.VM] != nil {
-		return nil, ErrMigrating
-	}
-	for _, other := range l.migrations {
-		if other.from == m.from || other.to == m.from || other.from == m.to {
-			other.mu.Lock()
-			other.shared, m.shared = true, true
-			other.mu.Unlock()
-		}
-	}
-	l.migrations[req.VM] = m
 	return m, nil
 }
 
@@ -212,10 +251,32 @@ func (m *migration) is(id [16]byte) bool {
 	return slices.Contains(m.ids, id)
 }
 
+// endMigration takes it out, if it is there still: the VM's next one may be.
 func (l *Lab) endMigration(m *migration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.migrations, m.req.VM)
+	if l.migrations[m.req.VM] == m {
+		delete(l.migrations, m.req.VM)
+	}
+}
+
+// endMigrations gives all of them up, and waits until nothing of them is under
+// way.
+func (l *Lab) endMigrations(ctx context.Context, why error) error {
+	l.mu.Lock()
+	all := slices.Collect(maps.Values(l.migrations))
+	l.mu.Unlock()
+	for _, m := range all {
+		m.end(why)
+	}
+	for _, m := range all {
+		select {
+		case <-m.ended:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the migration of %s to be given up: %w", m.req.VM, context.Cause(ctx))
+		}
+	}
+	return nil
 }
 
 // migrationOf is the migration of a VM that is under way, or nil.
@@ -243,7 +304,9 @@ func guestOf(plan *topo.Plan, vm string) (*topo.Node, error) {
 
 // run goes through the phases.
 func (m *migration) run(ctx context.Context) error {
-	l := m.lab
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	defer context.AfterFunc(m.life, func() { giveUp(context.Cause(m.life)) })()
 	if err := m.join(ctx); err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
@@ -255,12 +318,12 @@ func (m *migration) run(ctx context.Context) error {
 	before := m.count()
 	err := m.hand(ctx)
 	// From here on the VM has to run somewhere, whoever gives up waiting.
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), carryOnDeadline, fmt.Errorf("waited %v for the VM to run at the host that it belongs to", carryOnDeadline))
+	ctx, cancel := context.WithTimeoutCause(m.life, carryOnDeadline, fmt.Errorf("waited %v for the VM to run at the host that it belongs to", carryOnDeadline))
 	defer cancel()
-	if l.hypers.record().decided(m.move.ID) == "" {
+	if m.record.decided(m.move.ID) == "" {
 		err = errors.Join(err, m.Abort(ctx))
 	}
-	if l.hypers.record().decided(m.move.ID) == committed {
+	if m.record.decided(m.move.ID) == committed {
 		m.report.Committed = true
 		err = m.arrive(ctx, err)
 	} else {
@@ -283,6 +346,9 @@ func (m *migration) phase(name string) {
 // join has the destination's site join the VPC, if it has not.
 func (m *migration) join(ctx context.Context) error {
 	plan := m.lab.Plan()
+	if plan == nil {
+		return ErrNotBuilt
+	}
 	n, host := node(plan, m.req.VM), node(plan, m.to)
 	v, _ := plan.VPC(n.VPC)
 	if slices.ContainsFunc(v.Attachments, func(a topo.Attachment) bool { return a.Site == host.Site && a.Joined }) {
@@ -467,7 +533,7 @@ func (m *migration) rest(ctx context.Context) error {
 	move := m.move
 	move.Rest, move.FailAt, move.Hold = true, "", false
 	move.ID = m.newID() // no connection of the former attempt is taken for one of this
-	if err := m.lab.hypers.record().commit(m.req.VM, move.ID, m.to); err != nil {
+	if err := m.record.commit(m.req.VM, move.ID, m.to); err != nil {
 		return err
 	}
 	return m.between(ctx, source, target, move)
@@ -533,10 +599,7 @@ func (l *Lab) relocate(plan *topo.Plan) (*topo.Plan, error) {
 		if !ok || n.Guest == nil || n.Host != m.from {
 			return nil, fmt.Errorf("%s would be changed or removed: %w", m.req.VM, ErrMigrating)
 		}
-		m.mu.Lock()
-		plugged := m.plugged
-		m.mu.Unlock()
-		if !plugged {
+		if !m.isPlugged() {
 			continue
 		}
 		var err error
@@ -573,14 +636,15 @@ func (a arbiter) Paused(ctx context.Context, vm string, id [16]byte, at event.Mo
 }
 
 // Commit implements hypervisor.Manager.
-func (a arbiter) Commit(_ context.Context, vm string, id [16]byte) error {
+func (a arbiter) Commit(ctx context.Context, vm string, id [16]byte) error {
 	m, err := a.find(vm, id)
 	if err != nil {
 		return err
 	}
-	if err := a.hypers.record().commit(vm, id, m.to); err != nil {
+	if err := m.record.commit(vm, id, m.to); err != nil {
 		return err
 	}
+	m.awaitPort(ctx)
 	a.observe(event.New(vm, "migration.committed", map[string]string{"host": m.to}))
 	return nil
 }
@@ -597,7 +661,7 @@ func (a arbiter) Abort(ctx context.Context, vm string, id [16]byte) error {
 // Abort keeps the VM at the source, and has its network there again before the
 // source lets it go on.
 func (m *migration) Abort(ctx context.Context) error {
-	if err := m.lab.hypers.record().abort(m.req.VM, m.move.ID); err != nil {
+	if err := m.record.abort(m.req.VM, m.move.ID); err != nil {
 		return err
 	}
 	m.lab.observe(event.New(m.req.VM, "migration.aborted", map[string]string{"host": m.from}))
@@ -610,9 +674,9 @@ func (m *migration) Abort(ctx context.Context) error {
 // IV-A3). It returns when the first announcement is on its way. If it fails,
 // settle makes up for it.
 func (m *migration) plug(ctx context.Context) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.plugged || m.lab.hypers.record().decided(m.move.ID) == aborted {
+	m.port <- struct{}{}
+	defer func() { <-m.port }()
+	if m.isPlugged() || m.record.decided(m.move.ID) == aborted {
 		return
 	}
 	m.report.Replug = event.Now()
@@ -625,9 +689,9 @@ func (m *migration) plug(ctx context.Context) {
 
 // unplug takes that back.
 func (m *migration) unplug(ctx context.Context) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.plugged {
+	m.port <- struct{}{}
+	defer func() { <-m.port }()
+	if !m.isPlugged() {
 		return
 	}
 	if err := m.replug(ctx, m.from); err != nil {
@@ -635,8 +699,32 @@ func (m *migration) unplug(ctx context.Context) {
 	}
 }
 
+// portIn bounds how long the VM is kept from starting while its port moves.
+const portIn = time.Second
+
+// awaitPort lets a move of the port that is under way end, so that the VM's first
+// packets are not lost. A change of the lab may hold it up for longer than a VM
+// should stand for that.
+func (m *migration) awaitPort(ctx context.Context) {
+	timer := time.NewTimer(portIn)
+	defer timer.Stop()
+	select {
+	case m.port <- struct{}{}:
+		<-m.port
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// isPlugged tells whether the port is at the destination.
+func (m *migration) isPlugged() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.plugged
+}
+
 // replug moves the port to a host and begins to announce the VM there. The
-// caller has the lock.
+// caller has the port.
 func (m *migration) replug(ctx context.Context, host string) error {
 	l := m.lab
 	if m.tell != nil {
@@ -658,11 +746,16 @@ func (m *migration) replug(ctx context.Context, host string) error {
 		from, to = to, from
 	}
 	f := l.Fabric()
+	if f == nil {
+		return ErrNotBuilt
+	}
 	link := fabric.CompileLink(to)
 	if err := f.Replug(ctx, from.Name(), link); err != nil {
 		return err
 	}
+	m.mu.Lock()
 	m.plugged = host == m.to
+	m.mu.Unlock()
 	first := make(chan struct{})
 	tellCtx, cancel := context.WithCancel(context.Background())
 	m.tell, m.told = cancel, make(chan struct{})

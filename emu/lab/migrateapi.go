@@ -59,11 +59,9 @@ func (s *server) migrate(w http.ResponseWriter, r *http.Request) {
 
 // canMigrate tells what is wrong with a request.
 func (l *Lab) canMigrate(req MigrateRequest) error {
-	m, err := l.beginMigration(req)
-	if err != nil {
+	if _, err := l.newMigration(req); err != nil {
 		return fmt.Errorf("migrate %s: %w", req.VM, err)
 	}
-	l.endMigration(m)
 	return nil
 }
 
