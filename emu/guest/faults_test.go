@@ -98,13 +98,12 @@ func TestGuestRunsWhilePagesAreMissing(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, missing)
 	t.Logf("%d of %d pages were asked for", demanded, from.Pages())
-	// What the guest has not written is what the source has.
-	written := make([]uint64, words(to.Pages()))
-	require.Positive(t, to.Written(written))
+	// What the guest has not written is what the source has. It goes on writing,
+	// so its word counts after the page was read.
+	require.Positive(t, to.Written(make([]uint64, words(to.Pages()))))
 	for p := range to.Pages() {
-		if written[p/64]&(1<<(p%64)) == 0 {
-			require.Equal(t, from.Bytes()[p*PageSize:][:PageSize], to.Bytes()[p*PageSize:][:PageSize], "page %d", p)
-		}
+		same := string(from.Bytes()[p*PageSize:][:PageSize]) == string(to.Bytes()[p*PageSize:][:PageSize])
+		require.True(t, same || to.WrittenPage(p), "page %d is neither what it was nor written", p)
 	}
 }
 
