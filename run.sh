@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # vpclab: set up what is missing, build, and run.
 #
-#   ./run.sh                the main job: build the vpc-setup lab, measure, draw
+#   ./run.sh                the main job: measure how VPCs are set up, and how a VM with
+#                           users migrates between two clouds; draw
 #   ./run.sh test           all tests
 #   ./run.sh VERB [ARG…]    any verb of vpclab, as in ./run.sh doctor
 #   ./run.sh kernel-image   unpack Debian's stock kernel into the cache folder
 #   ./run.sh frr            unpack Debian's FRR into the cache folder
 #   ./run.sh bench build    how fast labs are built, beside the kernel's own cost and peers
+#   ./run.sh bench migration    five algorithms of migration over bandwidths, as tables
 #
 # As root it installs Debian's package user-mode-linux by apt-get; as an
 # ordinary user it unpacks the same package into the cache folder
@@ -280,14 +282,31 @@ private_apt() {
 	CONF
 }
 
-# bench build [FLAG…]: docs/performance.md has its table. FLAGs are those of Go's
-# tests and -peers, as in: ./run.sh bench build -test.bench 'Build/machines=100$' -peers none
+# bench WHAT [FLAG…]: docs/performance.md has the tables. FLAGs of build are those
+# of Go's tests and -peers, as in: ./run.sh bench build -test.bench
+# 'Build/machines=100$' -peers none; those of migration are those of vpclab run.
 bench() {
-	[ "${1:-}" = build ] || {
-		say "bench ${1:-}: the one benchmark is: ./run.sh bench build"
+	case ${1:-} in
+	build) bench_build "${@:2}" ;;
+	migration) bench_migration "${@:2}" ;;
+	*)
+		say "bench ${1:-}: the benchmarks are build and migration"
 		exit 2
-	}
-	shift
+		;;
+	esac
+}
+
+bench_migration() {
+	local results status=0
+	get_kernel
+	results=$(mktemp -d "${TMPDIR:-/tmp}/vpclab-bench.XXXXXX")
+	"$bin" run migration-sweep --results "$results" "$@" || status=$?
+	"$bin" table --rows workload,rate --column algorithm --metric migration.payload,migration.total,migration.pause "$results"/migration-sweep/* || status=$?
+	say "samples and figures are in $results"
+	return $status
+}
+
+bench_build() {
 	get_kernel
 	local work status=0
 	work=$(mktemp -d "${TMPDIR:-/tmp}/vpclab-bench.XXXXXX")
@@ -295,6 +314,19 @@ bench() {
 	(cd "$here/emu/lab/speed" && "$bin" kernel exec --kernel "${VPCLAB_TEST_KERNEL:-uml}" --memory 4GiB -- \
 		"$work/speed.test" -test.run '^$' -test.bench . -test.benchtime 7x -test.timeout 60m "$@") || status=$?
 	rm -rf "$work"
+	return $status
+}
+
+# main_job sets VPCs up, and migrates a VM between two clouds. The second is done
+# too where the first has failed, but not where it was interrupted.
+main_job() {
+	local name one status=0
+	for name in vpc-setup wan-migration; do
+		one=0
+		"$bin" run "$name" || one=$?
+		[ "$one" = 130 ] && return 130
+		[ "$one" = 0 ] || status=$one
+	done
 	return $status
 }
 
@@ -338,7 +370,8 @@ main() {
 		;;
 	esac
 	if [ $# = 0 ]; then
-		set -- run vpc-setup
+		main_job
+		return
 	fi
 	exec "$bin" "$@"
 }
