@@ -176,7 +176,7 @@ func TestReuse(t *testing.T) {
 			tr := (&wan{}).join(t, opt.Urgent(), 5*time.Second)
 			s, r, serr, terr := move(t, g, tr, opt, opt)
 			good(t, g, s, r, serr, terr)
-			if s.Rounds[0].ToSend > 500 || s.BytesOut > 2<<20 {
+			if s.Rounds[0].ToSend > 500 || s.BytesOut > 3<<20 {
 				t.Errorf("sent %d bytes, %d pages in the first round", s.BytesOut, s.Rounds[0].ToSend)
 			}
 		})

@@ -54,7 +54,10 @@ func (o *Options) plan(pages int) (plan, error) {
 			p.window = 5
 		}
 	}
-	c := codec.Config{Pages: pages, Zero: true, Block: o.Block, Cache: o.Cache}
+	// Xen sends a page of zeros like any other, so the published algorithms do:
+	// CloudNet finds it in its cache. Post-copy leaves free pages out (Hines and
+	// Gopalan, section 3.4).
+	c := codec.Config{Pages: pages, Block: o.Block, Cache: o.Cache}
 	switch o.Algorithm {
 	case StopAndCopy:
 	case Xen30:
@@ -76,11 +79,13 @@ func (o *Options) plan(pages int) (plan, error) {
 		c.CBR, c.Delta = true, true
 	case PostCopy:
 		p.post = true
+		c.Zero = true
 	case Hybrid:
 		p.post, p.live = true, 1
+		c.Zero = true
 	case Own:
 		p.own = true
-		c.Own = true
+		c.Own, c.Zero = true, true
 	default:
 		return p, fmt.Errorf("algorithm %q: there are %s", o.Algorithm, strings.Join(Algorithms, ", "))
 	}

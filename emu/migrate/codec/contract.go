@@ -8,7 +8,7 @@ const PageSize = 4096
 // Config chooses the encoders of a pair; both ends get the same one.
 type Config struct {
 	Pages int // of the memory
-	// Zero: pages of zeros as ranges. All but "raw" have it on.
+	// Zero: pages of zeros as ranges.
 	Zero bool
 	// CBR: content-based redundancy elimination as CloudNet does it: blocks of
 	// Block bytes, a FIFO cache of Cache bytes at both ends, 32-bit hashes,
