@@ -19,18 +19,23 @@ type gate struct {
 	left   event.Mono    // when that was
 }
 
-// enter waits while the gate is shut.
-func (g *gate) enter() {
+// enter waits while the gate is shut. It fails when ctx ends first: the guest
+// ends, and nobody may open the gate any more.
+func (g *gate) enter(ctx context.Context) error {
 	for {
 		g.mu.Lock()
 		if !g.shut {
 			g.inside++
 			g.mu.Unlock()
-			return
+			return nil
 		}
 		opened := g.opened
 		g.mu.Unlock()
-		<-opened
+		select {
+		case <-opened:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 

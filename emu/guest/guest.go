@@ -98,7 +98,7 @@ func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var parts sync.WaitGroup
-	defer parts.Wait()
+	defer waitAtMost(endPatience, &parts)
 	defer end(nil) // before waiting
 	part := func(run func(context.Context) error) {
 		parts.Go(func() {
@@ -124,6 +124,19 @@ func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
 		return err
 	}
 	return nil
+}
+
+// endPatience is how long the parts of a guest have to end. One that stands at a
+// missing page ends with the process, and not before.
+const endPatience = 2 * time.Second
+
+func waitAtMost(d time.Duration, parts *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() { parts.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(d):
+	}
 }
 
 // serveControl answers agents until ctx ends.

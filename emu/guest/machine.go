@@ -146,12 +146,16 @@ func (m *machine) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		m.gate.enter()
+		if m.gate.enter(ctx) != nil {
+			return
+		}
 		ran := m.ran + event.Now().Sub(m.began) // nobody changes them inside the gate
 		m.gate.leave()
 		due := uint64(ran / tick)
 		for ; done < due && ctx.Err() == nil; done++ {
-			m.gate.enter()
+			if m.gate.enter(ctx) != nil {
+				return
+			}
 			if err := m.work.step(m.memory); err != nil {
 				m.fail(err)
 			}

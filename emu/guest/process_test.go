@@ -303,3 +303,38 @@ func TestGuestRebootsWithItsLedger(t *testing.T) {
 	}
 	require.Empty(t, v.stepsMore(20).Fault)
 }
+
+// A guest that stands, or that waits for a page that never comes, ends when it
+// is told to.
+func TestGuestEndsWhateverItDoes(t *testing.T) {
+	for name, stop := range map[string]func(v *vm){
+		"runs":   func(*vm) {},
+		"stands": func(v *vm) { _, _, err := v.Pause(within(t)); require.NoError(t, err) },
+		"waits for a page": func(v *vm) {
+			needUFFD(t)
+			_, f, _, _ := postCopy(t, v, host(t), nil)
+			_, err := f.Next(within(t))
+			require.NoError(t, err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			here := host(t)
+			s := shop(t)
+			s.Disk = 0
+			makeFiles(t, here, s)
+			v := boot(t, here, s)
+			end := v.users(2)
+			v.stepsMore(5)
+			stop(v)
+			require.NoError(t, v.cmd.Process.Signal(syscall.SIGTERM))
+			ended := make(chan error, 1)
+			go func() { ended <- v.cmd.Wait() }()
+			select {
+			case <-ended:
+			case <-within(t).Done():
+				t.Fatal("it did not end")
+			}
+			end()
+		})
+	}
+}

@@ -59,7 +59,9 @@ func (m *machine) serveClient(ctx context.Context, conn *net.TCPConn) error {
 		if out, err = m.answer(ctx, q, out); err != nil {
 			return err
 		}
-		m.gate.enter()
+		if err := m.gate.enter(ctx); err != nil {
+			return err
+		}
 		err = writeAtOnce(raw, out)
 		if err == nil && q.kind.counts() && out[5] == 0 {
 			m.acked.Add(1)
@@ -74,7 +76,9 @@ func (m *machine) serveClient(ctx context.Context, conn *net.TCPConn) error {
 // answer does the request, as one step of the guest, and waits until its writes
 // count. Waiting is not part of the step: a guest can be paused meanwhile.
 func (m *machine) answer(ctx context.Context, q ask, out []byte) ([]byte, error) {
-	m.gate.enter()
+	if err := m.gate.enter(ctx); err != nil {
+		return nil, err
+	}
 	value, body, w, wrong, err := m.app.do(m.memory, q)
 	if wrong != nil {
 		m.fail(wrong)
