@@ -48,6 +48,9 @@ type Options struct {
 	// Reuse lets the target say what its memory holds already, of an earlier
 	// stay of this VM: pages with the same 256-bit hash are not sent.
 	Reuse bool
+	// Patience is how long an answer of the Arbiter or of the other end is waited
+	// for; default 30 s.
+	Patience time.Duration
 	// Step, where it is not nil, is called before each step that this end
 	// takes, with its name from Steps. An error makes the migration fail there;
 	// ErrKilled makes it end there with nothing undone, as a killed process

@@ -173,6 +173,9 @@ func (l *line) whole(m message, ok bool, what string) error {
 
 // tell sends a message of control.
 func (l *line) tell(ctx context.Context, t wire.Type, payload []byte) error {
+	if ctx.Err() != nil { // a message that has room would be sent all the same
+		return fmt.Errorf("send %q: %w", messageName(t), context.Cause(ctx))
+	}
 	if err := l.bulk.Send(ctx, t, payload); err != nil {
 		return fmt.Errorf("send %q: %w", messageName(t), err)
 	}

@@ -234,7 +234,7 @@ func (s *source) carriedOut() int64 {
 // rest carries on by new sessions after the VM was given to the target: the
 // target says what is missing, be it nothing.
 func (s *source) rest(ctx context.Context) error {
-	payload, err := s.expect(ctx, msgLacks, answerIn)
+	payload, err := s.expect(ctx, msgLacks, s.opt.patience())
 	if err != nil {
 		return err
 	}
@@ -352,6 +352,9 @@ func (t *target) missing(ctx context.Context, payload []byte) error {
 	t.marks.omit(missing)
 	if root := t.marks.root(); root != sent {
 		return t.refuse(ctx, t.marks, sent)
+	}
+	if err := t.whole(missing); err != nil {
+		return err
 	}
 	t.late.forget(missing)
 	t.late.keep(t.memory)

@@ -12,7 +12,7 @@ import (
 // migration: it takes it back from the Arbiter and lets it go on here. With
 // ErrCommitted the VM is the target's, and SendRest gives it what it may miss.
 func RecoverSource(ctx context.Context, vm Source, arb Arbiter) error {
-	ctx, cancel := context.WithTimeout(ctx, recoverIn)
+	ctx, cancel := context.WithTimeout(ctx, answerIn)
 	defer cancel()
 	if err := resolve(ctx, arb.Abort, ErrCommitted); err != nil {
 		if errors.Is(err, ErrCommitted) {
@@ -31,7 +31,7 @@ func RecoverSource(ctx context.Context, vm Source, arb Arbiter) error {
 // nothing is missing; else ReceiveRest must be called with it, and with those
 // of the missing pages that are still not there.
 func RecoverTarget(ctx context.Context, vm Target, arb Arbiter, state []byte, missing []uint64) (faults Faults, at event.Mono, err error) {
-	ctx, cancel := context.WithTimeout(ctx, recoverIn)
+	ctx, cancel := context.WithTimeout(ctx, answerIn)
 	defer cancel()
 	if err := resolve(ctx, arb.Commit, ErrAborted); err != nil {
 		if errors.Is(err, ErrAborted) {

@@ -12,10 +12,16 @@ import (
 )
 
 const (
-	answerIn   = 30 * time.Second // for the target to answer
-	recoverIn  = 30 * time.Second // to take a VM back, or to learn whose it is
+	answerIn   = 30 * time.Second // for the other end, or the Arbiter, to answer
 	retryEvery = 100 * time.Millisecond
 )
+
+func (o *Options) patience() time.Duration {
+	if o.Patience > 0 {
+		return o.Patience
+	}
+	return answerIn
+}
 
 // Send moves a VM to where Receive is called with the other end of the link.
 // It returns when nothing of the VM is needed here any more, with both
@@ -143,7 +149,7 @@ func (s *source) hand(ctx context.Context) error {
 
 // running waits until the VM runs at the target.
 func (s *source) running(ctx context.Context) error {
-	m, err := s.await(ctx, messageName(msgRunning), answerIn)
+	m, err := s.await(ctx, messageName(msgRunning), s.opt.patience())
 	if err != nil {
 		return err
 	}
@@ -175,7 +181,7 @@ func (s *source) open(ctx context.Context, toSend bitmap) error {
 		return err
 	}
 	for {
-		m, err := s.await(ctx, messageName(msgReady), answerIn)
+		m, err := s.await(ctx, messageName(msgReady), s.opt.patience())
 		if err != nil {
 			return err
 		}
@@ -292,7 +298,7 @@ func (s *source) prove(ctx context.Context) error {
 // list is the beginning.
 func (s *source) differ(ctx context.Context, ours *proof, list []byte, what string) error {
 	for len(list) < len(ours.leaves)*len(digest{}) {
-		b, err := s.expect(ctx, msgLeaves, answerIn)
+		b, err := s.expect(ctx, msgLeaves, s.opt.patience())
 		if err != nil {
 			return err
 		}
@@ -315,7 +321,7 @@ func (s *source) back(ctx context.Context, cause error) error {
 		return cause
 	}
 	// The migration's context may be what has ended.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recoverIn)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opt.patience())
 	defer cancel()
 	if s.told != nil {
 		<-s.told // the network must not be moved after it has been moved back

@@ -298,6 +298,9 @@ func (t *target) final(ctx context.Context, payload []byte) error {
 	if root := agreed.root(); root != sent {
 		return t.refuse(ctx, agreed, sent)
 	}
+	if err := t.whole(nil); err != nil {
+		return err
+	}
 	t.late.keep(t.memory)
 	if err := t.take(ctx, state, nil); err != nil {
 		return err
@@ -307,6 +310,16 @@ func (t *target) final(ctx context.Context, payload []byte) error {
 		return fmt.Errorf("start the VM at the target: %w", err)
 	}
 	return t.started(ctx, at)
+}
+
+// whole checks that each page that is not missing has come.
+func (t *target) whole(missing bitmap) error {
+	for page, d := range t.marks.leaves {
+		if d == (digest{}) && (missing == nil || !missing.has(page)) {
+			return fmt.Errorf("the source hands over a VM whose page %d it has not sent", page)
+		}
+	}
+	return nil
 }
 
 // refuse does not take a VM whose pages are not those that the source says that
@@ -341,7 +354,7 @@ func (t *target) take(ctx context.Context, state []byte, missing bitmap) error {
 		return err
 	}
 	// The source may give up waiting and Abort meanwhile; then this fails.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recoverIn)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.opt.patience())
 	defer cancel()
 	if err := resolve(ctx, t.arb.Commit, ErrAborted); err != nil {
 		if errors.Is(err, ErrAborted) {
