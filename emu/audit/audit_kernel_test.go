@@ -399,3 +399,34 @@ func TestABridgeThatHandsPacketsToItsPEIsFound(t *testing.T) {
 		}
 	}
 }
+
+// TestAHostThatAnswersItsTenantsIsFound: a hypervisor host has an address in the
+// network of the hosts, and takes no packet to it from a tenant's LAN.
+func TestAHostThatAnswersItsTenantsIsFound(t *testing.T) {
+	plan := planOf(t, `name: hosted
+topology:
+  backbone: {pe: [pe1, pe2], links: [{between: [pe1, pe2]}]}
+  sites:
+    cloud: {kind: cloud, pe: pe1}
+    away: {kind: cloud, pe: pe2}
+    hq: {kind: enterprise, pe: pe2}
+vpcs:
+  red: {service: vpls, sites: [cloud, away, hq]}
+vms:
+  shop: {vpc: red, host: cloud/1, memory: 1MiB}
+`)
+	for i := range plan.Nodes {
+		plan.Nodes[i].Guest = nil // what would run in it does not matter, and its host has an address all the same
+	}
+	l := deployed(t, plan)
+	in(t, l, "cloud-h1", "ping", "-c", "1", "-W", "5", "10.251.2.1")
+	if r := audited(t, l); len(r.Leaks) > 0 || r.VPCs != 1 {
+		t.Errorf("%d leaks in %d VPCs", len(r.Leaks), r.VPCs)
+	}
+	setting(t, l, "cloud-h1", "net/ipv4/conf/br-red/rp_filter", "0")
+	r := audited(t, l)
+	leak := wantLeak(t, r, KindProvider, "red", "", "cloud-h1", "cloud-h1:shop (port of red's LAN at cloud) unlabelled", "cloud-h1 itself, which has 10.251.1.1")
+	if leak.From != "shop" {
+		t.Errorf("only who is plugged into the host can reach it: %+v", leak)
+	}
+}

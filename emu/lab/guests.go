@@ -3,56 +3,10 @@ package lab
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
-	"sync"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
 )
-
-// Boot starts the guests of VMs anew, with fresh memory and disk, at the hosts
-// where they are. It tells when the work of each began: the zero of its write
-// trace.
-func (l *Lab) Boot(ctx context.Context, vms ...string) (map[string]event.Mono, error) {
-	if err := l.take(ctx); err != nil {
-		return nil, fmt.Errorf("boot: %w", err)
-	}
-	defer l.give()
-	plan, f := l.Plan(), l.Fabric()
-	if plan == nil || f == nil {
-		return nil, fmt.Errorf("boot: %w", ErrNotBuilt)
-	}
-	var mu sync.Mutex
-	began := map[string]event.Mono{}
-	g, gctx := errgroup.WithContext(ctx)
-	for _, vm := range vms {
-		n, err := guestOf(plan, vm)
-		if err != nil {
-			return nil, fmt.Errorf("boot: %w", err)
-		}
-		if l.migrationOf(vm) != nil {
-			return nil, fmt.Errorf("boot %s: %w", vm, ErrMigrating)
-		}
-		g.Go(func() error {
-			err := l.hypers.remove(gctx, vm)
-			if err == nil {
-				err = l.hypers.begin(gctx, f, plan, *n)
-			}
-			if err != nil {
-				return fmt.Errorf("boot %s: %w", vm, err)
-			}
-			at := event.Now()
-			mu.Lock()
-			defer mu.Unlock()
-			began[vm] = at
-			return nil
-		})
-	}
-	return began, g.Wait()
-}
 
 // GuestStatus is what a guest says of itself, wherever it runs.
 func (l *Lab) GuestStatus(ctx context.Context, vm string) (guest.Status, error) {
@@ -79,5 +33,5 @@ func (h *hypervisors) status(ctx context.Context, vm string) (guest.Status, erro
 	return r.Status(ctx)
 }
 
-// Host is the host whose memory and disk a guest runs on, by its own word.
+// hostOf is the host whose memory and disk a guest runs on, by its own word.
 func hostOf(s guest.Status) string { return filepath.Base(filepath.Dir(s.Folder)) }
