@@ -22,7 +22,7 @@ func newReproduce() *cobra.Command {
 Exit code 1 says that something failed that does not depend on hardware: a memory that was not the same at both ends, a connection that broke, an acknowledged transaction that was lost, an order that the paper's argument rests on. A value outside of its tolerance does not fail.
 
 A reproduction is a scenario that is written for a size; --print shows it, and vpclab run takes it too.`,
-		Example:   "  vpclab reproduce cloudnet --quick\n  vpclab reproduce cloudnet --print > cloudnet.vpclab.yml",
+		Example:   "  vpclab reproduce cloudnet --quick\n  vpclab reproduce cloudnet --print > cloudnet.vpclab.yml\n  vpclab reproduce cloudnet --resume results/cloudnet-quick/20260101T120000.000Z-1a2b",
 		Args:      exactArgs(1),
 		ValidArgs: scenarios.Papers(),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,6 +36,9 @@ A reproduction is a scenario that is written for a size; --print shows it, and v
 				effort = scenarios.Full
 			}
 			sc, plan, err := scenarios.Reproduction(args[0], effort)
+			if err == nil && o.resume != "" {
+				sc, plan, err = o.scenario(nil) // of the size that it was begun with
+			}
 			if err != nil {
 				return usageError{err}
 			}
@@ -43,7 +46,7 @@ A reproduction is a scenario that is written for a size; --print shows it, and v
 				_, err := cmd.OutOrStdout().Write(sc.Source)
 				return err
 			}
-			o.show = showReproduction
+			o.verb, o.show = "reproduce "+args[0], showReproduction
 			return run(cmd, sc, plan, o)
 		},
 	}
@@ -52,6 +55,7 @@ A reproduction is a scenario that is written for a size; --print shows it, and v
 	f.BoolVar(&full, "full", false, "table I at full size and the rest at a quarter, in some hours")
 	f.BoolVar(&text, "print", false, "print the scenario instead of running it")
 	f.StringVar(&o.results, "results", "results", "folder for results: a run writes into <scenario>/<run-id>/ there")
+	f.StringVar(&o.resume, "resume", "", "folder of an interrupted reproduction to go on with; of a finished one, to print its table again")
 	f.IntVar(&o.trials, "trials", 0, "trials of each point, instead of what the size says")
 	f.StringSliceVar(&o.only, "experiment", nil, "only these experiments; claims on others are open")
 	f.BoolVar(&o.noPlots, "no-plots", false, "draw no figures and no report")

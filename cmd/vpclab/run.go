@@ -28,12 +28,13 @@ type runOptions struct {
 	trials  int
 	only    []string
 	noPlots bool
+	verb    string // and its argument, which this is a run of
 	// show prints how the run ended; showVerdict does.
 	show func(cmd *cobra.Command, v scenarios.Verdict, dir string, figures []plots.Figure) error
 }
 
 func newRun() *cobra.Command {
-	o := runOptions{show: showVerdict}
+	o := runOptions{verb: "run", show: showVerdict}
 	cmd := &cobra.Command{
 		Use:   "run [SCENARIO]",
 		Short: "build the lab of a scenario, do its experiments, draw the figures, judge, clean up",
@@ -83,7 +84,7 @@ func (o runOptions) scenario(args []string) (*topo.Scenario, *topo.Plan, error) 
 
 // goOn is the command that does what an interrupted run has left.
 func (o runOptions) goOn(dir string) string {
-	cmd := "vpclab run --resume " + dir
+	cmd := "vpclab " + o.verb + " --resume " + dir
 	if o.trials > 0 {
 		cmd += fmt.Sprintf(" --trials %d", o.trials)
 	}
