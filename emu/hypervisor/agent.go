@@ -72,6 +72,9 @@ func (a *agent) answer(ctx context.Context, op string, body json.RawMessage) (an
 	if err := json.Unmarshal(body, &o); err != nil {
 		return nil, err
 	}
+	if op == opPing {
+		return nil, nil
+	}
 	if o.VM == "" {
 		return nil, errors.New("of which VM is not said")
 	}
@@ -159,11 +162,13 @@ func (a *agent) leave() {
 	a.mu.Unlock()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), leaveWithin, fmt.Errorf("waited %v for guests to end", leaveWithin))
 	defer cancel()
+	// One that stands in the middle of a migration is nobody's, and still runs on
+	// this host's memory.
+	var all sync.WaitGroup
 	for _, v := range mine {
-		if v.owned() {
-			_ = v.halt(ctx) // there is nobody to tell
-		}
+		all.Go(func() { _ = v.halt(ctx) }) // there is nobody to tell
 	}
+	all.Wait()
 }
 
 // leaveWithin bounds the end of an agent's guests with it.

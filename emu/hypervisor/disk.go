@@ -99,6 +99,8 @@ func (d *diskSource) Mirror(ctx context.Context) (migrate.DiskMirror, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, done := guestAnswers(ctx)
+	defer done()
 	told := make(chan error, 1)
 	go func() {
 		r, err := guest.Connect(ctx, d.vm.socket(), d.vm.folder())

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
@@ -152,12 +153,20 @@ func (a *agent) send(ctx context.Context, move Move, to netip.AddrPort) (*Outcom
 }
 
 func (m *moving) send(ctx context.Context, to netip.AddrPort) (*migrate.Report, error) {
-	memory, err := guest.OpenMemory(m.vm.folder())
-	if err != nil {
+	s := &source{moving: m}
+	defer s.close()
+	var err error
+	if !m.Rest {
+		// Before its memory is looked at: a guest that is started anew has another
+		// memory and not this connection, over which it is paused.
+		if s.remote, err = guest.Connect(ctx, m.vm.socket(), m.vm.folder()); err != nil {
+			return nil, err
+		}
+	}
+	if s.memory, err = guest.OpenMemory(m.vm.folder()); err != nil {
 		return nil, err
 	}
-	defer memory.Close()
-	if err := memory.Populate(); err != nil { // or each page costs a fault when it is sent
+	if err := s.memory.Populate(); err != nil { // or each page costs a fault when it is sent
 		return nil, err
 	}
 	opt := m.options()
@@ -168,12 +177,7 @@ func (m *moving) send(ctx context.Context, to netip.AddrPort) (*migrate.Report, 
 	defer closeLink(link)
 	link.Again = func(ctx context.Context) (migrate.Link, error) { return m.open(ctx, to, true) }
 	if m.Rest {
-		return migrate.SendRest(ctx, link, memory.Bytes(), opt)
-	}
-	s := &source{moving: m, memory: memory}
-	defer s.close()
-	if s.remote, err = guest.Connect(ctx, m.vm.socket(), m.vm.folder()); err != nil {
-		return nil, err
+		return migrate.SendRest(ctx, link, s.memory.Bytes(), opt)
 	}
 	if m.Disk {
 		if s.disk, err = m.sendDisk(ctx, to); err != nil {
@@ -246,6 +250,9 @@ func (s *source) close() {
 	if s.remote != nil {
 		s.remote.Close()
 	}
+	if s.memory != nil {
+		s.memory.Close() // what fails leaves a mapping behind, and no more
+	}
 }
 
 func (s *source) Memory() []byte            { return s.memory.Bytes() }
@@ -256,6 +263,8 @@ func (s *source) Dirty(page int) bool       { return s.memory.Dirty(page) }
 // on whose it will be.
 func (s *source) Pause(ctx context.Context) (event.Mono, []byte, error) {
 	s.vm.disown()
+	ctx, cancel := guestAnswers(ctx)
+	defer cancel()
 	at, state, err := s.remote.Pause(ctx)
 	if err == nil && s.disk != nil {
 		// The last writes follow beside the last pages. The target takes the VM
@@ -294,7 +303,9 @@ func (a *agent) receive(ctx context.Context, move Move) (netip.AddrPort, error) 
 		return netip.AddrPort{}, err
 	}
 	m.vm = a.vm(move.VM)
-	t, err := m.prepare(ctx)
+	ready, cancel := guestAnswers(ctx)
+	defer cancel()
+	t, err := m.prepare(ready)
 	if err != nil {
 		m.end(nil, err)
 		return netip.AddrPort{}, fmt.Errorf("receive VM %s: %w", move.VM, err)
@@ -309,6 +320,14 @@ func (a *agent) receive(ctx context.Context, move Move) (netip.AddrPort, error) 
 		m.end(rep, err)
 	}()
 	return at, nil
+}
+
+// guestIn is how long a guest may take to do what it is told: map a memory, end
+// its steps to stand, go on elsewhere. One that is stopped answers nothing.
+const guestIn = 30 * time.Second
+
+func guestAnswers(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, guestIn, fmt.Errorf("waited %v for the guest to answer", guestIn))
 }
 
 // target is a place for the VM at the host that it comes to.
@@ -417,6 +436,9 @@ func (t *target) close() error {
 	}
 	if t.faulting != nil {
 		errs = append(errs, t.faulting.Close())
+	}
+	if t.faults != nil { // before the memory, in which it looks for what is missing
+		errs = append(errs, t.faults.Close())
 	}
 	if t.remote != nil {
 		t.remote.Close()
@@ -534,6 +556,8 @@ func (t *target) Keep(ctx context.Context, state []byte, missing []uint64) error
 
 // Start implements migrate.Target.
 func (t *target) Start(ctx context.Context, state []byte) (event.Mono, error) {
+	ctx, cancel := guestAnswers(ctx)
+	defer cancel()
 	at, err := t.remote.Adopt(ctx, t.vm.folder(), state, guest.AdoptOptions{})
 	if err == nil {
 		t.vm.adopted(t.Spec, t.NetNS)
@@ -546,6 +570,8 @@ func (t *target) StartMissing(ctx context.Context, state []byte, missing []uint6
 	if err := t.memory.Discard(missing); err != nil {
 		return nil, 0, err
 	}
+	ctx, cancel := guestAnswers(ctx)
+	defer cancel()
 	at, err := t.remote.Adopt(ctx, t.vm.folder(), state, guest.AdoptOptions{Missing: t.missingSocket()})
 	if err != nil {
 		return nil, 0, err

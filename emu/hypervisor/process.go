@@ -36,7 +36,8 @@ type Process struct {
 	tail    *tail // last lines of its standard error
 
 	mu       sync.Mutex
-	stopping bool // Kill was called: an end is no error
+	stopping bool  // Kill was called: an end is no error
+	fenced   error // why Fence was called
 
 	done chan struct{} // closed when the process and its reader have ended
 	err  error         // valid after done
@@ -89,6 +90,9 @@ func (p *Process) run() {
 		p.err = fmt.Errorf("hypervisor agent of %s ended: %s", p.host, status)
 		if broken != nil {
 			p.err = fmt.Errorf("%w (%w)", p.err, broken)
+		}
+		if p.fenced != nil {
+			p.err = fmt.Errorf("hypervisor agent of %s was killed: %w", p.host, p.fenced)
 		}
 		if last := p.tail.String(); last != "" {
 			p.err = fmt.Errorf("%w: %s", p.err, last)
@@ -143,6 +147,7 @@ const (
 	opRelease  = "release"
 	opCancel   = "cancel"
 	opStatus   = "status"
+	opPing     = "ping"
 )
 
 // order is what they say; each uses what it needs.
@@ -232,12 +237,29 @@ func (p *Process) Status(ctx context.Context, vm string) (s guest.Status, err er
 	return s, err
 }
 
+// Ping returns when the agent answers.
+func (p *Process) Ping(ctx context.Context) error { return p.do(ctx, opPing, order{}, nil) }
+
+// Fence ends a process that is there and does not answer, as a crash would: one
+// that went on later might still act on VMs that are not its any more. Err then
+// gives why.
+func (p *Process) Fence(why error) error {
+	p.mu.Lock()
+	p.fenced = why
+	p.mu.Unlock()
+	return p.end()
+}
+
 // Kill ends the process at once, as a crash would, and waits for its end. Its
 // guests run on.
 func (p *Process) Kill() error {
 	p.mu.Lock()
 	p.stopping = true
 	p.mu.Unlock()
+	return p.end()
+}
+
+func (p *Process) end() error {
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("hypervisor agent of %s: kill: %w", p.host, err)
 	}

@@ -75,6 +75,8 @@ func (v *vm) unkept() (*kept, error) {
 func (v *vm) own(ctx context.Context, spec guest.Spec, netns string) error {
 	v.turn.Lock()
 	defer v.turn.Unlock()
+	ctx, cancel := context.WithTimeoutCause(ctx, startWithin, fmt.Errorf("waited %v for the guest to answer", startWithin))
+	defer cancel()
 	v.spec, v.netns = spec, netns
 	if err := v.run(ctx); err != nil {
 		return fmt.Errorf("VM %s: %w", v.name, err)
@@ -268,10 +270,15 @@ func (v *vm) awaitEnd(ctx context.Context) bool {
 	return ctx.Err() == nil
 }
 
+// statusIn is how long a guest may take to say where it runs. It is asked of
+// guests that are to end: one that is stopped does not answer, and ends.
+const statusIn = 2 * time.Second
+
 // halt is Agent.Halt.
 func (v *vm) halt(ctx context.Context) error {
 	v.turn.Lock()
 	defer v.turn.Unlock()
+	mine := v.owned()
 	v.disown()
 	r, err := guest.Connect(ctx, v.socket(), "")
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
@@ -281,9 +288,14 @@ func (v *vm) halt(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	s, err := r.Status(ctx)
-	if err == nil && s.Folder != v.folder() {
+	ask, cancel := context.WithTimeoutCause(ctx, statusIn, fmt.Errorf("waited %v for the guest to say where it runs", statusIn))
+	defer cancel()
+	s, err := r.Status(ask)
+	switch {
+	case err == nil && s.Folder != v.folder():
 		return nil // it runs elsewhere
+	case err != nil && !mine && ask.Err() != nil:
+		return fmt.Errorf("VM %s: %w", v.name, err) // it may run elsewhere
 	}
 	return v.kill(ctx)
 }

@@ -403,6 +403,7 @@ func (m *migration) between(ctx context.Context, source, target *hypervisor.Proc
 	if move.Hold {
 		defer m.holding(ctx, source)()
 	}
+	defer m.lab.hypers.attend(source, target)()
 	type end struct {
 		side    string
 		outcome *hypervisor.Outcome
