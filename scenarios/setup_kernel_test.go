@@ -13,26 +13,50 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vpclab/vpclab/emu/bgp"
+	"github.com/vpclab/vpclab/emu/guest"
+	"github.com/vpclab/vpclab/emu/hypervisor"
 	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
 	emulab "github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/metrics"
 )
 
-// TestMain lets this test program be the speaker that a lab starts in each
-// router.
+// TestMain lets this test program be what a lab starts in its namespaces.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "speaker" {
-		conn, err := bgp.ControlConn()
-		if err == nil {
-			err = bgp.RunSpeaker(context.Background(), conn)
+	if len(os.Args) > 1 {
+		body, is := map[string]func(ctx context.Context) error{"speaker": speakerBody, hypervisor.Verb: hypervisorBody, guest.Verb: guestBody}[os.Args[1]]
+		if is {
+			if err := body(context.Background()); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+func speakerBody(ctx context.Context) error {
+	conn, err := bgp.ControlConn()
+	if err != nil {
+		return err
+	}
+	return bgp.RunSpeaker(ctx, conn)
+}
+
+func hypervisorBody(ctx context.Context) error {
+	conn, err := hypervisor.ControlConn()
+	if err != nil {
+		return err
+	}
+	return hypervisor.Run(ctx, conn, os.Args[2], os.Args[3], os.Args[4])
+}
+
+func guestBody(ctx context.Context) error {
+	c, err := guest.ParseConfig(os.Args[2])
+	if err != nil {
+		return err
+	}
+	return guest.Run(ctx, c, os.Stdout)
 }
 
 const smallLab = `name: small
