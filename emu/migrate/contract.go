@@ -34,7 +34,7 @@ type Options struct {
 	// its word without comparing bytes: experiments on what collisions do.
 	HashBits   int
 	Unverified bool
-	Window     int // Smart Stop's sliding window in rounds; default 5
+	Window     int // Smart Stop's sliding window in rounds; default 3
 	// Verify says when the 256-bit hashes of both memories are compared: at
 	// the pause (which lengthens it; the report says by how much), or, with
 	// "online", page by page as they are placed and again after the hand-over.

@@ -51,7 +51,7 @@ func (o *Options) plan(pages int) (plan, error) {
 	xen := func() { p.live, p.factor, p.fewSent, p.skip = xenLive, xenFactor, true, true }
 	smart := func() {
 		if p.window = o.Window; p.window == 0 {
-			p.window = 5
+			p.window = 3 // not printed; with it Smart Stop ends after about as many rounds as printed
 		}
 	}
 	// Xen sends a page of zeros like any other, so the published algorithms do:
