@@ -118,7 +118,6 @@ type post struct {
 	more chan struct{} // the last message has been dealt with
 	stop context.CancelFunc
 	done chan struct{}
-	used bool
 }
 
 type received struct {

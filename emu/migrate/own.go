@@ -28,8 +28,10 @@ const (
 	pauseWeight = 4
 	// stays is how probable it must be that a page is clean until the pause.
 	stays = 0.5
-	// ownPasses and ownFactor end what does not converge.
+	// ownPasses and ownFactor end what does not converge; after ownHurry passes
+	// another one must be worth the whole trip that it takes.
 	ownPasses = 30
+	ownHurry  = 10
 	ownFactor = 2 // times the memory
 	// leastHalf bounds the half-life of what is known of a page from below.
 	leastHalf = 20 * time.Millisecond
@@ -66,7 +68,7 @@ func (c *copier) ownLive(ctx context.Context, toSend bitmap) error {
 	}
 	for pass := 1; ; {
 		s.look()
-		list, pays := s.choose()
+		list, pays := s.choose(pass)
 		skip := pays
 		if !pays {
 			list, pays = s.hot()
@@ -201,7 +203,7 @@ type warm struct {
 
 // choose lists the pending pages that are worth sending, coldest first, and
 // tells whether sending them shortens the pause by enough.
-func (s *schedule) choose() (list []warm, pays bool) {
+func (s *schedule) choose(pass int) (list []warm, pays bool) {
 	now := s.belt.now()
 	var all []warm
 	left := 0.0 // bytes of the last round if it began now
@@ -229,7 +231,10 @@ func (s *schedule) choose() (list []warm, pays bool) {
 	list = all[:n]
 	later := left - send + back + s.inflow*(send/s.rate()+exposed)*s.again
 	gain := left - later
-	return list, n > 0 && (1+pauseWeight)*gain > send
+	// A pass takes a trip, however little it sends, and that counts the more the
+	// longer it goes on.
+	trip := s.rate() * exposed * float64(pass-1) / ownHurry
+	return list, n > 0 && (1+pauseWeight)*gain > send+trip
 }
 
 // hot lists the pages that were never sent because they are too hot, and tells

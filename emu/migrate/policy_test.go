@@ -13,7 +13,7 @@ func TestPlans(t *testing.T) {
 		opt  Options
 		want func(p plan) bool
 	}{
-		{Options{Algorithm: StopAndCopy}, func(p plan) bool { return p.live == 0 && !p.codec.CBR && p.codec.Zero }},
+		{Options{Algorithm: StopAndCopy}, func(p plan) bool { return p.live == 0 && !p.codec.CBR && !p.codec.Zero }},
 		{Options{Algorithm: Xen30}, func(p plan) bool {
 			return p.live == 29 && p.factor == 3 && p.few == 50 && p.skip && p.window == 0 && !p.codec.CBR && !p.codec.Delta
 		}},
@@ -24,7 +24,7 @@ func TestPlans(t *testing.T) {
 		{Options{Algorithm: CloudNet, Window: 8, Block: 256, Cache: 1 << 20}, func(p plan) bool {
 			return p.window == 8 && p.codec.CBR && p.codec.Delta && p.codec.Block == 256 && p.codec.Cache == 1<<20
 		}},
-		{Options{Algorithm: PostCopy}, func(p plan) bool { return p.post && p.live == 0 }},
+		{Options{Algorithm: PostCopy}, func(p plan) bool { return p.post && p.live == 0 && p.codec.Zero }},
 		{Options{Algorithm: Hybrid}, func(p plan) bool { return p.post && p.live == 1 }},
 		{Options{Algorithm: Own}, func(p plan) bool { return p.own && p.codec.Own }},
 		{Options{Algorithm: Own, Encoders: []string{"zero", "lz4"}}, func(p plan) bool { return p.own && !p.codec.Own && p.codec.Compress == "lz4" }},

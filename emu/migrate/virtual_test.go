@@ -240,7 +240,9 @@ func TestOwnBeatsCloudNet(t *testing.T) {
 				own := got[Own]
 				for _, a := range []string{CloudNet, Xen30} {
 					o := got[a]
-					if own.data > o.data || own.total > o.total || own.pause > o.pause {
+					// An idle VM's pause is the delay of the link; a page more or less is
+					// no difference.
+					if own.data > o.data || own.total > o.total || own.pause > o.pause+100*time.Microsecond {
 						t.Errorf("against %s: data %.3f, total %.3f, pause %.3f", a, float64(own.data)/float64(o.data),
 							float64(own.total)/float64(o.total), float64(own.pause)/float64(o.pause))
 					}
