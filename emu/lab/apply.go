@@ -221,7 +221,7 @@ func (a *application) shows(phase string) bool {
 // plugged in, whatever the plan says of them.
 func (a *application) compile() error {
 	now, err := a.lab.relocate(a.plan)
-	if err != nil {
+	if err != nil || now == a.now { // nothing moves, and it is made already
 		return err
 	}
 	a.now, a.state = now, fabric.Compile(now)
