@@ -23,6 +23,7 @@ const (
 // link is one connection that carries a session: both hellos have been said.
 type link struct {
 	conn   net.Conn
+	mark   lowWater
 	theirs hello
 	kick   chan struct{} // wakes the writer
 	idle   bool          // the writer waits for it; under the session's lock
@@ -33,8 +34,7 @@ type link struct {
 }
 
 func newLink(conn net.Conn, theirs hello) *link {
-	tune(conn)
-	return &link{conn: conn, theirs: theirs, kick: make(chan struct{}, 1), broken: make(chan struct{})}
+	return &link{conn: conn, mark: tune(conn), theirs: theirs, kick: make(chan struct{}, 1), broken: make(chan struct{})}
 }
 
 // cut gives the connection up, for the first reason given.
@@ -302,6 +302,7 @@ func (s *session) read(l *link) error {
 		if from += n; from+need > len(c.mem) || from == to && from > len(c.mem)/2 {
 			from, to, c = s.turn(c, from, to, need)
 		}
+		l.mark.await(need - (to - from))
 		n, err = l.conn.Read(c.mem[to:])
 		if n == 0 && err != nil {
 			if err == io.EOF && from < to {

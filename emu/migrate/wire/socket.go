@@ -38,16 +38,45 @@ func ListenTCP(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
 // tune readies a connection, if it is one of TCP. Send and receive buffers are
 // left to the kernel's own tuning; Go has switched Nagle's delay off. What the
 // kernel does not take is done without.
-func tune(conn net.Conn) {
+func tune(conn net.Conn) lowWater {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
-		return
+		return lowWater{}
 	}
 	rc, err := c.SyscallConn()
 	if err != nil {
-		return // it is closed: its first use says so
+		return lowWater{} // it is closed: its first use says so
 	}
 	_ = rc.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
+	})
+	return lowWater{conn: rc, at: 1}
+}
+
+// worthAwaiting is how many bytes a frame must lack at least before the reader
+// sleeps until they are there.
+const worthAwaiting = 64 << 10
+
+// lowWater is the mark below which a connection does not wake its reader
+// (SO_RCVLOWAT). To be woken costs as much as to read: a long frame is
+// waited for as a whole, and not from segment to segment.
+type lowWater struct {
+	conn syscall.RawConn // nil: there is none
+	at   int
+}
+
+// await has the next wait be one for so many bytes. A connection that ends ends
+// the wait, too; and what the kernel's buffer has no room for is not waited for.
+func (w *lowWater) await(bytes int) {
+	if bytes < worthAwaiting {
+		bytes = 1
+	}
+	if w.conn == nil || bytes == w.at {
+		return
+	}
+	_ = w.conn.Control(func(fd uintptr) { // a connection that is closed tells the reader
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, bytes) == nil {
+			w.at = bytes
+		}
 	})
 }
