@@ -121,7 +121,15 @@ func (m *moving) options() migrate.Options {
 }
 
 // config is what the wire is told.
-func (m *moving) config(channel uint8) wire.Config { return wire.Config{ID: m.ID, Channel: channel} }
+func (m *moving) config(channel uint8) wire.Config {
+	c := wire.Config{ID: m.ID, Channel: channel}
+	if channel == channelBulk {
+		// How much of the memory is under way is the engine's business, and nothing
+		// urgent goes by here: a sender that wakes up seldom is what counts.
+		c.Unsent = 512 << 10
+	}
+	return c
+}
 
 // ownership asks the lab on behalf of one migration.
 func (m *moving) ask(ctx context.Context, op string, at event.Mono) error {

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/migrate/wire"
+	inplace "github.com/vpclab/vpclab/emu/warm" // the schedule has a type warm
 )
 
 // late are the pages at the target that were placed and have no leaf in the
@@ -33,11 +34,12 @@ func newLate(pages int) *late {
 	if l.most == 0 {
 		return l
 	}
-	room, err := unix.Mmap(-1, 0, l.most*PageSize, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	room, err := unix.Mmap(-1, 0, l.most*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		l.most = 0 // no room: every page is hashed at once
+		return l
 	}
+	_ = inplace.Range(room) // or each page comes as it is copied to, while the VM stands
 	l.room = room
 	return l
 }

@@ -36,9 +36,13 @@ type Config struct {
 	// has room for two of the largest messages.
 	MaxFrame int
 	// Backlog is how many bytes may wait in this process for TCP to take them;
-	// default 256 KiB. About as much again waits in the kernel: what is sent now
-	// gets to the link behind both.
+	// default 256 KiB. More waits in the kernel, see Unsent: what is sent now gets to
+	// the link behind both.
 	Backlog int
+	// Unsent is how many bytes the kernel takes that TCP may not send yet; default
+	// 128 KiB. More of them make a sender of much wake up less often, and what is
+	// sent now get later to a link that is slower than the sender.
+	Unsent int
 	// Patience is how long a session looks for a new connection, and how long a
 	// connection may be silent; default 15 s.
 	Patience time.Duration

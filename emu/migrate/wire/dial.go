@@ -89,7 +89,7 @@ func (s *session) try(ctx context.Context) (*link, error) {
 		_ = conn.Close() // it is of no use
 		return nil, err
 	}
-	return newLink(conn, theirs), nil
+	return newLink(conn, theirs, s.cfg.Unsent), nil
 }
 
 // greet says this end's hello on a new connection and judges the answer.

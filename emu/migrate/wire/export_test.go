@@ -38,7 +38,7 @@ func Mended(b []byte) []byte {
 // given each message; count is how many came, held how much memory is.
 func ReceiveFrom(b []byte, cfg Config, take func(uint64, Message)) (count uint64, held int, err error) {
 	s := newSession(cfg)
-	l := newLink(bytesConn{in: bytes.NewReader(b)}, hello{window: uint32(cfg.Window), maxFrame: uint32(cfg.MaxFrame)})
+	l := newLink(bytesConn{in: bytes.NewReader(b)}, hello{window: uint32(cfg.Window), maxFrame: uint32(cfg.MaxFrame)}, cfg.Unsent)
 	if err := s.enter(l); err != nil {
 		return 0, 0, err
 	}

@@ -33,8 +33,8 @@ type link struct {
 	cause  error // after broken is closed
 }
 
-func newLink(conn net.Conn, theirs hello) *link {
-	return &link{conn: conn, mark: tune(conn), theirs: theirs, kick: make(chan struct{}, 1), broken: make(chan struct{})}
+func newLink(conn net.Conn, theirs hello, unsent int) *link {
+	return &link{conn: conn, mark: tune(conn, unsent), theirs: theirs, kick: make(chan struct{}, 1), broken: make(chan struct{})}
 }
 
 // cut gives the connection up, for the first reason given.

@@ -298,6 +298,6 @@ func (s *session) accept(ctx context.Context, closed <-chan struct{}) (*link, er
 		s.wrote.Add(helloSize)
 		s.heard.Add(helloSize)
 		_ = o.conn.SetDeadline(time.Time{}) // fails only where the next use fails too
-		return newLink(o.conn, o.hello), nil
+		return newLink(o.conn, o.hello, s.cfg.Unsent), nil
 	}
 }

@@ -41,6 +41,9 @@ func (c Config) withDefaults() Config {
 	if c.Backlog <= 0 {
 		c.Backlog = defaultBacklog
 	}
+	if c.Unsent <= 0 {
+		c.Unsent = defaultUnsent
+	}
 	return c
 }
 

@@ -11,11 +11,11 @@ import (
 
 const (
 	defaultBacklog = 256 << 10
-	// notSent is how much the kernel takes that it has not sent yet; it asks for
-	// more when half of it is gone. Without a limit it takes megabytes: then
+	// defaultUnsent bounds what the kernel takes that it has not sent yet; it asks
+	// for more when half of it is gone. Without a limit it takes megabytes: then
 	// what is urgent waits behind them, and a sender cannot tell by waiting
 	// that the link is slower than itself.
-	notSent = 128 << 10
+	defaultUnsent = 128 << 10
 )
 
 // DialTCP makes a Config's Dial: plain TCP to an address, from the namespace that
@@ -38,7 +38,7 @@ func ListenTCP(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
 // tune readies a connection, if it is one of TCP. Send and receive buffers are
 // left to the kernel's own tuning; Go has switched Nagle's delay off. What the
 // kernel does not take is done without.
-func tune(conn net.Conn) lowWater {
+func tune(conn net.Conn, unsent int) lowWater {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
 		return lowWater{}
@@ -48,7 +48,7 @@ func tune(conn net.Conn) lowWater {
 		return lowWater{} // it is closed: its first use says so
 	}
 	_ = rc.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
 	})
 	return lowWater{conn: rc, at: 1}
 }
