@@ -18,7 +18,7 @@ func TestPlans(t *testing.T) {
 			return p.live == 29 && p.factor == 3 && p.few == 50 && p.skip && p.window == 0 && !p.codec.CBR && !p.codec.Delta
 		}},
 		{Options{Algorithm: Xen5}, func(p plan) bool { return p.live == 5 && !p.skip && p.factor == 0 }},
-		{Options{Algorithm: SmartStop}, func(p plan) bool { return p.window == 5 && p.skip && !p.codec.CBR }},
+		{Options{Algorithm: SmartStop}, func(p plan) bool { return p.window == 3 && p.skip && !p.codec.CBR }},
 		{Options{Algorithm: CBR}, func(p plan) bool { return p.window == 0 && p.codec.CBR && !p.codec.Delta }},
 		{Options{Algorithm: Deltas}, func(p plan) bool { return p.window == 0 && !p.codec.CBR && p.codec.Delta }},
 		{Options{Algorithm: CloudNet, Window: 8, Block: 256, Cache: 1 << 20}, func(p plan) bool {
@@ -88,8 +88,9 @@ func TestStopRules(t *testing.T) {
 		{"xen5 ends by few pages", Options{Algorithm: Xen5}, still, 2},
 		{"xen5 goes on for 5 rounds and the last", Options{Algorithm: Xen5}, furious, 6},
 		{"smart stop is bounded as Xen is where nothing turns", Options{Algorithm: SmartStop}, func(n int) int { return gib - n }, 5},
-		{"smart stop ends at a local minimum", Options{Algorithm: SmartStop}, paper, 11},
-		{"a shorter window ends sooner", Options{Algorithm: SmartStop, Window: 2}, paper, 8},
+		{"smart stop ends at a local minimum", Options{Algorithm: SmartStop}, paper, 9},
+		{"a longer window ends later", Options{Algorithm: SmartStop, Window: 5}, paper, 11},
+		{"a shorter one sooner", Options{Algorithm: SmartStop, Window: 2}, paper, 8},
 	} {
 		if got := follow(c.opt, c.dirtied); got != c.rounds {
 			t.Errorf("%s: %d rounds, expected %d", c.name, got, c.rounds)
