@@ -160,7 +160,7 @@ func (r *migrationTrial) phasesOf(m *moved) []span {
 
 // verified is 1 where both ends have proven that they held the same.
 func (r *migrationTrial) verified(m *moved) int {
-	if m.Hash == "" || m.disk != nil && m.disk.Hash == "" {
+	if m.Hash == "" || m.Verify.Unproven > 0 || m.disk != nil && m.disk.Hash == "" {
 		return 0
 	}
 	return 1

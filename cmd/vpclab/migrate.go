@@ -149,19 +149,23 @@ func showMigration(w io.Writer, m *lab.Migration) {
 		fmt.Fprintln(w, t.Render())
 	}
 	if d := m.Disk; d != nil {
-		fmt.Fprintf(w, "disk: %d of %d blocks sent in %d rounds, %d mirrored, %s\n", d.Sent, d.Blocks, len(d.Rounds), d.Synced, proof(d.Hash))
+		fmt.Fprintf(w, "disk: %d of %d blocks sent in %d rounds, %d mirrored, %s\n", d.Sent, d.Blocks, len(d.Rounds), d.Synced, proof(d.Hash, 0))
 	}
 	fmt.Fprintf(w, "%s runs on %s: total %v, paused %v, %.2f MB on the wire and %.2f MB back, memory %s\n",
-		m.VM, m.To, round(m.Total()), round(m.Pause()), float64(m.WireOut)/1e6, float64(m.WireBack)/1e6, proof(m.Hash))
+		m.VM, m.To, round(m.Total()), round(m.Pause()), float64(m.WireOut)/1e6, float64(m.WireBack)/1e6, proof(m.Hash, m.Verify.Unproven))
 }
 
 // kilo is a number of bytes in thousands, rounded up.
 func kilo(bytes int64) int64 { return (bytes + 999) / 1000 }
 
-// proof says whether both ends were proven equal.
-func proof(hash string) string {
-	if hash == "" {
+// proof says whether both ends were proven equal, and how much of them was not:
+// pages that the VM had written before a new agent could hash them.
+func proof(hash string, unproven int) string {
+	switch {
+	case hash == "":
 		return "not proven equal"
+	case unproven > 0:
+		return fmt.Sprintf("proven equal but for %d pages (%s…)", unproven, hash[:min(16, len(hash))])
 	}
 	return "proven equal (" + hash[:min(16, len(hash))] + "…)"
 }

@@ -45,7 +45,7 @@ type message struct {
 // kindred are errors that the other end decides by.
 var kindred = map[string]error{
 	"committed": migrate.ErrCommitted, "aborted": migrate.ErrAborted, "in-doubt": migrate.ErrInDoubt,
-	"no-such-vm": ErrNoVM,
+	"no-such-vm": ErrNoVM, "anew": ErrAnew,
 }
 
 // remoteError is an error of the other end, with what it is.

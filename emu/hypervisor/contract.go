@@ -80,3 +80,8 @@ type Outcome struct {
 
 // ErrNoVM is the error for a VM that an agent does not know.
 var ErrNoVM = errors.New("no such VM at this host")
+
+// ErrAnew is the error of a migration that cannot be carried on because the
+// guest ended after it was handed over, and was started anew from its disk: what
+// its memory held is gone.
+var ErrAnew = errors.New("the guest has ended, and was started anew from its disk")

@@ -503,6 +503,7 @@ func (t *target) rest(ctx context.Context, link migrate.Link, opt migrate.Option
 		return nil, err
 	}
 	var faults migrate.Faults
+	var resumed event.Mono
 	missing := make([]uint64, (t.memory.Pages()+63)/64)
 	n, err := t.memory.Absent(missing)
 	if err != nil {
@@ -511,24 +512,31 @@ func (t *target) rest(ctx context.Context, link migrate.Link, opt migrate.Option
 	if n == 0 {
 		missing = nil
 	}
+	k, err := t.vm.unkept()
+	if err != nil {
+		return nil, err
+	}
 	if s.Folder == t.vm.folder() {
+		if k == nil {
+			return nil, ErrAnew // see vm.start: whatever its memory is equal to, it is not what was sent
+		}
 		if t.faults != nil {
 			faults = t.faults
 		}
 		t.vm.adopted(t.Spec, t.NetNS)
 	} else {
-		k, err := t.vm.unkept()
-		if err != nil {
-			return nil, err
-		}
 		if k == nil {
 			return nil, errors.New("what the VM held when it was handed over was not received here")
 		}
-		if faults, _, err = migrate.RecoverTarget(ctx, t, t, k.State, missing); err != nil {
+		if faults, resumed, err = migrate.RecoverTarget(ctx, t, t, k.State, missing); err != nil {
 			return nil, err
 		}
 	}
-	return migrate.ReceiveRest(ctx, link, t, faults, missing, opt)
+	rep, err := migrate.ReceiveRest(ctx, link, t, faults, missing, opt)
+	if rep != nil && resumed != 0 {
+		rep.ResumedAt = resumed
+	}
+	return rep, err
 }
 
 func (t *target) Memory() []byte { return t.memory.Bytes() }

@@ -127,6 +127,9 @@ type migration struct {
 	shared  bool       // another one used the same link meanwhile
 	ids     [][16]byte // of its attempts
 	plugged bool       // at the destination
+	// pausedAt is when the VM stood, by what the Arbiter was told, and resumedAt
+	// when it ran again, by what the target says: for a source that is gone.
+	pausedAt, resumedAt event.Mono
 }
 
 // Migrate moves a guest to another host while it runs, and returns when nothing
@@ -331,6 +334,12 @@ func (m *migration) run(ctx context.Context) error {
 	}
 	m.report.WireOut, m.report.WireBack = m.count().since(before)
 	m.mu.Lock()
+	if r := m.report; r.Committed && r.PausedAt == 0 { // the source has taken its report with it
+		r.Algorithm, r.Began, r.PausedAt = m.move.Memory.Algorithm, r.Joined, m.pausedAt
+	}
+	if r := m.report; r.Committed && r.ResumedAt == 0 {
+		r.ResumedAt = m.resumedAt
+	}
 	if m.shared { // what the host has sent was not for this one alone
 		m.report.WireOut, m.report.WireBack = m.report.Counted.Out, m.report.Counted.Back
 	}
@@ -421,8 +430,12 @@ func (m *migration) between(ctx context.Context, source, target *hypervisor.Proc
 	var errs []error
 	for range 2 {
 		e := <-ends
-		if e.side == "source" && e.outcome != nil {
+		switch {
+		case e.outcome == nil:
+		case e.side == "source":
 			m.account(e.outcome)
+		case m.resumedAt == 0:
+			m.resumedAt = e.outcome.ResumedAt
 		}
 		if e.err != nil {
 			errs = append(errs, e.err)
@@ -502,7 +515,7 @@ func (m *migration) arrive(ctx context.Context, cause error) error {
 			cause = nil
 			break
 		}
-		if errors.Is(next, errGuestDied) || ctx.Err() != nil {
+		if errors.Is(next, hypervisor.ErrAnew) || ctx.Err() != nil {
 			cause = errors.Join(cause, next)
 			break
 		}
@@ -517,10 +530,6 @@ func (m *migration) arrive(ctx context.Context, cause error) error {
 	return err
 }
 
-// errGuestDied says that a guest ended while it was handed over: it began anew
-// from its disk.
-var errGuestDied = errors.New("the guest died, and was started from its disk")
-
 // rest carries on after an end has died: what the target lacks comes, and both
 // memories are proven equal.
 func (m *migration) rest(ctx context.Context) error {
@@ -529,7 +538,7 @@ func (m *migration) rest(ctx context.Context) error {
 		return err
 	}
 	if _, err := target.Status(ctx, m.req.VM); err != nil {
-		return fmt.Errorf("%w: %w", errGuestDied, err)
+		return fmt.Errorf("%w: %w", hypervisor.ErrAnew, err)
 	}
 	move := m.move
 	move.Rest, move.FailAt, move.Hold = true, "", false
@@ -632,6 +641,9 @@ func (a arbiter) Paused(ctx context.Context, vm string, id [16]byte, at event.Mo
 	if err != nil {
 		return
 	}
+	m.mu.Lock()
+	m.pausedAt = at
+	m.mu.Unlock()
 	a.observe(event.Event{T: at, Wall: time.Now(), Node: vm, Kind: "migration.paused"})
 	m.plug(ctx)
 }
