@@ -243,29 +243,6 @@ func (s sweep) of(metric string, labels ...string) []metrics.PointSummary {
 	return (&data{rows: s.rows}).of("", metric, labels...)
 }
 
-// one is the only row of a metric with the labels given.
-func (s sweep) one(metric string, labels ...string) (metrics.PointSummary, bool) {
-	rows := s.of(metric, labels...)
-	if len(rows) != 1 {
-		return metrics.PointSummary{}, false
-	}
-	return rows[0], true
-}
-
-// having are the rows that have all the labels.
-func (s sweep) having(labels ...string) sweep {
-	out := s
-	out.rows = slices.DeleteFunc(slices.Clone(s.rows), func(r metrics.PointSummary) bool {
-		for i := 0; i+1 < len(labels); i += 2 {
-			if r.Labels[labels[i]] != labels[i+1] {
-				return true
-			}
-		}
-		return false
-	})
-	return out
-}
-
 // scale is by what the published VM was made smaller; 0: the samples do not
 // say, and published times cannot be placed beside them.
 func (s sweep) scale() float64 {

@@ -15,6 +15,8 @@ var vdsoClockgettimeSym uintptr
 
 // state is the line, and what it is made of. seq is odd while it is being
 // changed; who finds it so makes a system call.
+//
+//lint:ignore U1000 the assembly uses its fields
 type state struct {
 	seq uint64
 	// At tsc it was mono (ns); since then mult × 2^-32 ns a tick. That holds for
@@ -32,6 +34,8 @@ type state struct {
 var line state
 
 // In assembly.
+//
+//lint:ignore U1000 the assembly gives its address
 func gettime()       // C: int clock_gettime(clockid_t, struct timespec *)
 func entry() uintptr // address of gettime
 func counter() uint64
