@@ -118,6 +118,13 @@ e2e_run() {
 	[ -n "$(find "$out" -name report.html)" ] || { echo "no report in $out" && return 1; }
 }
 
+# e2e_reproduce: the heart of the paper, one trial of each point.
+e2e_reproduce() {
+	local out=$logs/results
+	rm -rf "$out"
+	timeout -k 10 300 "$bin" reproduce cloudnet --quick --experiment table-1 --trials 1 --results "$out"
+}
+
 e2e_nothing_left() {
 	local left
 	left=$(pgrep -u "$(id -u)" -f "rootfstype=hostfs.*$logs" || true)
@@ -141,6 +148,7 @@ test_e2e() {
 			step "vpclab run $name" e2e_run "$name"
 		fi
 	done
+	step "vpclab reproduce cloudnet, table I" e2e_reproduce
 	step "nothing is left behind" e2e_nothing_left
 }
 
