@@ -47,21 +47,22 @@ type heat struct {
 // schedule is vpclab's way through the pages.
 type schedule struct {
 	*copier
-	pending bitmap // pages whose contents the target does not have
-	news    bitmap // what the last look has found
-	heat    []heat
-	half    time.Duration
-	looked  event.Mono
-	inflow  float64 // clean pages that become dirty, a second
-	fresh   float64 // bytes that a page comes to that was never sent
-	again   float64 // and one that was
-	sentAll int64   // pages
+	pending   bitmap // pages whose contents the target does not have
+	news      bitmap // what the last look has found
+	heat      []heat
+	half      time.Duration
+	looked    event.Mono
+	inflow    float64 // clean pages that become dirty, a second
+	fresh     float64 // bytes that a page comes to that was never sent
+	again     float64 // and one that was; until there was one, a guess
+	seenAgain bool
+	sentAll   int64 // pages
 }
 
 func (c *copier) ownLive(ctx context.Context, toSend bitmap) error {
 	s := &schedule{
 		copier: c, pending: toSend, news: newBitmap(c.pages), heat: make([]heat, c.pages), half: time.Second,
-		fresh: PageSize / 2, again: PageSize / 4,
+		fresh: PageSize / 2, again: PageSize / 6,
 	}
 	if err := s.first(ctx); err != nil {
 		return err
@@ -177,21 +178,37 @@ func (s *schedule) first(ctx context.Context) error {
 	return s.end(ctx)
 }
 
-// carry sends pages of one kind and learns what they come to.
+// carry sends pages of one kind and learns what they come to. Pages of zeros,
+// which come to nothing, say nothing of others.
 func (s *schedule) carry(ctx context.Context, list []uint32) error {
 	if len(list) == 0 {
 		return nil
 	}
-	average := &s.again
-	if s.sentIn[list[0]] == 0 {
-		average = &s.fresh
-	}
+	never := s.sentIn[list[0]] == 0
 	if err := s.send(ctx, list); err != nil {
 		return err
 	}
 	s.sentAll += int64(len(list))
-	cost := float64(s.cost[list[0]])
-	*average += (cost - *average) * min(1, float64(len(list))/512)
+	filled := 0
+	for _, page := range list {
+		if s.marks.leaves[page] != zeroLeaf {
+			filled++
+		}
+	}
+	if filled == 0 {
+		return nil
+	}
+	cost := float64(s.cost[list[0]]) * float64(len(list)) / float64(filled)
+	weight := min(1, float64(filled)/512)
+	if never {
+		s.fresh += (cost - s.fresh) * weight
+		if !s.seenAgain {
+			s.again = s.fresh / 3
+		}
+	} else {
+		s.again += (cost - s.again) * weight
+		s.seenAgain = true
+	}
 	return nil
 }
 

@@ -235,7 +235,7 @@ func TestOwnBeatsCloudNet(t *testing.T) {
 				got := map[string]outcome{}
 				for _, a := range []string{Xen30, Xen5, CloudNet, Own} {
 					got[a] = simulate(t, a, w, mbit, scale, 1)
-					t.Logf("%-8s %v", a, got[a])
+					t.Logf("%-11s %4g Mb/s %-8s %v", w, mbit, a, got[a])
 				}
 				own := got[Own]
 				for _, a := range []string{CloudNet, Xen30} {
