@@ -75,11 +75,15 @@ func CreateMemory(folder string, size int64, populate bool) (*Memory, error) {
 	copy(header, memoryMagic)
 	binary.LittleEndian.PutUint64(header[8:], memoryVersion)
 	binary.LittleEndian.PutUint64(header[16:], uint64(size))
-	err = f.Truncate(layoutOf(size).end)
+	err = roomFor(f, layoutOf(size).end)
+	if err == nil {
+		err = f.Truncate(layoutOf(size).end)
+	}
 	if err == nil {
 		_, err = f.WriteAt(header, 0)
 	}
 	if err != nil {
+		err = errors.Join(err, os.Remove(path))
 		f.Close()
 		return nil, fmt.Errorf("make memory %s: %w", path, err)
 	}
@@ -95,6 +99,20 @@ func CreateMemory(folder string, size int64, populate bool) (*Memory, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// roomFor fails where f's file system has not so many bytes left. Of a page that
+// finds no room when it is touched, whoever touches it learns by a signal: a
+// guest whose pages come late would end by it.
+func roomFor(f *os.File, size int64) error {
+	var s unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &s); err != nil {
+		return fmt.Errorf("ask for the room in its file system: %w", err)
+	}
+	if free := s.Bavail * uint64(s.Bsize); free < uint64(size) {
+		return fmt.Errorf("it takes %d bytes and there is room for %d: %w", size, free, unix.ENOSPC)
+	}
+	return nil
 }
 
 // OpenMemory maps the memory in folder.
@@ -182,7 +200,11 @@ func (m *Memory) WrittenPage(page int) bool { return m.written.Has(page) }
 // Pages that are holes become pages of zeros. Nobody may use the mapping
 // meanwhile.
 func (m *Memory) Populate() error {
-	if err := warm.Range(m.mapped); err != nil {
+	err := warm.Range(m.mapped)
+	if errors.Is(err, unix.EFAULT) { // others were faster; see roomFor
+		err = fmt.Errorf("%w (%w)", unix.ENOSPC, err)
+	}
+	if err != nil {
 		return fmt.Errorf("populate memory %s: %w", m.file.Name(), err)
 	}
 	return nil

@@ -245,10 +245,8 @@ func (h *hypervisors) halt(ctx context.Context, plan *topo.Plan) error {
 
 // carry stops a guest and brings its disk to another host, as by hand.
 func (h *hypervisors) carry(ctx context.Context, vm, from, to string) error {
-	if agent := h.running(from); agent != nil {
-		if err := agent.Halt(ctx, vm); err != nil {
-			return err
-		}
+	if err := h.end(ctx, vm, from); err != nil {
+		return err
 	}
 	there := filepath.Join(h.dir, "hosts", to, vm)
 	err := errors.Join(os.RemoveAll(there), os.MkdirAll(filepath.Dir(there), 0o700))
@@ -263,10 +261,8 @@ func (h *hypervisors) carry(ctx context.Context, vm, from, to string) error {
 
 // remove ends a guest and removes what every host has of it.
 func (h *hypervisors) remove(ctx context.Context, vm string) error {
-	if agent := h.running(h.record().of(vm)); agent != nil {
-		if err := agent.Halt(ctx, vm); err != nil {
-			return err
-		}
+	if err := h.end(ctx, vm, h.record().of(vm)); err != nil {
+		return err
 	}
 	files, err := filepath.Glob(filepath.Join(h.dir, "hosts", "*", vm))
 	for _, f := range files {
@@ -276,6 +272,25 @@ func (h *hypervisors) remove(ctx context.Context, vm string) error {
 	delete(h.specs, vm)
 	h.mu.Unlock()
 	return errors.Join(err, h.record().set(vm, ""))
+}
+
+// end ends a guest. An agent that has just died is brought back for that: its
+// guests run on without it.
+func (h *hypervisors) end(ctx context.Context, vm, host string) error {
+	h.mu.Lock()
+	_, had := h.hosts[host]
+	h.mu.Unlock()
+	if !had {
+		return nil
+	}
+	agent, err := h.agent(ctx, h.lab.planOrPending(), host)
+	if err == nil {
+		err = agent.Halt(ctx, vm)
+	}
+	if err != nil {
+		return fmt.Errorf("end the guest %s at %s: %w", vm, host, err)
+	}
+	return nil
 }
 
 // running is the agent of a host if there is one.

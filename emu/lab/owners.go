@@ -18,6 +18,7 @@ import (
 type owners struct {
 	mu      sync.Mutex
 	file    *os.File // nil: in memory alone
+	torn    bool     // its last line was not written whole
 	host    map[string]string
 	verdict map[[16]byte]verdict
 }
@@ -51,6 +52,12 @@ func openOwners(dir string) (*owners, error) {
 		return nil, err
 	}
 	lines := bufio.NewScanner(f)
+	lines.Split(func(b []byte, end bool) (int, []byte, error) {
+		if end && len(b) > 0 {
+			o.torn = b[len(b)-1] != '\n'
+		}
+		return bufio.ScanLines(b, end)
+	})
 	for lines.Scan() {
 		var l ownerLine
 		if json.Unmarshal(lines.Bytes(), &l) == nil { // else it was being written when its writer died
@@ -94,8 +101,13 @@ func (o *owners) note(l ownerLine) {
 func (o *owners) write(l ownerLine) error {
 	if o.file != nil {
 		b, err := json.Marshal(l)
+		if err == nil && o.torn { // or this one would be part of that
+			b = append([]byte{'\n'}, b...)
+		}
 		if err == nil {
-			_, err = o.file.Write(append(b, '\n'))
+			n := 0
+			n, err = o.file.Write(append(b, '\n'))
+			o.torn = err != nil && (o.torn || n > 0)
 		}
 		if err != nil {
 			return fmt.Errorf("record whose VM %s is: %w", l.VM, err)

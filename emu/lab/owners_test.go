@@ -53,6 +53,12 @@ func TestOwners(t *testing.T) {
 	if o.of("shop") != "b" || o.of("gone") != "" || o.decided(first) != aborted || o.decided(second) != committed || o.decided([16]byte{3}) != "" {
 		t.Errorf("after opening again: %v, %v", o.host, o.verdict)
 	}
+	must(o.set("shop", "d"))
+	must(o.close())
+	o = open()
+	if o.of("shop") != "d" {
+		t.Errorf("what was written after half a line is lost: it is %s's", o.of("shop"))
+	}
 	must(o.close())
 }
 
