@@ -7,6 +7,28 @@ import (
 	"unicode/utf8"
 )
 
+// wrapAt is how long a line of a reason is at most.
+const wrapAt = 110
+
+// wrap cuts a text into lines between words.
+func wrap(text string, most int) (lines []string) {
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > most {
+			lines = append(lines, line)
+			line = ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	if line != "" {
+		lines = append(lines, line)
+	}
+	return lines
+}
+
 // WriteNumbers prints the published values of claims beside the measured ones,
 // a row each, as text for a terminal. What makes a difference stands below its
 // row. Claims without numbers are a row of their own.
@@ -64,8 +86,8 @@ func WriteNumbers(w io.Writer, claims []ClaimOutcome) error {
 		if _, err := fmt.Fprintln(w, strings.TrimRight(line.String(), " ")); err != nil {
 			return err
 		}
-		if why := below[i]; why != "" {
-			if _, err := fmt.Fprintf(w, "%s  %s\n", strings.Repeat(" ", width[0]+2+width[1]), why); err != nil {
+		for _, part := range wrap(below[i], wrapAt) {
+			if _, err := fmt.Fprintf(w, "%s  %s\n", strings.Repeat(" ", width[0]+2+width[1]), part); err != nil {
 				return err
 			}
 		}
