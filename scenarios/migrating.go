@@ -81,31 +81,31 @@ func (s *migrating) planAt(pt point) *topo.Plan {
 	plan := s.base
 	_, rates := s.experiment.Vary.Get(paramRate)
 	_, rtts := s.experiment.Vary.Get(paramRTT)
+	_, scaled := s.experiment.Vary.Get(paramScale)
 	if rates || rtts {
 		plan = s.wan.tuned(plan, pt.rate(paramRate), pt.time(paramRTT))
 	}
 	for _, vm := range s.experiment.Movers() {
 		n, _ := plan.Node(vm)
-		g := guestAt(*n.Guest, pt)
+		g := guestAt(*n.Guest, pt, scaled)
 		plan = plan.WithGuest(vm, &g)
 	}
 	return plan
 }
 
-// guestAt is a guest with what a point says of it.
-func guestAt(g topo.Guest, pt point) topo.Guest {
+// guestAt is a guest with what a point says of it. Where the scale is not varied
+// its label only says what it is.
+func guestAt(g topo.Guest, pt point, scaled bool) topo.Guest {
 	if w := pt[paramWorkload]; w != "" {
 		g.Workload = w
 	}
 	switch memory := pt.size(paramMemory); {
 	case memory > 0:
 		g.Memory, g.Scale = memory, float64(memory)/float64(1<<30)
-	case pt[paramScale] != "" && g.Scale > 0:
+	case scaled:
 		to := scaleOf(pt[paramScale])
-		if to > 0 && to != g.Scale {
-			g.Memory = topo.Size(float64(g.Memory)*to/g.Scale) / codec.PageSize * codec.PageSize
-			g.Scale = to
-		}
+		g.Memory = topo.Size(float64(g.Memory)*to/g.Scale) / codec.PageSize * codec.PageSize
+		g.Scale = to
 	}
 	return g
 }

@@ -170,14 +170,14 @@ func scaleName(of float64) string {
 	return metrics.FormatValue(of)
 }
 
+// scaleOf is a scale by its name.
 func scaleOf(name string) float64 {
 	for _, s := range scales {
 		if s.name == name {
 			return s.of
 		}
 	}
-	of, _ := strconv.ParseFloat(name, 64) // the label that scaleName gives to a file's own
-	return of
+	panic("scenarios: there is no scale " + name) // check let it through
 }
 
 // moverOf is the guest of the first VM that moves; without one, the zero guest.

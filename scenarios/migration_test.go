@@ -94,7 +94,7 @@ func TestMigrationsThatCannotBe(t *testing.T) {
 }
 
 func TestMigrationPoints(t *testing.T) {
-	sc, plan := movePlan(t, "{kind: migration, vm: shop, to: illinois/2, vary: {rate: [0.1gbit, 50mbit], cache: [10%, 6.25MiB], algorithm: cloudnet}}")
+	sc, plan := movePlan(t, "{kind: migration, vm: shop, to: illinois/2, vary: {rate: [0.1gbit, 50mbit], cache: [10%, 6.25MiB], algorithm: cloudnet, scale: mini}}")
 	pts := points(plan, migrationKind(), sc.Experiments[0])
 	require.Len(t, pts, 4)
 	require.Equal(t, point{"algorithm": "cloudnet", "workload": "tpcw", "rate": "100mbit", "rtt": "10ms", "scale": "mini", "cache": "10%"}, pts[0])
@@ -112,6 +112,8 @@ func TestMigrationPoints(t *testing.T) {
 	require.Equal(t, topo.Size(256<<20), n.Guest.Memory)
 	require.Equal(t, "specjbb", n.Guest.Workload)
 	require.Equal(t, 0.25, n.Guest.Scale)
+	small := topo.Guest{Memory: 8 << 20, Scale: 1.0 / 128}
+	require.Equal(t, small, guestAt(small, point{"scale": scaleName(small.Scale)}, false), "a label of its own changes nothing")
 	was, _ := plan.Node("shop")
 	require.Equal(t, topo.Size(64<<20), was.Guest.Memory, "the plan it was made from is as it was")
 	require.Equal(t, was.Guest.Seed, n.Guest.Seed, "the trace is the same")
