@@ -39,11 +39,16 @@ type hypervisors struct {
 	lab *Lab
 	wg  sync.WaitGroup // the goroutines that watch the agents
 
+	// halting is held by whoever ends a guest until the record says so, and by
+	// whoever has an agent bring back the guests that the record has there.
+	halting sync.Mutex
+
 	mu     sync.Mutex
 	dir    string
 	owners *owners // nil until the first guest
 	hosts  map[string]*hypervisorHost
-	specs  map[string]guest.Spec // of the guests that were started
+	specs  map[string]guest.Spec // of the guests that have files at a host
+	begun  map[string]bool       // those that were started there, and not halted since
 }
 
 // hypervisorHost is one host's agent.
@@ -57,7 +62,7 @@ type hypervisorHost struct {
 }
 
 func newHypervisors(l *Lab) *hypervisors {
-	return &hypervisors{lab: l, hosts: map[string]*hypervisorHost{}, specs: map[string]guest.Spec{}}
+	return &hypervisors{lab: l, hosts: map[string]*hypervisorHost{}, specs: map[string]guest.Spec{}, begun: map[string]bool{}}
 }
 
 // open makes the lab's folder and its record.
@@ -192,12 +197,21 @@ func (h *hypervisors) own(ctx context.Context, host string) error {
 		if at != host || h.lab.migrationOf(vm) != nil {
 			continue
 		}
-		spec, known := h.spec(vm)
-		if known {
-			errs = append(errs, agent.Own(ctx, spec, h.lab.Fabric().NSPath(vm)))
-		}
+		errs = append(errs, h.bringBack(ctx, agent, vm, host))
 	}
 	return errors.Join(errs...)
+}
+
+// bringBack has an agent keep a guest that is still its.
+func (h *hypervisors) bringBack(ctx context.Context, agent *hypervisor.Process, vm, host string) error {
+	h.halting.Lock()
+	defer h.halting.Unlock()
+	spec, known := h.spec(vm)
+	f := h.lab.Fabric()
+	if !known || f == nil || h.record().of(vm) != host || h.lab.migrationOf(vm) != nil {
+		return nil
+	}
+	return agent.Own(ctx, spec, f.NSPath(vm))
 }
 
 func (h *hypervisors) spec(vm string) (guest.Spec, bool) {
@@ -245,6 +259,8 @@ func (h *hypervisors) halt(ctx context.Context, plan *topo.Plan) error {
 
 // carry stops a guest and brings its disk to another host, as by hand.
 func (h *hypervisors) carry(ctx context.Context, vm, from, to string) error {
+	h.halting.Lock()
+	defer h.halting.Unlock()
 	if err := h.end(ctx, vm, from); err != nil {
 		return err
 	}
@@ -261,6 +277,8 @@ func (h *hypervisors) carry(ctx context.Context, vm, from, to string) error {
 
 // remove ends a guest and removes what every host has of it.
 func (h *hypervisors) remove(ctx context.Context, vm string) error {
+	h.halting.Lock()
+	defer h.halting.Unlock()
 	if err := h.end(ctx, vm, h.record().of(vm)); err != nil {
 		return err
 	}
@@ -290,6 +308,9 @@ func (h *hypervisors) end(ctx context.Context, vm, host string) error {
 	if err != nil {
 		return fmt.Errorf("end the guest %s at %s: %w", vm, host, err)
 	}
+	h.mu.Lock()
+	delete(h.begun, vm)
+	h.mu.Unlock()
 	return nil
 }
 
@@ -324,7 +345,7 @@ func (h *hypervisors) ensure(ctx context.Context, f *fabric.Fabric, plan *topo.P
 			continue
 		}
 		spec := specOf(n)
-		if was, there := h.spec(n.Name); there && was == spec && h.record().of(n.Name) == n.Host {
+		if was, there := h.spec(n.Name); there && was == spec && h.record().of(n.Name) == n.Host && h.runs(n.Name) {
 			continue
 		}
 		g.Go(func() error { return h.begin(gctx, f, plan, n) })
@@ -345,7 +366,20 @@ func (h *hypervisors) begin(ctx context.Context, f *fabric.Fabric, plan *topo.Pl
 	h.mu.Lock()
 	h.specs[n.Name] = spec
 	h.mu.Unlock()
-	return agent.Own(ctx, spec, f.NSPath(n.Name))
+	if err := agent.Own(ctx, spec, f.NSPath(n.Name)); err != nil {
+		return err // the next change of the lab tries again
+	}
+	h.mu.Lock()
+	h.begun[n.Name] = true
+	h.mu.Unlock()
+	return nil
+}
+
+// runs tells whether a guest was started, and not halted since.
+func (h *hypervisors) runs(vm string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.begun[vm]
 }
 
 // stopAll ends the agents. Their guests end with their namespaces.
@@ -370,7 +404,7 @@ func (h *hypervisors) stopAll() error {
 func (h *hypervisors) forget() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.hosts, h.specs = map[string]*hypervisorHost{}, map[string]guest.Spec{}
+	h.hosts, h.specs, h.begun = map[string]*hypervisorHost{}, map[string]guest.Spec{}, map[string]bool{}
 	if h.owners == nil {
 		return nil
 	}
