@@ -12,8 +12,20 @@
 //     its TCP connection;
 //   - package codec: pages to bytes and back: zero ranges, content redundancy
 //     elimination, deltas, compression, each accounted for;
-//   - policy.go: when to send which pages and when to stop (the algorithms);
-//   - source.go, target.go: the two ends; postcopy.go: pages that are asked for;
-//   - disk.go: the disk, asynchronously and then with each write mirrored;
+//   - policy.go: the algorithms taken apart, and the published stop rules;
+//     rounds.go: pages sent by rounds; own.go: our own schedule;
+//   - flow.go: batches on the link, no more than fill it; spare.go: whether
+//     there is time to compress them; line.go: what the ends say to each other,
+//     in the words of messages.go;
+//   - source.go, target.go: the two ends; postcopy.go: pages that follow the
+//     VM; recover.go: what becomes of a VM whose end died; steps.go: the
+//     moments at which one may;
+//   - verify.go, late.go: fingerprints and the proof, and when there is time
+//     for it;
+//   - disk*.go: the disk, asynchronously and then with each write mirrored;
 //   - report.go: what was measured.
+//
+// An end that fails leaves the VM in one of three states, and its error says in
+// which: it runs at the source; it is the target's ([ErrCommitted]); or nobody
+// knows until the Arbiter answers ([ErrInDoubt]).
 package migrate

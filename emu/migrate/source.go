@@ -75,6 +75,7 @@ type source struct {
 
 func (s *source) run(ctx context.Context) error {
 	defer func() { s.stop() }()
+	defer s.heardOf()
 	err := s.hand(ctx)
 	if err != nil && !s.given {
 		if err = s.back(ctx, err); !s.given {
@@ -314,38 +315,53 @@ func (s *source) differ(ctx context.Context, ours *proof, list []byte, what stri
 	return &DiffersError{Pages: pages, What: what}
 }
 
+// heardOf waits until the Arbiter has been told that the VM stands, or for as
+// long as an answer may take: it may be away.
+func (s *source) heardOf() {
+	if s.told == nil {
+		return
+	}
+	timer := time.NewTimer(s.opt.patience())
+	defer timer.Stop()
+	select {
+	case <-s.told:
+	case <-timer.C:
+	}
+}
+
 // back takes the VM back after an error before the target was known to have it.
 // If the target does have it, given is set.
 func (s *source) back(ctx context.Context, cause error) error {
 	if killed(cause) {
 		return cause
 	}
-	// The migration's context may be what has ended.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opt.patience())
-	defer cancel()
-	if s.told != nil {
-		<-s.told // the network must not be moved after it has been moved back
-	}
+	ctx = context.WithoutCancel(ctx) // it may be what has ended
+	s.heardOf()                      // the network must not be moved after it has been moved back
 	if err := s.opt.step(StepSourceAbort); err != nil {
 		return err
 	}
-	if err := resolve(ctx, s.arb.Abort, ErrCommitted); err != nil {
+	asking, cancel := context.WithTimeout(ctx, s.opt.patience())
+	defer cancel()
+	if err := resolve(asking, s.arb.Abort, ErrCommitted); err != nil {
 		if errors.Is(err, ErrCommitted) {
 			s.given = true
 			return cause
 		}
-		if !s.offered {
-			// The target was never told that it has all: it cannot commit.
-			return errors.Join(cause, s.resume(ctx), err)
+		if s.offered {
+			return fmt.Errorf("%w: %w; the VM stands at the source: %w", ErrInDoubt, err, cause)
 		}
-		return fmt.Errorf("%w: %w; the VM stands at the source: %w", ErrInDoubt, err, cause)
+		// The target was never told that it has all: it cannot commit.
+		cause = errors.Join(cause, err)
+	}
+	if err := s.resume(ctx); err != nil {
+		return errors.Join(cause, err)
 	}
 	// So that the target need not find out by waiting; if it cannot be told,
 	// its session ends or its Commit fails.
 	quick, cancelQuick := context.WithTimeout(ctx, time.Second)
 	defer cancelQuick()
 	_ = s.tell(quick, msgAbort, []byte(cause.Error()))
-	return errors.Join(cause, s.resume(ctx))
+	return cause
 }
 
 // resume lets the VM go on here, if it may stand.
@@ -356,6 +372,8 @@ func (s *source) resume(ctx context.Context) error {
 	if err := s.opt.step(StepSourceResume); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.opt.patience())
+	defer cancel()
 	if err := s.vm.Resume(ctx); err != nil {
 		return fmt.Errorf("resume at the source: %w", err)
 	}
