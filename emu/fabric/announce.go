@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/fabric/direct"
 	"github.com/vpclab/vpclab/emu/fabric/rtnl"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -42,14 +43,57 @@ func (f *Fabric) AnnounceThen(ctx context.Context, node, port string, mac topo.M
 	if !ip.Is4() {
 		return fmt.Errorf("announce %v at %s:%s: want an IPv4 address, got %v", mac, node, port, ip)
 	}
-	index, bridge, err := f.awaitForwarding(ctx, node, port)
+	d, err := f.openDoor(node)
 	if err == nil {
-		err = f.announce(ctx, announcement{node: node, port: port, mac: mac, ip: ip, index: index, bridge: bridge, begun: begun})
+		defer d.close()
+		a := announcement{node: node, port: port, mac: mac, ip: ip, door: d, begun: begun}
+		if a.index, a.bridge, err = d.awaitForwarding(ctx, port); err == nil {
+			err = f.announce(ctx, a)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("announce %v at %s:%s: %w", mac, node, port, err)
 	}
 	return nil
+}
+
+// door is what an announcement is made by in a node's namespace, which is
+// entered once for all of it.
+type door struct {
+	watch, look *rtnl.Conn
+	packets     int // socket
+}
+
+func (f *Fabric) openDoor(node string) (*door, error) {
+	d := &door{packets: -1}
+	err := f.Do(node, func() (err error) {
+		if d.watch, err = rtnl.Dial(); err != nil {
+			return err
+		}
+		if d.look, err = rtnl.Dial(); err != nil {
+			return err
+		}
+		if d.packets, err = direct.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("open a packet socket: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *door) close() {
+	for _, c := range []*rtnl.Conn{d.watch, d.look} {
+		if c != nil {
+			c.Close()
+		}
+	}
+	if d.packets >= 0 {
+		_ = direct.Close(d.packets) // nothing waits in it
+	}
 }
 
 // announcement is a machine's place.
@@ -58,31 +102,17 @@ type announcement struct {
 	mac           topo.MAC
 	ip            netip.Addr
 	index, bridge int // of port and bridge
+	door          *door
 	begun         func()
 }
 
 // awaitForwarding waits until a port of a bridge forwards. What comes before
 // is lost without anybody noticing.
-func (f *Fabric) awaitForwarding(ctx context.Context, node, port string) (index, bridge int, err error) {
-	var watch, look *rtnl.Conn
-	err = f.Do(node, func() (err error) {
-		if watch, err = rtnl.Dial(); err == nil {
-			look, err = rtnl.Dial()
-		}
-		return err
-	})
-	for _, c := range []*rtnl.Conn{watch, look} {
-		if c != nil {
-			defer c.Close()
-		}
-	}
-	if err != nil {
+func (d *door) awaitForwarding(ctx context.Context, port string) (index, bridge int, err error) {
+	if err := d.watch.Watch(unix.RTNLGRP_LINK); err != nil {
 		return 0, 0, err
 	}
-	if err := watch.Watch(unix.RTNLGRP_LINK); err != nil {
-		return 0, 0, err
-	}
-	links, err := look.Links() // after the watch began, so that nothing is missed between
+	links, err := d.look.Links() // after the watch began, so that nothing is missed between
 	if err != nil {
 		return 0, 0, err
 	}
@@ -104,7 +134,7 @@ func (f *Fabric) awaitForwarding(ctx context.Context, node, port string) (index,
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, forwardingDeadline, fmt.Errorf("not after %v", forwardingDeadline))
 	defer cancel()
-	err = watch.Await(ctx, func(typ uint16, l rtnl.LinkInfo) bool {
+	err = d.watch.Await(ctx, func(typ uint16, l rtnl.LinkInfo) bool {
 		if typ == unix.RTM_NEWLINK && l.Index == index && l.MasterKind == "bridge" {
 			state = l.Port
 		}
@@ -120,27 +150,11 @@ func (f *Fabric) awaitForwarding(ctx context.Context, node, port string) (index,
 // them by all its ports. A bridge does not learn from what it sends, so it is
 // told first: what it knew until now is the way to the old place.
 func (f *Fabric) announce(ctx context.Context, a announcement) error {
-	fd := -1
-	err := f.Do(a.node, func() error {
-		conn, err := rtnl.Dial()
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		var b rtnl.Batch
-		b.Learn(rtnl.FDBEntry{MAC: a.mac, Port: a.index})
-		if err := conn.Do(&b); err != nil {
-			return err
-		}
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
-			return fmt.Errorf("open a packet socket: %w", err)
-		}
-		return nil
-	})
-	if err != nil {
+	var b rtnl.Batch
+	b.Learn(rtnl.FDBEntry{MAC: a.mac, Port: a.index})
+	if err := a.door.look.Do(&b); err != nil {
 		return err
 	}
-	defer unix.Close(fd)
 	to := &unix.SockaddrLinklayer{Ifindex: a.bridge, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
 	frame, begin := a.frame(), time.Now()
 	for i, at := range announcements {
@@ -151,7 +165,7 @@ func (f *Fabric) announce(ctx context.Context, a announcement) error {
 			timer.Stop()
 			return context.Cause(ctx)
 		}
-		if err := unix.Sendto(fd, frame, 0, to); err != nil {
+		if err := unix.Sendto(a.door.packets, frame, 0, to); err != nil {
 			return fmt.Errorf("send announcement %d of %d: %w", i+1, len(announcements), err)
 		}
 		if i == 0 {

@@ -27,6 +27,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 
 	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/fabric/direct"
 	"github.com/vpclab/vpclab/emu/warm"
 )
 
@@ -379,12 +380,26 @@ func (f *Fabric) NSPath(node string) string { return nsPath(f.lab, node) }
 // Do runs fn in the node's network namespace. Goroutines that fn starts are
 // not in it; sockets that fn opens stay in it.
 func (f *Fabric) Do(node string, fn func() error) error {
-	h, err := f.open(node)
+	fd, err := f.handle(node)
 	if err != nil {
 		return err
 	}
-	defer h.Close()
-	return h.Do(func(ns.NetNS) error { return fn() })
+	defer direct.Close(fd)
+	return within(fd, fn)
+}
+
+// handle is a descriptor of its own of a node's namespace; see open.
+func (f *Fabric) handle(node string) (fd int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := f.nodes[node]
+	if n == nil {
+		return -1, fmt.Errorf("node %s: %w", node, ErrNoNode)
+	}
+	if fd, err = direct.Duplicate(int(n.ns)); err != nil {
+		return -1, fmt.Errorf("node %s: open namespace: %w", node, err)
+	}
+	return fd, nil
 }
 
 // open is a handle of its own on a node's namespace, so that it stays while

@@ -44,6 +44,17 @@ func Unshare(flags int) error {
 	return err
 }
 
+// EnterNetwork moves the calling thread into a network namespace.
+func EnterNetwork(ns int) error {
+	_, err := call(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0, 0, 0, 0)
+	return err
+}
+
+// Duplicate opens a file once more; the copy is closed when a program is started.
+func Duplicate(fd int) (int, error) {
+	return call(unix.SYS_FCNTL, uintptr(fd), unix.F_DUPFD_CLOEXEC, 0, 0, 0, 0)
+}
+
 // Socket opens a socket.
 func Socket(domain, typ, protocol int) (fd int, err error) {
 	return call(unix.SYS_SOCKET, uintptr(domain), uintptr(typ), uintptr(protocol), 0, 0, 0)
