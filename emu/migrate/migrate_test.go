@@ -170,14 +170,14 @@ func TestReuse(t *testing.T) {
 				g.from.memory[page*PageSize+9] ^= 1
 				g.to.memory[(page+50)*PageSize+9] ^= 1
 			}
-			g.run(6, 200*time.Microsecond)
+			g.run(6, 2*time.Millisecond)
 			defer g.end()
 			opt := Options{Algorithm: algorithm, Reuse: true}
 			tr := (&wan{}).join(t, opt.Urgent(), 5*time.Second)
 			s, r, serr, terr := move(t, g, tr, opt, opt)
 			good(t, g, s, r, serr, terr)
-			if s.Rounds[0].ToSend > 500 || s.BytesOut > 3<<20 {
-				t.Errorf("sent %d bytes, %d pages in the first round", s.BytesOut, s.Rounds[0].ToSend)
+			if s.Rounds[0].ToSend > 600 { // of 1000
+				t.Errorf("%d pages to send in the first round", s.Rounds[0].ToSend)
 			}
 		})
 	}
