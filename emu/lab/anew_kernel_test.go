@@ -32,6 +32,9 @@ func TestAGuestThatDiesBeforeItsPagesAreThere(t *testing.T) {
 	if m.PausedAt < m.Began || m.Pause() <= 0 || m.Total() <= 0 || m.Began < m.Requested {
 		t.Errorf("the report of a migration whose source died says that it began at %d, paused at %d, and took %v", m.Began, m.PausedAt, m.Total())
 	}
+	if m.Disk == nil || m.Disk.Hash != "" {
+		t.Errorf("its disk, which nobody has compared, is reported as %+v", m.Disk)
+	}
 	inOnePlace(t, ctx, l, "texas-h1")
 }
 

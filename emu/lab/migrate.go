@@ -100,6 +100,10 @@ var ErrMigrating = errors.New("it is being migrated")
 const (
 	carryOnMost     = 5
 	carryOnDeadline = 2 * time.Minute
+	// An attempt to carry on that took so long found no way to the other host. A
+	// VM that lacks pages waits for the WAN to come back; it could do nothing else.
+	awayFor  = 10 * time.Second
+	awayMost = 30 * time.Minute
 )
 
 // migration is one under way.
@@ -337,6 +341,9 @@ func (m *migration) run(ctx context.Context) error {
 	if r := m.report; r.Committed && r.PausedAt == 0 { // the source has taken its report with it
 		r.Algorithm, r.Began, r.PausedAt = m.move.Memory.Algorithm, r.Joined, m.pausedAt
 	}
+	if r := m.report; r.Committed && r.Disk == nil && m.move.Disk {
+		r.Disk = &migrate.DiskReport{} // it moved, and nobody is left who could prove it
+	}
 	if r := m.report; r.Committed && r.ResumedAt == 0 {
 		r.ResumedAt = m.resumedAt
 	}
@@ -507,20 +514,9 @@ func (m *migration) holding(ctx context.Context, source *hypervisor.Process) (st
 func (m *migration) arrive(ctx context.Context, cause error) error {
 	l := m.lab
 	m.plug(ctx) // if nobody told that it was paused
-	for m.report.CarriedOn < carryOnMost && cause != nil {
-		m.report.CarriedOn++
-		l.observe(event.New(m.req.VM, "migration.carried-on", map[string]string{"after": cause.Error()}))
-		next := m.rest(ctx)
-		if next == nil {
-			cause = nil
-			break
-		}
-		if errors.Is(next, hypervisor.ErrAnew) || ctx.Err() != nil {
-			cause = errors.Join(cause, next)
-			break
-		}
-		cause = next
-	}
+	cause = m.carryOn(cause)
+	ctx, cancel := context.WithTimeoutCause(m.life, carryOnDeadline, fmt.Errorf("waited %v for the VM to run at the host that it belongs to", carryOnDeadline))
+	defer cancel()
 	agent, err := l.hypers.agent(ctx, l.Plan(), m.to)
 	if err == nil {
 		err = agent.Own(ctx, m.move.Spec, m.move.NetNS)
@@ -528,6 +524,34 @@ func (m *migration) arrive(ctx context.Context, cause error) error {
 	err = errors.Join(cause, err, m.settle(ctx))
 	m.phase("done")
 	return err
+}
+
+// carryOn tries until nothing is missing at the target and all is proven, or no
+// further attempt can help.
+func (m *migration) carryOn(cause error) error {
+	within := carryOnDeadline
+	if m.move.Memory.Urgent() {
+		within = awayMost
+	}
+	ctx, cancel := context.WithTimeoutCause(m.life, within, fmt.Errorf("tried for %v to carry the migration on", within))
+	defer cancel()
+	for tries := 0; tries < carryOnMost && cause != nil; {
+		m.report.CarriedOn++
+		m.lab.observe(event.New(m.req.VM, "migration.carried-on", map[string]string{"after": cause.Error()}))
+		began := time.Now()
+		next := m.rest(ctx)
+		if next == nil {
+			return nil
+		}
+		if errors.Is(next, hypervisor.ErrAnew) || ctx.Err() != nil {
+			return errors.Join(cause, next)
+		}
+		cause = next
+		if time.Since(began) < awayFor {
+			tries++
+		}
+	}
+	return cause
 }
 
 // rest carries on after an end has died: what the target lacks comes, and both
