@@ -21,6 +21,7 @@ import (
 // host's address in the network of the hosts, or ""; dir is the lab's folder of
 // VMs. It returns nil when conn ends, because then the lab is gone.
 func Run(ctx context.Context, conn net.Conn, host, at, dir string) error {
+	standBack()
 	a := &agent{host: host, dir: dir, vms: map[string]*vm{}, moves: map[[16]byte]*moving{}}
 	if at != "" {
 		var err error

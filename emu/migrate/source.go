@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
@@ -222,6 +223,7 @@ func (s *source) pause(ctx context.Context) error {
 		defer close(s.told)
 		s.arb.Paused(ctx, at)
 	}()
+	runtime.Gosched() // it is told before the last round is sent: the network's move takes longer
 	s.copier.paused = true
 	return s.opt.step(StepSourcePaused)
 }
