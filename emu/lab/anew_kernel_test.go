@@ -26,16 +26,19 @@ func TestAGuestThatDiesBeforeItsPagesAreThere(t *testing.T) {
 	if lost, err := c.lost(ctx); err != nil || lost > 0 {
 		t.Errorf("%d acknowledged increments are lost, %v", lost, err)
 	}
-	if m, err = l.Migrate(ctx, MigrateRequest{VM: "shop", To: "texas/1", Memory: migrate.Options{Algorithm: migrate.PostCopy}, FailAt: "source-running=kill"}); err != nil {
-		t.Fatal(err)
+	for to, algorithm := range map[string]string{"texas-h1": migrate.PostCopy, "texas-h2": migrate.Xen5} {
+		m, err := l.Migrate(ctx, MigrateRequest{VM: "shop", To: to, Memory: migrate.Options{Algorithm: algorithm}, FailAt: "source-running=kill"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.PausedAt < m.Began || m.Pause() <= 0 || m.Total() <= m.Pause() || m.Began < m.Requested {
+			t.Errorf("%s: the report of a migration whose source died says that it began at %d, paused at %d, and took %v", algorithm, m.Began, m.PausedAt, m.Total())
+		}
+		if m.Disk == nil || m.Disk.Hash != "" {
+			t.Errorf("%s: its disk, which nobody has compared, is reported as %+v", algorithm, m.Disk)
+		}
+		inOnePlace(t, ctx, l, to)
 	}
-	if m.PausedAt < m.Began || m.Pause() <= 0 || m.Total() <= 0 || m.Began < m.Requested {
-		t.Errorf("the report of a migration whose source died says that it began at %d, paused at %d, and took %v", m.Began, m.PausedAt, m.Total())
-	}
-	if m.Disk == nil || m.Disk.Hash != "" {
-		t.Errorf("its disk, which nobody has compared, is reported as %+v", m.Disk)
-	}
-	inOnePlace(t, ctx, l, "texas-h1")
 }
 
 // TestAGuestIsMovedColdWithItsDisk by an agent that has just died; then two that

@@ -347,6 +347,9 @@ func (m *migration) run(ctx context.Context) error {
 	if r := m.report; r.Committed && r.ResumedAt == 0 {
 		r.ResumedAt = m.resumedAt
 	}
+	if r := m.report; r.Committed { // nothing was missing, where nobody says when it came
+		r.Done = max(r.Done, r.ResumedAt)
+	}
 	if m.shared { // what the host has sent was not for this one alone
 		m.report.WireOut, m.report.WireBack = m.report.Counted.Out, m.report.Counted.Back
 	}
