@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -60,11 +61,20 @@ func sharedMemory() string {
 	return os.TempDir()
 }
 
+// freePort is one that no outgoing connection is given: a user who dials again
+// and again while no guest listens there would be connected to itself, and the
+// guest that is started again would find its port taken.
 func freePort(t testing.TB) int {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	const first, last = 20000, 32000 // below net.ipv4.ip_local_port_range
+	for range 100 {
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().(*net.TCPAddr).Port
+		}
+	}
+	t.Fatal("no port is free")
+	return 0
 }
 
 // vm is a guest process of a test, and its agent's hold on it.
