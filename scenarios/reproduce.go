@@ -83,7 +83,7 @@ type row struct {
 // Reasons that hold for all workloads.
 const (
 	whyPause  = "a pause of this size is some hundred milliseconds, of which a busy computer takes its part: see the range, and a larger scale"
-	whyRounds = "the paper does not print the length of Smart Stop's window: here it is 5 rounds"
+	whyRounds = "the paper does not print the length of Smart Stop's window: here it is 3 rounds"
 )
 
 var tableOne = []row{
