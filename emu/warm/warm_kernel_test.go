@@ -58,7 +58,7 @@ func TestPresent(t *testing.T) {
 	n := faults(t) - before
 	done()
 	sink = nil
-	if n > size/2/pageSize/10 {
+	if n > size/2/pageSize/5 {
 		t.Errorf("%d faults in %d pages of heap", n, size/2/pageSize)
 	}
 }
