@@ -26,8 +26,10 @@ const (
 )
 
 // Disk is a VM's disk: an image file, and in shared memory a bit a block of
-// PageSize for the hypervisor that copies it. A block's bit is set after the
-// block is written.
+// PageSize for the hypervisor that copies it. A block's bit is set before the
+// block is written, so that who has read a block and finds no bit knows that the
+// guest has left it alone, and again after, so that who takes the bit and then reads
+// the block has all of it or finds the bit set again.
 //
 // A write counts when the image has it and, while there is a mirror, when the
 // mirror has acknowledged it. Writes go to the image and to the mirror in one
@@ -194,18 +196,20 @@ func (d *Disk) Begin(b []byte, off int64) (*Write, error) {
 	return w, nil
 }
 
-// put writes to the image and marks the blocks.
+// put writes to the image and marks the blocks, before and after.
 func (d *Disk) put(b []byte, off int64) error {
-	if len(b) == 0 {
-		return nil
-	}
+	d.mark(off, len(b))
 	if _, err := d.image.WriteAt(b, off); err != nil {
 		return fmt.Errorf("write to disk %s: %w", d.folder, err)
 	}
-	for block := off / PageSize; block*PageSize < off+int64(len(b)); block++ {
+	d.mark(off, len(b))
+	return nil
+}
+
+func (d *Disk) mark(off int64, n int) {
+	for block := off / PageSize; block*PageSize < off+int64(n); block++ {
 		d.dirty.Set(int(block))
 	}
-	return nil
 }
 
 // forget drops what was acknowledged: a mirror acknowledges in order.

@@ -97,8 +97,10 @@ type Target interface {
 	// see Faults.
 	StartMissing(ctx context.Context, state []byte, missing []uint64) (Faults, event.Mono, error)
 	// Written adds to into the pages that the VM has written here since Start:
-	// they cannot be compared with the source any more. Unlike Collect it takes
-	// no bit away, so that a successor of this process sees them too.
+	// they cannot be compared with the source any more. A page's bit is set
+	// before the page is changed: who has read a page and then finds no bit has
+	// read what was placed. Unlike Collect it takes no bit away, so that a
+	// successor of this process sees them too.
 	Written(into []uint64) int
 }
 

@@ -131,13 +131,15 @@ func (d *testDisk) begin(p []byte, off int64) (done, closed <-chan struct{}, wri
 	}
 	half := len(p) / 2
 	d.mu.Lock()
+	for b := off / block; b*block < off+int64(len(p)); b++ {
+		d.written[b/64] |= 1 << (b % 64)
+	}
 	copy(d.image[off:], p[:half])
 	d.mu.Unlock()
 	d.mu.Lock()
 	copy(d.image[off+int64(half):], p[half:])
 	for b := off / block; b*block < off+int64(len(p)); b++ {
 		d.dirty[b/64] |= 1 << (b % 64)
-		d.written[b/64] |= 1 << (b % 64)
 	}
 	defer d.mu.Unlock()
 	if d.mirror != nil {

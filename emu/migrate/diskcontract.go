@@ -52,7 +52,8 @@ type DiskTarget interface {
 	// it may hold anything, it must read as zeros.
 	Extents() ([][2]int64, error)
 	// Written adds to into, once the VM runs here, the blocks that it has
-	// written here: they cannot be compared with the source any more.
+	// written here: they cannot be compared with the source any more. A block's
+	// bit is set before the block is changed.
 	Written(into []uint64) int
 }
 

@@ -346,9 +346,6 @@ func (r *DiskReceiver) check(ctx context.Context) error {
 			v.AfterStart++
 		}
 	}
-	if doubtful, err = r.excuse(ctx, doubtful, written); err != nil {
-		return err
-	}
 	v.Pages = r.plan.Blocks
 	v.AtPlacing = v.Pages - v.AfterStart
 	v.Took = event.Now().Sub(began)
@@ -356,29 +353,6 @@ func (r *DiskReceiver) check(ctx context.Context) error {
 		return &DiffersError{Pages: doubtful, What: "the disk of the target changed after it was written, and not by the VM"}
 	}
 	return nil
-}
-
-// excuse drops the blocks that turn out to have been written by the VM, which
-// sets a block's bit after it has written the block.
-func (r *DiskReceiver) excuse(ctx context.Context, doubtful []int, written bitmap) ([]int, error) {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(bitIn); len(doubtful) > 0 && time.Now().Before(end); {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("read the disk again: %w", context.Cause(ctx))
-		}
-		r.disk.Written(written)
-		rest := doubtful[:0]
-		for _, b := range doubtful {
-			if !written.has(b) {
-				rest = append(rest, b)
-			}
-		}
-		doubtful = rest
-	}
-	return doubtful, nil
 }
 
 // tell sends a message to the source.

@@ -108,10 +108,11 @@ func (g *guest) write(at *place, page, off int, b []byte) {
 	if v := binary.LittleEndian.Uint64(head); g.version[page] != 0 && v != g.version[page] {
 		g.fault("page %d holds change %d; the VM made %d", page, v, g.version[page])
 	}
+	at.note(page) // for Written
 	g.version[page] = uint64(g.steps.Load())
 	binary.LittleEndian.PutUint64(head, g.version[page])
 	copy(head[8+off:PageSize], b)
-	at.note(page)
+	at.note(page) // for Collect
 }
 
 func (g *guest) end() {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"slices"
 	"sync"
 	"time"
 
@@ -370,9 +369,6 @@ const (
 	// checkAtOnce is how many pages are read between two looks at what the VM
 	// has written.
 	checkAtOnce = 128
-	// bitIn is how long after changing a page a VM may be kept from setting its
-	// bit: it shares a processor.
-	bitIn = 2 * time.Second
 )
 
 // check reads the memory again after the hand-over. A page that the VM has not
@@ -391,7 +387,7 @@ func (t *target) check(ctx context.Context) error {
 	}
 	seen := make([]digest, checkAtOnce)
 	v := &t.rep.Verify
-	var doubtful, adopted []int
+	var doubtful []int
 	for first := 0; first < t.pages; first += checkAtOnce {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("read the memory again: %w", context.Cause(ctx))
@@ -410,29 +406,12 @@ func (t *target) check(ctx context.Context) error {
 				// Taken as what was placed; the source's hash is the judge.
 				t.proof.set(page, seen[page-first])
 				t.unknown.unset(page)
-				adopted = append(adopted, page)
 				v.AfterStart++
 			case seen[page-first] != t.proof.leaves[page]:
 				doubtful = append(doubtful, page)
 			default:
 				v.AfterStart++
 			}
-		}
-	}
-	// The VM sets a page's bit after it has changed the page.
-	for end := time.Now().Add(bitIn); ; {
-		look()
-		doubtful = slices.DeleteFunc(doubtful, written.has)
-		if len(doubtful) == 0 || time.Now().After(end) {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	// One that was being written when it was adopted is not what was placed.
-	for _, page := range adopted {
-		if written.has(page) {
-			t.unknown.set(page)
-			v.AfterStart--
 		}
 	}
 	if t.unknown != nil {
