@@ -7,10 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 
+	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
-	"golang.org/x/sys/unix"
 )
 
 // The control channel is a stream socket with one JSON object a line. The
@@ -111,41 +110,5 @@ func appendLine(b []byte, v any) ([]byte, error) {
 	return append(append(b, j...), '\n'), nil
 }
 
-// controlFD is where a speaker process finds the control channel.
-const controlFD = 3
-
-// controlPair makes a channel: our end, and the one to pass on.
-func controlPair() (ours net.Conn, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make control channel: %w", err)
-	}
-	theirs = os.NewFile(uintptr(fds[1]), "speaker-control-child")
-	ours, err = fileConn(fds[0])
-	if err != nil {
-		theirs.Close()
-		return nil, nil, fmt.Errorf("make control channel: %w", err)
-	}
-	return ours, theirs, nil
-}
-
-// ControlConn is the control channel of a process that Start made. Any other
-// process gets an error: the verb is not for people.
-func ControlConn() (net.Conn, error) {
-	conn, err := fileConn(controlFD)
-	if err != nil {
-		return nil, fmt.Errorf("file descriptor %d is no control channel (a lab starts speakers itself): %w", controlFD, err)
-	}
-	return conn, nil
-}
-
-// fileConn takes fd over. A net.Conn is used because closing one ends a
-// pending read.
-func fileConn(fd int) (net.Conn, error) {
-	f := os.NewFile(uintptr(fd), "speaker-control")
-	if f == nil {
-		return nil, os.ErrInvalid
-	}
-	defer f.Close() // FileConn has its own copy
-	return net.FileConn(f)
-}
+// ControlConn is the control channel of a process that Start made.
+func ControlConn() (net.Conn, error) { return child.Conn("speaker") }

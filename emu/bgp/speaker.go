@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
 )
 
@@ -36,7 +37,7 @@ type Speaker struct {
 	cmd  *exec.Cmd
 	conn net.Conn // our end of the control channel
 	sink event.Sink
-	tail *tail // last lines of its standard error
+	tail *child.Tail // last lines of its standard error
 
 	write sync.Mutex // one line at a time
 
@@ -107,7 +108,7 @@ func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink, opt
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start speaker %s: %w", node, err)
 	}
-	ours, theirs, err := controlPair()
+	ours, theirs, err := child.Channel("speaker")
 	if err != nil {
 		return nil, fmt.Errorf("start speaker %s: %w", node, err)
 	}
@@ -116,7 +117,7 @@ func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink, opt
 		sink = func(event.Event) {}
 	}
 	s := &Speaker{
-		node: node, conn: ours, sink: sink, tail: &tail{},
+		node: node, conn: ours, sink: sink, tail: &child.Tail{},
 		calls: map[uint64]chan reply{}, established: map[netip.Addr]bool{},
 		changed: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -397,31 +398,6 @@ func withDefaultWait(ctx context.Context) (context.Context, context.CancelFunc) 
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, DefaultWait)
-}
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-// tailSize holds the head of a Go panic with its first goroutine.
-const tailSize = 4 << 10
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, b...)
-	if over := len(t.buf) - tailSize; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.buf))
 }
 
 func indent(s string) string {

@@ -9,12 +9,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/migrate"
 )
@@ -241,39 +239,5 @@ func (c *channel) send(m message) error {
 	return nil
 }
 
-// controlFD is where an agent process finds the control channel.
-const controlFD = 3
-
-// controlPair makes a channel: our end, and the one to pass on.
-func controlPair() (ours net.Conn, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make control channel: %w", err)
-	}
-	theirs = os.NewFile(uintptr(fds[1]), "agent-control-child")
-	if ours, err = fileConn(fds[0]); err != nil {
-		theirs.Close()
-		return nil, nil, fmt.Errorf("make control channel: %w", err)
-	}
-	return ours, theirs, nil
-}
-
-// ControlConn is the control channel of a process that Start made. Any other
-// process gets an error: the verb is not for people.
-func ControlConn() (net.Conn, error) {
-	conn, err := fileConn(controlFD)
-	if err != nil {
-		return nil, fmt.Errorf("file descriptor %d is no control channel (a lab starts agents itself): %w", controlFD, err)
-	}
-	return conn, nil
-}
-
-// fileConn takes fd over.
-func fileConn(fd int) (net.Conn, error) {
-	f := os.NewFile(uintptr(fd), "agent-control")
-	if f == nil {
-		return nil, os.ErrInvalid
-	}
-	defer f.Close() // FileConn has its own copy
-	return net.FileConn(f)
-}
+// ControlConn is the control channel of a process that Start made.
+func ControlConn() (net.Conn, error) { return child.Conn("agent") }

@@ -9,11 +9,11 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
 )
@@ -33,7 +33,7 @@ type Process struct {
 	host    string
 	cmd     *exec.Cmd
 	channel *channel
-	tail    *tail // last lines of its standard error
+	tail    *child.Tail // last lines of its standard error
 
 	mu       sync.Mutex
 	stopping bool  // Kill was called: an end is no error
@@ -53,12 +53,12 @@ func Start(ctx context.Context, ns Namespaces, host string, addr netip.Addr, dir
 	if err := context.Cause(ctx); err != nil {
 		return nil, fmt.Errorf("start hypervisor agent of %s: %w", host, err)
 	}
-	ours, theirs, err := controlPair()
+	ours, theirs, err := child.Channel("agent")
 	if err != nil {
 		return nil, fmt.Errorf("start hypervisor agent of %s: %w", host, err)
 	}
 	defer theirs.Close()
-	p := &Process{host: host, tail: &tail{}, done: make(chan struct{})}
+	p := &Process{host: host, tail: &child.Tail{}, done: make(chan struct{})}
 	p.channel = newChannel(ours, answers(manager), sink)
 	at := ""
 	if addr.IsValid() {
@@ -286,28 +286,3 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
 // Host is the node that the agent runs in.
 func (p *Process) Host() string { return p.host }
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-// tailSize holds the head of a Go panic with its first goroutine.
-const tailSize = 4 << 10
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, b...)
-	if over := len(t.buf) - tailSize; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.buf))
-}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/emu/guest"
 )
@@ -135,7 +136,7 @@ func (v *vm) start(ctx context.Context) error {
 	if err := v.furnish(); err != nil {
 		return err
 	}
-	last := &tail{}
+	last := &child.Tail{}
 	cmd, err := guest.Launch(ctx, "/proc/self/exe", guest.Config{Spec: v.spec, Folder: v.folder(), Socket: v.socket()}, func(cmd *exec.Cmd) error {
 		cmd.Stderr = last
 		cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // it outlives this process
