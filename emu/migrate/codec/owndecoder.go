@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/zeebo/xxh3"
 )
 
 // ownDecoder places what an ownEncoder has told. It holds no copy of anything:
@@ -15,14 +14,13 @@ type ownDecoder struct {
 	state  state
 	clock  clock
 	zstd   *zstd.Decoder
-	runs   []run
 	list   []byte
 	soft   []byte
 	page   [PageSize]byte // the page at hand
 	copies []int
 	next   int // the page that the last piece was found in
 
-	place, checks, expand Use
+	placement
 }
 
 func newOwnDecoder(c Config) *ownDecoder {
@@ -68,15 +66,8 @@ func (d *ownDecoder) Decode(memory, batch []byte, placed func(page int)) error {
 		return err
 	}
 	d.clock.lap(&d.checks)
-	d.place.Units += int64(h.pages)
-	d.place.In += int64(len(batch))
-	d.place.Out += int64(h.pages) * PageSize
 	d.state.step(h.content)
-	for _, r := range d.runs {
-		for k := range r.n {
-			placed(r.page + k)
-		}
-	}
+	d.done(h, batch, placed)
 	return nil
 }
 
@@ -190,17 +181,7 @@ func (d *ownDecoder) part(page []byte, n int, list *body) []byte {
 // compare holds the pages as they are now against the encoder's checksum: those
 // that were said to be there already, too.
 func (d *ownDecoder) compare(memory []byte, h header) error {
-	var sum uint64
-	for _, r := range d.runs {
-		for k := range r.n {
-			if r.kind == ownZero {
-				sum = fold(sum, zeroHash)
-			} else {
-				sum = fold(sum, xxh3.Hash(at(memory, r.page+k)))
-			}
-		}
-	}
-	if sum != h.content {
+	if d.content(memory, ownZero) != h.content {
 		return fmt.Errorf("batch %d: %w: the pages that it made are not those that were encoded", d.state.number, ErrStep)
 	}
 	return nil

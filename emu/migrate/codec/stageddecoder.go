@@ -3,16 +3,12 @@ package codec
 import (
 	"encoding/binary"
 	"fmt"
-
-	"github.com/zeebo/xxh3"
 )
 
 // stagedDecoder places what a stagedEncoder has told.
 type stagedDecoder struct {
 	staged
-	runs []run
-
-	place, checks, expand Use
+	placement
 }
 
 func newStagedDecoder(c Config) (*stagedDecoder, error) {
@@ -56,15 +52,8 @@ func (d *stagedDecoder) Decode(memory, batch []byte, placed func(page int)) erro
 		return err
 	}
 	d.clock.lap(&d.checks)
-	d.place.Units += int64(h.pages)
-	d.place.In += int64(len(batch))
-	d.place.Out += int64(h.pages) * PageSize
 	d.state.step(h.content)
-	for _, r := range d.runs {
-		for k := range r.n {
-			placed(r.page + k)
-		}
-	}
+	d.done(h, batch, placed)
 	return nil
 }
 
@@ -189,17 +178,7 @@ func (d *stagedDecoder) compare(memory []byte, h header) error {
 	if d.c.Unverified {
 		return nil
 	}
-	var sum uint64
-	for _, r := range d.runs {
-		for k := range r.n {
-			if r.kind == zeroRun {
-				sum = fold(sum, zeroHash)
-			} else {
-				sum = fold(sum, xxh3.Hash(at(memory, r.page+k)))
-			}
-		}
-	}
-	if sum != h.content {
+	if d.content(memory, zeroRun) != h.content {
 		return fmt.Errorf("batch %d: %w: the pages that it made are not those that were encoded", d.state.number, ErrStep)
 	}
 	return nil
