@@ -28,7 +28,7 @@ var wantModules = []string{
 	"nf_tables", "nft_ct", "nft_limit", "nft_log",
 	"sch_ingress", "cls_flower", "cls_matchall",
 	"act_mpls", "act_vlan", "act_mirred", "act_skbedit",
-	"dummy", "ifb", "sch_tbf", "sch_hfsc", "sch_fq", "tun", "inet_diag", "tcp_diag", "udp_diag",
+	"dummy", "ifb", "sch_prio", "sch_plug", "sch_tbf", "sch_hfsc", "sch_fq", "tun", "inet_diag", "tcp_diag", "udp_diag",
 }
 
 // moduleArgs are given to modules when they are loaded. IPv6 stays without
