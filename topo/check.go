@@ -124,6 +124,7 @@ func (c *checker) backbone(f fullScenario) {
 		c.connected(b, routers)
 	}
 	c.impairment(b.Defaults, path("topology", "backbone", "defaults"))
+	c.recovery(b.Recovery)
 }
 
 func (c *checker) backboneLinks(f fullScenario, routers []string, known bool) {

@@ -105,7 +105,7 @@ func (c *checker) reservations(f fullScenario, p *Plan) {
 // expand makes the plan of a scenario that check has passed.
 func expand(f fullScenario) (*Plan, error) {
 	t := f.Topology
-	b := build(&Plan{Lab: f.Name, Seed: f.Seed, ASN: t.Backbone.ASN, CoreMTU: t.Backbone.MTU})
+	b := build(&Plan{Lab: f.Name, Seed: f.Seed, ASN: t.Backbone.ASN, CoreMTU: t.Backbone.MTU, Recovery: t.Backbone.Recovery.clone()})
 	if len(t.Backbone.PE) > 0 {
 		b.backbone(t.Backbone)
 	}

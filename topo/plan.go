@@ -26,6 +26,9 @@ type Plan struct {
 	Reservations []ReservationPlan
 	CoreRoutes   []CoreRoute // plain IP routes of the backbone's own addresses
 	TopLabel     uint32      // highest label any router was given; 0: none
+	// Recovery is what the backbone does by itself when something fails; nil:
+	// nothing. Plans share it, and nobody changes it.
+	Recovery *Recovery
 }
 
 // NodeKind says what a node is in the field's words.

@@ -82,6 +82,8 @@ type Backbone struct {
 	Routing string `yaml:"routing,omitempty" jsonschema:"enum=controller,enum=frr,default=controller" example:"frr"`
 	// What single routers do in another way than the backbone, by name.
 	Routers Map[Router] `yaml:"routers,omitempty" keys:"vpclab-router" example:"{pe-il: {routing: frr}}"`
+	// What the backbone does by itself when a link or a router fails. Without it: nothing, until BGP's hold timer runs out.
+	Recovery *Recovery `yaml:"recovery,omitempty" example:"{detect: [carrier, bfd]}"`
 }
 
 // Router is what one router does in another way than the backbone.

@@ -2,7 +2,7 @@ package topo
 
 import (
 	"bytes"
-	_ "embed" // scenario.go and operation.go, for their comments
+	_ "embed" // scenario.go and its like, for their comments
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -25,6 +25,9 @@ var scenarioSource []byte
 
 //go:embed operation.go
 var operationSource []byte
+
+//go:embed recovery.go
+var recoverySource []byte
 
 // schema is made from the Go types once: structure from the fields, bounds and
 // defaults from their tags, descriptions from the comments.
@@ -205,12 +208,13 @@ func addPattern(s *jsonschema.Schema) {
 	}
 }
 
-// fieldComments reads the comments of scenario.go and operation.go: "Site." is
+// fieldComments reads the comments of scenario.go and its like: "Site." is
 // the type's, "Site.PE" the field's.
 func fieldComments() map[string]string {
 	comments := map[string]string{}
 	addComments(comments, "scenario.go", scenarioSource)
 	addComments(comments, "operation.go", operationSource)
+	addComments(comments, "recovery.go", recoverySource)
 	return comments
 }
 
