@@ -123,6 +123,7 @@ func expand(f fullScenario) (*Plan, error) {
 	b.plain(t)
 	p := b.finish()
 	p.route()
+	p.protect()
 	p.raiseTopLabel()
 	return p, nil
 }

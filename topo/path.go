@@ -33,7 +33,7 @@ func (p *Plan) core() *core {
 	}
 	g.edges = make([][]edge, len(g.routers))
 	for _, l := range p.Links {
-		if !l.Core || l.Failed {
+		if !l.Core || l.Failed || l.Lost {
 			continue
 		}
 		a, b := g.at[l.A.Node], g.at[l.B.Node]
@@ -120,7 +120,7 @@ func (p *Plan) route() {
 			}
 		}
 		if router.Kind == KindPE {
-			p.LSPs = append(p.LSPs, g.lsp(dest, next, l))
+			p.LSPs = append(p.LSPs, g.lsp(dest, next, l, p.Recovery.moves()))
 		}
 	}
 	slices.SortStableFunc(p.CoreRoutes, func(a, b CoreRoute) int { return g.at[a.Node] - g.at[b.Node] })
@@ -154,8 +154,9 @@ func (p *Plan) raiseTopLabel() {
 }
 
 // lsp is the tree towards PE number dest+1. The reflector neither sends nor
-// forwards labelled packets and has no part in it.
-func (g *core) lsp(dest int, next []edge, l labels) LSP {
+// forwards labelled packets and has no part in it. all has every router give
+// out a label, whether another sends to it now or not.
+func (g *core) lsp(dest int, next []edge, l labels, all bool) LSP {
 	upstream := make([]bool, len(g.routers))
 	for r, n := range g.routers {
 		if next[r].to >= 0 && n.Kind != KindRR {
@@ -168,7 +169,7 @@ func (g *core) lsp(dest int, next []edge, l labels) LSP {
 			continue
 		}
 		hop := LSPHop{Node: n.Name, Next: g.routers[next[r].to].Name, Via: next[r].via, Dev: next[r].dev}
-		if upstream[r] {
+		if upstream[r] || all {
 			hop.InLabel = l.lsp(r+1, dest+1)
 		}
 		if next[r].to != dest {

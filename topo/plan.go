@@ -21,8 +21,12 @@ type Plan struct {
 	VPCs    []VPCPlan
 	LSPs    []LSP
 	// Adjacencies are the labels of explicit paths; only those that some
-	// reservation uses.
-	Adjacencies  []Adjacency
+	// reservation or bypass uses.
+	Adjacencies []Adjacency
+	// Bypasses are the prepared ways around failures, where Recovery has any;
+	// Unprotected are the links that none leads around.
+	Bypasses     []Bypass
+	Unprotected  []Unprotected
 	Reservations []ReservationPlan
 	CoreRoutes   []CoreRoute // plain IP routes of the backbone's own addresses
 	TopLabel     uint32      // highest label any router was given; 0: none
@@ -135,6 +139,10 @@ type Link struct {
 	// Failed takes both ends down: the link is there and carries nothing.
 	// LSPs and reservations avoid it.
 	Failed bool
+	// Lost says that the controller has been told that the link does not carry:
+	// paths avoid it like one that has failed, but it is left as it is, so that
+	// it can be seen to carry again.
+	Lost bool
 }
 
 // Name is "a:ifname--b:ifname", the name capture and inspect use.

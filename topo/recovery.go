@@ -77,6 +77,9 @@ func (r *Recovery) Multihop() time.Duration {
 func (p *Plan) WithRecovery(r *Recovery) *Plan {
 	q := *p
 	q.Recovery = r.clone()
+	q.route()
+	q.settle(false, "")
+	q.raiseTopLabel()
 	return &q
 }
 

@@ -12,6 +12,7 @@ import (
 // with room. fresh lets all of them begin anew. What cannot be met is in the
 // answer, by name.
 func (p *Plan) settle(fresh bool, newest string) map[string]*refusal {
+	defer p.protect() // the bypasses have adjacencies too
 	if len(p.Reservations) == 0 {
 		p.Adjacencies = nil
 		return nil
@@ -57,7 +58,7 @@ func (p *Plan) settle(fresh bool, newest string) map[string]*refusal {
 			r.Directions = s.directions(*r, ways[i])
 		}
 	}
-	s.sortAdjacencies()
+	s.core.sortAdjacencies(p.Adjacencies)
 	p.raiseTopLabel()
 	return unmet
 }
@@ -194,7 +195,7 @@ func (s *settling) nowhere(r ReservationPlan, from, to string) *refusal {
 func (p *Plan) failures() []string {
 	var down []string
 	for _, l := range p.Links {
-		if l.Failed {
+		if l.Failed || l.Lost {
 			down = append(down, l.A.Node+"--"+l.B.Node)
 		}
 	}
@@ -367,21 +368,9 @@ func (s *settling) explicit(d *ReservedPath) {
 		if i == 0 {
 			d.Via, d.Dev = e.via, e.dev
 		} else {
-			adj := Adjacency{Node: router, Label: adjacencyLabel(s.core.routers[e.to].Index), Next: d.Path[i+1], Via: e.via, Dev: e.dev}
-			d.Stack = append(d.Stack, adj.Label)
-			if !slices.Contains(s.plan.Adjacencies, adj) {
-				s.plan.Adjacencies = append(s.plan.Adjacencies, adj)
-			}
+			d.Stack = append(d.Stack, s.core.adjacency(router, e).Label)
+			s.plan.Adjacencies = s.core.withAdjacency(s.plan.Adjacencies, router, e)
 		}
 		d.Hops = append(d.Hops, ReservedHop{Node: router, Ifname: e.dev, Depth: links - i})
 	}
-}
-
-func (s *settling) sortAdjacencies() {
-	slices.SortFunc(s.plan.Adjacencies, func(a, b Adjacency) int {
-		if c := s.core.at[a.Node] - s.core.at[b.Node]; c != 0 {
-			return c
-		}
-		return int(a.Label) - int(b.Label)
-	})
 }

@@ -75,6 +75,22 @@ type VSI struct {
 	ExportRTs   []string `json:"export_rts"` // of the sites joined here
 	ImportRTs   []string `json:"import_rts"`
 	Flows       []Flow   `json:"flows,omitempty"`
+	// Homed are the circuits here of sites that have one at another PE too.
+	Homed []Homed `json:"homed,omitempty"`
+}
+
+// Homed is a circuit of a site that is attached to a VSI at two PEs. One of
+// them, the designated forwarder, sends and takes frames by it: of those that
+// can be reached the one with the higher preference, and of equals the one with
+// the lower loopback (draft-ietf-bess-vpls-multihoming; RFC 4761 section 3.5).
+// At the other the port is closed, as the fabric makes it: with both open the
+// site's bridge would close a loop.
+type Homed struct {
+	Site string `json:"site"`
+	// ID is the site's number, the same at both PEs (the draft's MH-ID).
+	ID         int    `json:"id"`
+	Preference int    `json:"preference"`
+	Port       string `json:"port"` // the circuit's device, a port of the bridge
 }
 
 // Flow is reserved traffic of a VSI. Frames from Src to Dst that leave by the
@@ -89,6 +105,9 @@ type Flow struct {
 	Via    netip.Addr `json:"via"`
 	Dev    string     `json:"dev"`
 	In     uint32     `json:"in"` // label of the opposite direction
+	// Backup takes the place of Labels, Via and Dev while Dev is down; nil:
+	// nothing does. Its last label is the reservation's.
+	Backup *Backup `json:"backup,omitempty"`
 }
 
 // Circuit is a site attached to a VRF.
@@ -97,6 +116,9 @@ type Circuit struct {
 	Prefix   netip.Prefix `json:"prefix"`
 	ExportRT string       `json:"export_rt"`
 	ImportRT string       `json:"import_rt"`
+	// Preference becomes the LOCAL_PREF of the site's routes: the higher one is
+	// taken where two PEs announce the site. 0: 100.
+	Preference int `json:"preference,omitempty"`
 }
 
 // Tunnel is the LSP to a remote PE: the label to push (0: penultimate hop,
@@ -104,6 +126,20 @@ type Circuit struct {
 type Tunnel struct {
 	Egress netip.Addr `json:"egress"` // remote PE's loopback = BGP next hop
 	Label  uint32     `json:"label"`
+	Via    netip.Addr `json:"via"`
+	Dev    string     `json:"dev"`
+	// Backup takes the place of Label, Via and Dev while Dev is down; nil:
+	// nothing does.
+	Backup *Backup `json:"backup,omitempty"`
+}
+
+// Backup is a way that is prepared for the time when the usual one is down:
+// around a link of the backbone, or the router behind it, to a router from
+// which the usual way goes on (facility backup, RFC 4090 section 3.2). Labels,
+// outermost first, are pushed above that of the service; there may be none, and
+// at most 7 with the service's own beside them.
+type Backup struct {
+	Labels []uint32   `json:"labels,omitempty"`
 	Via    netip.Addr `json:"via"`
 	Dev    string     `json:"dev"`
 }
