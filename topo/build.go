@@ -56,7 +56,7 @@ func build(p *Plan) *builder {
 	}
 	for _, l := range p.Links {
 		n := b.index[l.A.Node]
-		if g := b.given[n.VPC]; n.Kind == KindMachine && g != nil {
+		if g := b.given[n.VPC]; (n.Kind == KindMachine || n.Kind == KindStandby) && g != nil {
 			g.take(b.site(n.Site).Index, n.Number, n.Addr, l.A.MAC)
 		}
 	}
@@ -379,6 +379,8 @@ func (b *builder) finish() *Plan {
 			return [4]int{sites[n.Site], 1, vpcs[n.VPC], 0}
 		case KindMachine:
 			return [4]int{sites[n.Site], 1, vpcs[n.VPC], 1}
+		case KindStandby:
+			return [4]int{sites[n.Site], 1, vpcs[n.VPC], 2}
 		}
 		return [4]int{sites[n.Site]}
 	}

@@ -226,6 +226,9 @@ func (b *builder) leave(op Operation) *refusal {
 	for i := range v.Attachments {
 		a := &v.Attachments[i]
 		if a.Joined && a.Site == op.Site {
+			if vms := b.seatsAt(v.Name, op.Site); len(vms) > 0 {
+				return refuse("site", fmt.Sprintf("%s has a seat of %s there, which would be cut off from its other", op.Site, strings.Join(vms, ", ")), "remove it first")
+			}
 			a.Joined = false
 			b.index[a.CE].Routes = nil
 			b.plan.Links = slices.DeleteFunc(b.plan.Links, func(l Link) bool { return l.AC && l.VPC == v.Name && l.Site == op.Site })
@@ -285,6 +288,7 @@ func (b *builder) place(v *VPCPlan, s SitePlan, w newcomer, at string) *refusal 
 func (b *builder) removeMachine(op Operation) *refusal {
 	n, err := b.findMachine(op.VM)
 	if err == nil {
+		b.unprotect(n) // its standby goes with it
 		b.unplug(n)
 	}
 	return err
@@ -345,6 +349,9 @@ func (b *builder) move(op Operation) *refusal {
 	}
 	s, host, err := b.findPlace(op)
 	if err != nil {
+		return err
+	}
+	if err := isProtected(n, "moved", "switch over to the standby in place of that"); err != nil {
 		return err
 	}
 	if n.Guest != nil && host == "" {

@@ -35,6 +35,11 @@ const maxNodes = 20_000
 // size reports a lab that is too large, false then.
 func (c *checker) size(f fullScenario) bool {
 	n := len(f.Topology.Backbone.PE) + len(f.Topology.Backbone.P) + len(f.Topology.Nodes) + len(f.VMs) + len(f.hosts())
+	for _, e := range f.VMs {
+		if e.Value.Standby != nil {
+			n++
+		}
+	}
 	for _, e := range f.VPCs {
 		for _, site := range slices.Concat(e.Value.Sites, e.Value.Subnets.Names()) {
 			s, _ := f.Topology.Sites.Get(site)
@@ -458,6 +463,9 @@ func (c *checker) names(f fullScenario) {
 	}
 	for _, e := range f.VMs {
 		take(e.Name, "VM "+e.Name, path("vms", e.Name))
+		if e.Value.Standby != nil {
+			take(e.Name+standbySuffix, "the standby of VM "+e.Name, path("vms", e.Name, "standby"))
+		}
 	}
 	for _, e := range f.Topology.Nodes {
 		take(e.Name, "node "+e.Name, path("topology", "nodes", e.Name))

@@ -225,6 +225,7 @@ func (c *checker) vms(f fullScenario) {
 	for _, e := range f.VMs {
 		at := path("vms", e.Name)
 		c.guest(e.Value, at)
+		c.standby(f, e.Name, e.Value)
 		vpc, haveVPC := f.VPCs.Get(e.Value.VPC)
 		if names := f.VPCs.Names(); e.Value.VPC != "" && !haveVPC && !c.lost("vpcs") && !c.unsure("generate") {
 			c.fault(append(at, "vpc"), fmt.Sprintf("there is no VPC %q; expected %s", e.Value.VPC, oneOf(names)), suggest(e.Value.VPC, names))

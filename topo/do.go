@@ -66,7 +66,7 @@ func (p *Plan) clone() *Plan {
 		v.VRFs, v.VSIs, v.Attachments = slices.Clone(v.VRFs), slices.Clone(v.VSIs), slices.Clone(v.Attachments)
 		for j := range v.Attachments {
 			a := &v.Attachments[j]
-			a.Machines = slices.Clone(a.Machines)
+			a.Machines, a.Seats = slices.Clone(a.Machines), slices.Clone(a.Seats)
 		}
 	}
 	return &q

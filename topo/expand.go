@@ -117,6 +117,9 @@ func expand(f fullScenario) (*Plan, error) {
 			return nil, fmt.Errorf("expand %s: VPC %s: %w", f.Name, f.VPCs[i].Name, err)
 		}
 	}
+	if err := b.standbys(f); err != nil {
+		return nil, fmt.Errorf("expand %s: %w", f.Name, err)
+	}
 	if f.guests() {
 		b.infra()
 	}

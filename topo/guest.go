@@ -118,7 +118,8 @@ const ofLab = Size(256 << 20)
 // overcommit reports guests that the booted kernel has no memory for. While one
 // moves its memory is there three times: at both hosts, and as it was sent
 // last, which deltas are made from. Its disk is there twice. Any of them may
-// move at the same time.
+// move at the same time. One that has a standby does not move, and takes that
+// all the time.
 func (c *checker) overcommit(f fullScenario) {
 	need, largest := ofLab, Entry[VM]{}
 	for _, e := range f.VMs {
@@ -126,6 +127,9 @@ func (c *checker) overcommit(f fullScenario) {
 			continue
 		}
 		need += 3*e.Value.Memory + 2*e.Value.Disk
+		if e.Value.Standby != nil {
+			need += e.Value.Memory // what has come of an epoch that is not whole yet
+		}
 		if e.Value.Memory+e.Value.Disk > largest.Value.Memory+largest.Value.Disk {
 			largest = e
 		}
@@ -149,7 +153,7 @@ func (p *Plan) WithoutGuests() *Plan {
 	if len(p.Guests()) == 0 && !p.provides(Infra) {
 		return p
 	}
-	q := p.Restrict(func(a Attachment) bool { return a.VPC != Infra || !p.provides(a.VPC) })
+	q := p.withoutStandbys(func(Pair) bool { return true }).Restrict(func(a Attachment) bool { return a.VPC != Infra || !p.provides(a.VPC) })
 	for i := range q.Nodes {
 		q.Nodes[i].Guest = nil
 	}

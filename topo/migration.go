@@ -69,8 +69,12 @@ func (c *checker) mover(f fullScenario, vm string, at []string) {
 	if vm == "" || c.touched("vms") || c.touched("generate") || c.lost(at...) {
 		return
 	}
-	if _, ok := f.VMs.Get(vm); !ok {
+	v, ok := f.VMs.Get(vm)
+	switch {
+	case !ok:
 		c.fault(at, fmt.Sprintf("there is no VM %q in vms; expected %s", vm, oneOf(f.VMs.Names())), suggest(vm, f.VMs.Names()))
+	case v.Standby != nil:
+		c.fault(at, fmt.Sprintf("%s is protected by a standby at %s, and is not migrated; expected a VM without one", vm, v.Standby.Host), "")
 	}
 }
 

@@ -154,6 +154,7 @@ func (sc *Scenario) fillByKind() {
 	}
 	for i := range sc.VMs {
 		sc.VMs[i].Value.fillByGuest()
+		sc.VMs[i].Value.fillByStandby()
 	}
 	taken := map[string]bool{}
 	for _, e := range sc.Experiments {

@@ -45,6 +45,7 @@ const (
 	KindCE      NodeKind = "ce"      // customer edge router, one a VPC and site
 	KindHost    NodeKind = "host"    // hypervisor host of a cloud
 	KindMachine NodeKind = "machine" // enterprise machine or VM
+	KindStandby NodeKind = "standby" // second seat of a VM: the same machine once more, of which one is active
 	KindPlain   NodeKind = "node"    // bare node
 )
 
@@ -74,6 +75,8 @@ type Node struct {
 	// Guest is what runs in a VM beside its namespace; nil: nothing. Plans share
 	// it, and nobody changes it.
 	Guest *Guest
+	// Pair is set at a VM that has a second seat. Plans share it, likewise.
+	Pair *Pair
 }
 
 // Guest is a process guest: a VM whose memory and disk are real bytes.
@@ -117,6 +120,10 @@ type Bridge struct {
 	MAC  MAC
 	// Ageing is how long a silent MAC is remembered; 0: the kernel's 300 s.
 	Ageing time.Duration
+	// Proxy has the node answer ARP requests for whatever it has a route to
+	// elsewhere: a VM of an l3vpn that goes on at another site keeps its address,
+	// takes its old neighbours for neighbours, and they it.
+	Proxy bool
 }
 
 // Route is a static IP route.
@@ -143,7 +150,21 @@ type Link struct {
 	// paths avoid it like one that has failed, but it is left as it is, so that
 	// it can be seen to carry again.
 	Lost bool
+	// Seat marks the port of a seat of a protected VM. Whoever makes the link
+	// makes B, the host's end, up or down as it says, and never touches that
+	// again: it is for the host's agent, which takes the port up where the VM is
+	// active.
+	Seat Seat
 }
+
+// Seat says how a seat's port is made.
+type Seat uint8
+
+const (
+	NoSeat   Seat = iota // an ordinary port, up
+	SeatUp               // the VM begins at this seat
+	SeatDark             // the VM's other seat: nobody hears of it
+)
 
 // Name is "a:ifname--b:ifname", the name capture and inspect use.
 func (l Link) Name() string { return l.A.Node + ":" + l.A.Ifname + "--" + l.B.Node + ":" + l.B.Ifname }
@@ -243,6 +264,9 @@ type Attachment struct {
 	// same at all sites of a VPC, so that a site that joins or leaves changes
 	// no other site's routes: each PE hears of it once.
 	ExportRT, ImportRT string
+	// Seats are addresses of VMs of other sites that are active at this one;
+	// l3vpn only. See Plan.Seated.
+	Seats []netip.Prefix
 	// Joined false: the LAN is there but nothing is provisioned at the PE.
 	Joined bool
 }

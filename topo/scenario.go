@@ -180,6 +180,24 @@ type VM struct {
 	Trace string `yaml:"trace,omitempty" example:"shop.trace"`
 	// TCP port where the guest serves its clients. Without it: 80.
 	Port int `yaml:"port,omitempty" jsonschema:"minimum=1,maximum=65535" example:"8080"`
+	// A second seat in another cloud, which takes over when the VM's host or cloud is lost. Without it the VM is lost with them.
+	Standby *Standby `yaml:"standby,omitempty" example:"{host: illinois/1, mode: checkpoint, epoch: 50ms}"`
+}
+
+// Standby is the second seat of a VM: a host in another cloud that holds what
+// the VM needs to go on there, with the same address and MAC. A witness in a
+// third cloud sees to it that never both run.
+type Standby struct {
+	// Where it stands: site/number of a host of another cloud, which the VPC comes to.
+	Host string `yaml:"host" jsonschema:"required,format=vpclab-host" example:"illinois/1"`
+	// What is promised. checkpoint: memory, disk and TCP connections go on, and nothing that a client was told is lost; what the VM sends waits for the checkpoint that it rests on. async: memory and disk go on, nothing waits, and what clients were told since the last checkpoint is lost. pipelined: the VM boots from its disk there, and nothing that a client was told is lost; answers wait for writes, many of which are under way. sync: likewise, and each write waits by itself.
+	Mode string `yaml:"mode,omitempty" jsonschema:"enum=checkpoint,enum=async,enum=pipelined,enum=sync,default=checkpoint" example:"sync"`
+	// From one checkpoint to the next; pipelined: from one batch of writes to the next. Without it: 50ms; pipelined: 2ms.
+	Epoch Duration `yaml:"epoch,omitempty" example:"100ms"`
+	// Where the witness is: site/number of a host of a third cloud. Without it: the first host of the first such cloud.
+	Witness string `yaml:"witness,omitempty" jsonschema:"format=vpclab-host" example:"oregon/1"`
+	// How long a seat hears nothing of the other until it takes it for lost, at least three epochs. Without it: 200ms.
+	Silence Duration `yaml:"silence,omitempty" example:"500ms"`
 }
 
 // Reservation is bandwidth between two ends of a VPC, the same each way, on

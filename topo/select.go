@@ -121,6 +121,9 @@ type member struct{ vpc, site string }
 // VSIs and VPCs that become empty. Routers and hosts stay, and no number
 // changes.
 func (p *Plan) Restrict(keep func(a Attachment) bool) *Plan {
+	p = p.withoutStandbys(func(pair Pair) bool {
+		return slices.ContainsFunc(p.Attachments(), func(a Attachment) bool { return p.hasSeat(pair, a) && !keep(a) })
+	})
 	gone := map[member]bool{}
 	q := *p
 	q.VPCs = nil

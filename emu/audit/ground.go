@@ -151,6 +151,8 @@ func (g *ground) endText(l topo.Link, e topo.Endpoint) string {
 		return fmt.Sprintf("port of %s's LAN at %s", l.VPC, l.Site)
 	case kind == topo.KindMachine:
 		return "machine of " + l.VPC
+	case kind == topo.KindStandby:
+		return "standby of a machine of " + l.VPC
 	}
 	return "link of a bare node"
 }

@@ -288,6 +288,7 @@ type peer struct {
 	farMAC topo.MAC
 	mtu    int
 	down   bool
+	leave  bool     // up or down as it is
 	old    *linkObj // as it is now; nil: to be made
 	oldMAC topo.MAC
 	link   key
@@ -369,6 +370,9 @@ func (f *Fabric) fillings(w *work) (map[string]*filling, error) {
 			q := peer{dev: v.peerIf, mac: v.peerMAC, far: fill.node, farDev: k.dev, farMAC: v.mac, mtu: v.mtu, down: v.down != noEnd, link: k}
 			if old, ok := w.old[k].(linkObj); ok {
 				p.old, p.oldMAC, q.old, q.oldMAC = &old, old.mac, &old, old.peerMAC
+				q.leave = v.seat != topo.NoSeat
+			} else {
+				q.down = q.down || v.seat == topo.SeatDark
 			}
 			fill.ends = append(fill.ends, p)
 			far.ends = append(far.ends, q)
@@ -406,7 +410,10 @@ func (fill *filling) encode(b *rtnl.Batch, w *work, tag string, made map[key]boo
 	}
 	for _, p := range fill.ends {
 		c := rtnl.LinkChange{Index: n.index[p.dev], Name: p.dev, Up: &up}
-		if p.down {
+		switch {
+		case p.leave:
+			c.Up = nil
+		case p.down:
 			c.Up = &down
 		}
 		if p.old == nil {

@@ -23,7 +23,7 @@ func Compile(plan *topo.Plan) State {
 
 // CompileLink makes one link of a State.
 func CompileLink(l topo.Link) Link {
-	return Link{A: compileEnd(l.A, l.AtoB), B: compileEnd(l.B, l.BtoA), MTU: l.MTU, Down: l.Failed}
+	return Link{A: compileEnd(l.A, l.AtoB), B: compileEnd(l.B, l.BtoA), MTU: l.MTU, Down: l.Failed, Seat: l.Seat}
 }
 
 func compileNode(n topo.Node) Node {
@@ -43,6 +43,11 @@ func compileNode(n topo.Node) Node {
 	}
 	if n.Kind == topo.KindHost {
 		secludeHost(n, &out)
+	}
+	for _, b := range n.Bridges {
+		if b.Proxy { // at once: by itself the kernel waits up to 0.8 s, for others to answer first
+			out.Sysctls["net.ipv4.conf."+b.Name+".proxy_arp"], out.Sysctls["net.ipv4.neigh."+b.Name+".proxy_delay"] = "1", "0"
+		}
 	}
 	for _, r := range n.Routes {
 		out.Routes = append(out.Routes, Route{Dst: r.Dst, Via: r.Via, Dev: r.Dev})

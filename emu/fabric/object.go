@@ -61,6 +61,7 @@ type (
 		mac, peerMAC     topo.MAC
 		mtu              int
 		down             downEnds
+		seat             topo.Seat // B is up or down as it likes
 	}
 	masterObj struct{ master string }
 	addrObj   struct{ prefix netip.Prefix }
@@ -125,7 +126,7 @@ func flatten(s State) objects {
 		}
 	}
 	for _, l := range s.Links {
-		link := linkObj{l.B.Node, l.B.Ifname, l.A.MAC, l.B.MAC, l.MTU, noEnd}
+		link := linkObj{l.B.Node, l.B.Ifname, l.A.MAC, l.B.MAC, l.MTU, noEnd, l.Seat}
 		if l.Down {
 			link.down = bothEnds
 			down[end{l.A.Node, l.A.Ifname}], down[end{l.B.Node, l.B.Ifname}] = true, true

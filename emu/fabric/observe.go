@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/vpclab/vpclab/emu/fabric/rtnl"
+	"github.com/vpclab/vpclab/topo"
 )
 
 // staleDevice carries our mark but belongs to nothing that we know: the
@@ -196,11 +197,11 @@ func (o *observation) links(known objects) {
 		if !okA || !okB || x.Peer != y.Index || y.Peer != x.Index {
 			continue
 		}
-		seen := linkObj{l.peerNode, l.peerIf, x.MAC, y.MAC, x.MTU, noEnd}
+		seen := linkObj{l.peerNode, l.peerIf, x.MAC, y.MAC, x.MTU, noEnd, l.seat}
 		switch {
 		case !x.Up && !y.Up:
 			seen.down = bothEnds
-		case !x.Up || !y.Up:
+		case !x.Up || !y.Up && l.seat == topo.NoSeat:
 			seen.down = oneEnd
 		}
 		if x.MTU != y.MTU {

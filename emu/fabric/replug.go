@@ -81,7 +81,7 @@ func (f *Fabric) rewire(from string, old, to Link) {
 	f.state.Links[topo.Link{A: topo.Endpoint{Node: to.A.Node, Ifname: to.A.Ifname}, B: topo.Endpoint{Node: to.B.Node, Ifname: to.B.Ifname}}.Name()] = to
 	f.applied = maps.Clone(f.applied)
 	delete(f.applied, key{rankMaster, old.B.Node, old.B.Ifname, ""})
-	f.applied[key{rankLink, to.A.Node, to.A.Ifname, ""}] = linkObj{to.B.Node, to.B.Ifname, to.A.MAC, to.B.MAC, to.MTU, noEnd}
+	f.applied[key{rankLink, to.A.Node, to.A.Ifname, ""}] = linkObj{to.B.Node, to.B.Ifname, to.A.MAC, to.B.MAC, to.MTU, noEnd, to.Seat}
 	if to.B.Master != "" {
 		f.applied[key{rankMaster, to.B.Node, to.B.Ifname, ""}] = masterObj{to.B.Master}
 	}

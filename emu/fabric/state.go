@@ -49,6 +49,9 @@ type Link struct {
 	A, B End
 	MTU  int
 	Down bool // both ends are there and down
+	// Seat says how B is made, up or down, where that is not for the fabric to
+	// say afterwards; see topo.Link.
+	Seat topo.Seat
 }
 
 // End is one end of a Link with all that hangs on it.
