@@ -114,6 +114,16 @@ func reservedPaths(t *testing.T, p *Plan) {
 			}
 		}
 	}
+	for _, b := range p.Bypasses {
+		for i, label := range b.Stack {
+			j := slices.IndexFunc(p.Adjacencies, func(a Adjacency) bool { return a.Node == b.Path[i+1] && a.Label == label })
+			if j < 0 || p.Adjacencies[j].Next != b.Path[i+2] {
+				t.Errorf("bypass %v: %s does not know label %d", b.Path, b.Path[i+1], label)
+			} else {
+				used[p.Adjacencies[j]] = true
+			}
+		}
+	}
 	for _, a := range p.Adjacencies {
 		if !used[a] {
 			t.Errorf("nothing uses %+v", a)

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -115,8 +116,12 @@ func flowsOf(plan *topo.Plan, vpc, pe string, loopbacks map[string]netip.Addr) [
 			if d.From != pe {
 				continue
 			}
-			out = append(out, Flow{Name: r.Name, Egress: loopbacks[d.To], Src: d.SrcMAC, Dst: d.DstMAC,
-				Labels: append(slices.Clone(d.Stack), d.Label), Via: d.Via, Dev: d.Dev, In: r.Directions[1-i].Label})
+			f := Flow{Name: r.Name, Egress: loopbacks[d.To], Src: d.SrcMAC, Dst: d.DstMAC,
+				Labels: append(slices.Clone(d.Stack), d.Label), Via: d.Via, Dev: d.Dev, In: r.Directions[1-i].Label}
+			if by, ok := plan.ReservedBackup(d); ok {
+				f.Backup = backup(by)
+			}
+			out = append(out, f)
 		}
 	}
 	return out
@@ -133,14 +138,18 @@ func tunnelsOf(plan *topo.Plan, pe topo.Node, loopbacks map[string]netip.Addr) [
 				continue
 			}
 			t := Tunnel{Egress: loopbacks[lsp.Egress], Label: h.OutLabel, Via: h.Via, Dev: h.Dev}
-			if t.Label == 0 && pe.Routing == topo.RoutingFRR {
-				t.Label = lsp.Label
+			if pe.Routing == topo.RoutingFRR {
+				t.Label = cmp.Or(t.Label, lsp.Label)
+			} else if by, ok := plan.Backup(pe.Name, lsp.Egress); ok {
+				t.Backup = backup(by)
 			}
 			out = append(out, t)
 		}
 	}
 	return out
 }
+
+func backup(by topo.Forwarding) *Backup { return &Backup{Labels: by.Labels, Via: by.Via, Dev: by.Dev} }
 
 // coreOf lists the core links of a router.
 func coreOf(plan *topo.Plan, router string) *Core {

@@ -172,6 +172,9 @@ func (v *VSI) validateFlows() (errs []error) {
 		if len(f.Labels) < 1 || len(f.Labels) > len(fabric.Stack{}) {
 			bad("%d labels: want 1..%d", len(f.Labels), len(fabric.Stack{}))
 		}
+		if err := f.Backup.validate(0); err != nil {
+			bad("%w", err)
+		}
 		for _, label := range append([]uint32{f.In}, f.Labels...) {
 			if label < minLabel || label > maxLabel {
 				bad("label %d: want %d..%d", label, minLabel, maxLabel)
@@ -212,9 +215,30 @@ func (c *Config) validateLabels() (errs []error) {
 	return errs
 }
 
+// validate says what is wrong with a backup for packets that have so many
+// labels of their own below it, or nil; nil is a backup too.
+func (b *Backup) validate(below int) error {
+	if b == nil {
+		return nil
+	}
+	if !b.Via.Is4() || b.Dev == "" || len(b.Labels)+below > len(fabric.Stack{}) {
+		return fmt.Errorf("backup via %q dev %q with %d labels: want an address, a device, and at most %d labels",
+			b.Via, b.Dev, len(b.Labels), len(fabric.Stack{})-below)
+	}
+	for _, label := range b.Labels {
+		if label < minLabel || label > maxLabel {
+			return fmt.Errorf("backup: label %d: want %d..%d", label, minLabel, maxLabel)
+		}
+	}
+	return nil
+}
+
 func (c *Config) validateTunnels() (errs []error) {
 	seen := map[netip.Addr]bool{}
 	for _, t := range c.Tunnels {
+		if err := t.Backup.validate(1); err != nil {
+			errs = append(errs, fmt.Errorf("tunnel to %q: %w", t.Egress, err))
+		}
 		if !t.Egress.Is4() || !t.Via.Is4() || t.Dev == "" || seen[t.Egress] ||
 			(t.Label != 0 && (t.Label < minLabel || t.Label > maxLabel)) {
 			errs = append(errs, fmt.Errorf("tunnel to %q: via %q dev %q label %d: want addresses, a device and a label, once for each egress",
