@@ -43,12 +43,16 @@ func (f *Fabric) AnnounceThen(ctx context.Context, node, port string, mac topo.M
 	if !ip.Is4() {
 		return fmt.Errorf("announce %v at %s:%s: want an IPv4 address, got %v", mac, node, port, ip)
 	}
-	d, err := f.openDoor(node)
+	var d *door
+	err := f.Do(node, func() (err error) {
+		d, err = openDoor()
+		return err
+	})
 	if err == nil {
 		defer d.close()
 		a := announcement{node: node, port: port, mac: mac, ip: ip, door: d, begun: begun}
 		if a.index, a.bridge, err = d.awaitForwarding(ctx, port); err == nil {
-			err = f.announce(ctx, a)
+			err = a.send(ctx, f.sink)
 		}
 	}
 	if err != nil {
@@ -64,23 +68,22 @@ type door struct {
 	packets     int // socket
 }
 
-func (f *Fabric) openDoor(node string) (*door, error) {
+// openDoor opens the door of the namespace that the thread is in.
+func openDoor() (_ *door, err error) {
 	d := &door{packets: -1}
-	err := f.Do(node, func() (err error) {
-		if d.watch, err = rtnl.Dial(); err != nil {
-			return err
+	defer func() {
+		if err != nil {
+			d.close()
 		}
-		if d.look, err = rtnl.Dial(); err != nil {
-			return err
-		}
-		if d.packets, err = direct.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
-			return fmt.Errorf("open a packet socket: %w", err)
-		}
-		return nil
-	})
-	if err != nil {
-		d.close()
+	}()
+	if d.watch, err = rtnl.Dial(); err != nil {
 		return nil, err
+	}
+	if d.look, err = rtnl.Dial(); err != nil {
+		return nil, err
+	}
+	if d.packets, err = direct.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+		return nil, fmt.Errorf("open a packet socket: %w", err)
 	}
 	return d, nil
 }
@@ -146,10 +149,10 @@ func (d *door) awaitForwarding(ctx context.Context, port string) (index, bridge 
 	return index, bridge, nil
 }
 
-// announce sends the announcements through the bridge itself, which floods
+// send sends the announcements through the bridge itself, which floods
 // them by all its ports. A bridge does not learn from what it sends, so it is
 // told first: what it knew until now is the way to the old place.
-func (f *Fabric) announce(ctx context.Context, a announcement) error {
+func (a announcement) send(ctx context.Context, sink event.Sink) error {
 	var b rtnl.Batch
 	b.Learn(rtnl.FDBEntry{MAC: a.mac, Port: a.index})
 	if err := a.door.look.Do(&b); err != nil {
@@ -171,7 +174,7 @@ func (f *Fabric) announce(ctx context.Context, a announcement) error {
 		if i == 0 {
 			a.begun()
 		}
-		f.sink(event.New(a.node, "mac.announced", map[string]string{
+		sink(event.New(a.node, "mac.announced", map[string]string{
 			"port": a.port, "mac": a.mac.String(), "address": a.ip.String(), "n": strconv.Itoa(i + 1)}))
 	}
 	return nil
