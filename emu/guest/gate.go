@@ -11,6 +11,8 @@ import (
 // gate stands before each step of a guest's work, whichever goroutine does it.
 // Closed, it lets nobody in, and nobody is inside: that is a VM that is paused.
 type gate struct {
+	leash *Leash // beside that; nil: there is none
+
 	mu     sync.Mutex
 	inside int
 	shut   bool          // nobody enters
@@ -19,10 +21,13 @@ type gate struct {
 	left   event.Mono    // when that was
 }
 
-// enter waits while the gate is shut. It fails when ctx ends first: the guest
+// enter waits while the gate is shut, or the leash at its end. It fails when ctx ends first: the guest
 // ends, and nobody may open the gate any more.
 func (g *gate) enter(ctx context.Context) error {
 	for {
+		if err := g.leash.await(ctx); err != nil {
+			return err
+		}
 		g.mu.Lock()
 		if !g.shut {
 			g.inside++

@@ -26,6 +26,8 @@ type Config struct {
 	// Record, where it is not empty, is a file that the run's writes are recorded
 	// in, to be played by workload trace.
 	Record string `json:",omitempty"`
+	// Leash has it run only as long as the leash in Folder says.
+	Leash bool `json:",omitempty"`
 }
 
 // ParseConfig reads the verb's argument.
@@ -88,6 +90,11 @@ func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
 			return err
 		}
 		defer func() { result = errors.Join(result, end()) }()
+	}
+	if c.Leash {
+		if m.gate.leash, err = OpenLeash(c.Folder); err != nil {
+			return err
+		}
 	}
 	goAhead()
 	control, err := listenUnix(c.Socket)
