@@ -20,6 +20,8 @@ type kind struct {
 	check func(plan *topo.Plan, e topo.Experiment) (msg, hint string)
 	// takesEvents says that the experiment's events are done in its trials.
 	takesEvents bool
+	// takesFaults says that faults may be among them.
+	takesFaults bool
 	// guests says that the guests of VMs run meanwhile, and their hosts are
 	// joined; else VMs are machines like others.
 	guests bool
@@ -85,6 +87,11 @@ func checkExperiment(sc *topo.Scenario, plan *topo.Plan, i int, e topo.Experimen
 	}
 	if len(e.Events) > 0 && !k.takesEvents {
 		ds = append(ds, sc.Diagnose(e.Kind+" decides by itself what happens and when: it takes no events", "take them away", "experiments", i, "events"))
+	}
+	for j, event := range e.Events {
+		if event.Fault.Kind != "" && k.takesEvents && !k.takesFaults {
+			ds = append(ds, sc.Diagnose(e.Kind+" is about operations: it takes no faults", "take it away", "experiments", i, "events", j, "fault"))
+		}
 	}
 	if msg, hint := k.check(plan, e); msg != "" {
 		return append(ds, sc.Diagnose(msg, hint, "experiments", i, "kind"))

@@ -130,3 +130,12 @@ func TestCheckNeedsTwoSites(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestOperationsTakeNoFaults(t *testing.T) {
+	_, _, err := Parse("demo.vpclab.yml", []byte(strings.Replace(demo, "vpc-setup", "vpc-operations", 1)+
+		"    events: [{fault: link-down, link: [pe1, p1]}]\n"))
+	want := "demo.vpclab.yml:5:22: experiments[0].events[0].fault: vpc-operations is about operations: it takes no faults"
+	if err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got\n%v\nwant %s", err, want)
+	}
+}

@@ -22,6 +22,7 @@ func (c *checker) check(f fullScenario) {
 	c.plainLinks(f)
 	c.plainRoutes(f)
 	c.experiments(f)
+	c.eventForms(f)
 	c.claims(f)
 	if c.size(f) {
 		c.names(f)

@@ -47,8 +47,8 @@ func (c *checker) plan(f fullScenario) (*Plan, error) {
 	return p, nil
 }
 
-// events does those of each experiment to the plan, as a trial will do them to
-// the lab.
+// events does the operations of each experiment to the plan, as a trial will do
+// them to the lab, and sees whether there is what its faults break.
 func (c *checker) events(f fullScenario, p *Plan) {
 	for i, e := range f.Experiments {
 		now, clock := p, Duration(0)
@@ -61,6 +61,14 @@ func (c *checker) events(f fullScenario, p *Plan) {
 				c.fault(append(at, "at"), fmt.Sprintf("%s is before the event above, which is at %s; expected them in order of time", event.At, clock), "")
 			}
 			clock = max(clock, event.At)
+			if event.Fault.Kind != "" {
+				if err := now.CheckFault(event.Fault); err != nil {
+					e, _ := errors.AsType[*FaultError](err)
+					c.fault(append(at, e.Key...), e.Msg, e.Hint)
+					break
+				}
+				continue // what it does is not in the plan
+			}
 			next, err := now.Do(event.Operation)
 			if e, refused := errors.AsType[*OperationError](err); refused {
 				c.fault(append(at, e.Key...), e.Msg, e.Hint)

@@ -4,7 +4,7 @@ package topo
 // do, and what an experiment's events are. [Plan.Do] does it.
 type Operation struct {
 	// What is done; in brackets the keys it takes, those that it can do without after the semicolon. create (vpc, service; sites, subnet): a VPC comes. delete (vpc): it goes, with its VMs and reservations. join (vpc, site): a site joins, and gets a LAN first where the VPC never was. leave (vpc, site): a site leaves; its LAN and machines stay, apart from the VPC. add (vpc, host or site; vm): a VM starts on a host of a cloud, or a machine is plugged into the LAN of an enterprise; the site joins if it has not. remove (vm): it ends, and with it what is reserved for it. replicate (vm, host; name): a VM like it starts on another host, as with add. move (vm, host or site): it moves cold; in a vpls, and within a site, it keeps its address and MAC. reserve (name, between, rate; vpc, path): bandwidth is set aside, in the VPC named or in that of a machine among the ends. release (name): and given back. fail (link): a core link goes down, and everything that can takes another way. restore (link): it comes back.
-	Do string `yaml:"do" json:"do" jsonschema:"required,enum=create,enum=delete,enum=join,enum=leave,enum=add,enum=remove,enum=replicate,enum=move,enum=reserve,enum=release,enum=fail,enum=restore" example:"join"`
+	Do string `yaml:"do,omitempty" json:"do" jsonschema:"enum=create,enum=delete,enum=join,enum=leave,enum=add,enum=remove,enum=replicate,enum=move,enum=reserve,enum=release,enum=fail,enum=restore" example:"join"`
 	// The VPC.
 	VPC string `yaml:"vpc,omitempty" json:"vpc,omitempty" jsonschema:"format=vpclab-vpc" example:"acme"`
 	// create: how the sites are joined.

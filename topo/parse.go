@@ -110,8 +110,11 @@ func (c *checker) sound(n *yaml.Node, path []string) *yaml.Node {
 // empty stands for a list's item that is bad, so that the others keep their
 // places.
 func empty(s *jsonschema.Schema) *yaml.Node {
-	if s != nil && s.Type == "object" {
+	switch {
+	case s != nil && s.Type == "object":
 		return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	case s != nil && s.Type == "array":
+		return &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
 	}
 	return scalarNode("!!str", "")
 }

@@ -325,11 +325,13 @@ type Clients struct {
 	Think Duration `yaml:"think,omitempty" jsonschema:"default=200ms" example:"1s"`
 }
 
-// Event is an operation on the running lab at a time of an experiment.
+// Event is what happens at a time of an experiment: an operation, which the
+// controller is told and does, or a fault, which happens behind its back.
 type Event struct {
 	// When, from the beginning; never before the event ahead of it is done. Without it: right then.
 	At        Duration `yaml:"at,omitempty" example:"2s"`
 	Operation `yaml:",inline"`
+	Fault     Fault `yaml:",inline"`
 }
 
 // Claim is a statement that the results of the experiments are to prove.

@@ -26,6 +26,9 @@ var scenarioSource []byte
 //go:embed operation.go
 var operationSource []byte
 
+//go:embed fault.go
+var faultSource []byte
+
 //go:embed recovery.go
 var recoverySource []byte
 
@@ -91,8 +94,31 @@ func makeSchema() *jsonschema.Schema {
 			object = s.Definitions[t.Name()]
 		}
 		finish(object, t)
+		explainShared(object, t, comments)
 	})
 	return s
+}
+
+// explainShared gives a key that two inline parts of t have the words of both.
+func explainShared(object *jsonschema.Schema, t reflect.Type, comments map[string]string) {
+	words := map[string]string{} // by key, of the parts before
+	for i := range t.NumField() {
+		part := t.Field(i)
+		if part.Tag.Get("yaml") != ",inline" {
+			continue
+		}
+		for j := range part.Type.NumField() {
+			f := part.Type.Field(j)
+			key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+			text := comments[part.Type.Name()+"."+f.Name]
+			if before := words[key]; before != "" {
+				text = before + " " + text
+				property, _ := object.Properties.Get(key)
+				property.Description = text
+			}
+			words[key] = text
+		}
+	}
 }
 
 // scalarSchema gives the schema of the types that are written as one scalar.
@@ -214,6 +240,7 @@ func fieldComments() map[string]string {
 	comments := map[string]string{}
 	addComments(comments, "scenario.go", scenarioSource)
 	addComments(comments, "operation.go", operationSource)
+	addComments(comments, "fault.go", faultSource)
 	addComments(comments, "recovery.go", recoverySource)
 	return comments
 }
