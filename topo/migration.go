@@ -6,7 +6,33 @@ import (
 	"strings"
 )
 
-const kindMigration = "migration"
+// Kinds of experiments that keys are for.
+const (
+	kindMigration     = "migration"
+	kindReconvergence = "reconvergence"
+	kindFailover      = "failover"
+	kindAvailability  = "availability"
+)
+
+// onlyOf are keys of experiments, and the kinds that take them; others are for
+// all kinds, or have their own checks.
+func onlyOf(e Experiment) []onlyKey {
+	vms := []string{kindMigration, kindFailover, kindAvailability}
+	move, fail := []string{kindMigration}, []string{kindFailover}
+	return []onlyKey{
+		{"vm", e.VM != "", vms}, {"vms", len(e.VMs) > 0, move}, {"to", e.To != "", move}, {"disk", e.Disk, move},
+		{"clients", e.Clients != nil, vms}, {"synchronized", e.Synchronized, move}, {"return", e.Return != 0, move},
+		{"stay", e.Stay != 0, move}, {"warm", e.Warm != 0, append(move, fail...)},
+		{"between", len(e.Between) > 0, []string{kindReconvergence}}, {"watch", e.Watch != 0, append(fail, kindReconvergence)},
+		{"lasts", e.Lasts != 0, []string{kindAvailability}}, {"mtbf", e.MTBF != 0, []string{kindAvailability}},
+	}
+}
+
+type onlyKey struct {
+	key   string
+	given bool
+	kinds []string
+}
 
 // fillByMigration fills in the defaults that only the experiment migration has.
 func (e *Experiment) fillByMigration() {
@@ -23,18 +49,40 @@ func (e Experiment) Movers() []string {
 	return e.VMs
 }
 
-// migration checks who moves, where to, and who looks on.
+// andOf joins words as a sentence does.
+func andOf(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
+}
+
+// migration checks who moves, or is protected, where to, and who looks on.
 func (c *checker) migration(f fullScenario, i int, e Experiment) {
 	at := func(key ...any) []string { return path(append([]any{"experiments", i}, key...)...) }
-	if e.Kind != kindMigration {
-		for key, given := range map[string]bool{
-			"vm": e.VM != "", "vms": len(e.VMs) > 0, "to": e.To != "", "disk": e.Disk, "clients": e.Clients != nil,
-			"synchronized": e.Synchronized, "return": e.Return != 0, "stay": e.Stay != 0, "warm": e.Warm != 0,
-		} {
-			if given && e.Kind != "" {
-				c.faultKey(at(key), fmt.Sprintf("only migration takes %s, and this is %s", key, e.Kind), "")
+	for _, k := range onlyOf(e) {
+		if k.given && e.Kind != "" && !slices.Contains(k.kinds, e.Kind) {
+			takes := "takes"
+			if len(k.kinds) > 1 {
+				takes = "take"
+			}
+			c.faultKey(at(k.key), fmt.Sprintf("only %s %s %s, and this is %s", andOf(k.kinds), takes, k.key, e.Kind), "")
+		}
+	}
+	switch e.Kind {
+	case kindFailover, kindAvailability:
+		if e.VM != "" {
+			c.mover(f, e.VM, at("vm"))
+		}
+		c.clients(f, e, at)
+	case kindReconvergence:
+		for j, name := range e.Between {
+			if slices.Index(e.Between, name) < j {
+				c.fault(at("between", j), name+" is there twice; expected two machines", "")
 			}
 		}
+	}
+	if e.Kind != kindMigration {
 		return
 	}
 	vms := f.VMs.Names()

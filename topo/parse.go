@@ -168,7 +168,7 @@ func (sc *Scenario) fillByKind() {
 		switch {
 		case e.Kind == "vpc-setup" && e.Baseline == "":
 			e.Baseline = "firewall"
-		case e.Kind == kindMigration:
+		case e.Kind == kindMigration, e.Kind == kindFailover:
 			e.fillByMigration()
 		}
 		for n := 1; e.Name == "" && e.Kind != ""; n++ {

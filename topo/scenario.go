@@ -276,8 +276,8 @@ type Generate struct {
 
 // Experiment is one thing done to the lab, repeated.
 type Experiment struct {
-	// What is done. vpc-setup: how long it takes until every allowed pair of machines reaches each other and no other pair does; vpc-operations: how long each change of a running VPC takes, and what the others notice of it; lan: what a vpls does that an Ethernet does, and how fast; reservation: a reserved flow beside greedy ones; audit: who reaches whom, with forged packets too; routing-peer: FRR in place of, and beside, vpclab's own control plane; migration: VMs move between clouds while clients use them; content: what there is to be saved in the memory of a workload.
-	Kind string `yaml:"kind" jsonschema:"required,enum=vpc-setup,enum=vpc-operations,enum=lan,enum=reservation,enum=audit,enum=routing-peer,enum=migration,enum=content" example:"vpc-setup"`
+	// What is done. vpc-setup: how long it takes until every allowed pair of machines reaches each other and no other pair does; vpc-operations: how long each change of a running VPC takes, and what the others notice of it; lan: what a vpls does that an Ethernet does, and how fast; reservation: a reserved flow beside greedy ones; audit: who reaches whom, with forged packets too; routing-peer: FRR in place of, and beside, vpclab's own control plane; migration: VMs move between clouds while clients use them; content: what there is to be saved in the memory of a workload; reconvergence: how long packets are lost after a fault of the network; failover: a VM goes on in another cloud when its own is lost; availability: a VM under random faults.
+	Kind string `yaml:"kind" jsonschema:"required,enum=vpc-setup,enum=vpc-operations,enum=lan,enum=reservation,enum=audit,enum=routing-peer,enum=migration,enum=content,enum=reconvergence,enum=failover,enum=availability" example:"vpc-setup"`
 	// Name in the results. Without it: the kind, with -2, -3 … when it comes again.
 	Name string `yaml:"name,omitempty" jsonschema:"format=vpclab-word" example:"setup-against-sites"`
 	// Parameters and the values each takes; all combinations are run. Which parameters there are depends on the kind.
@@ -292,7 +292,7 @@ type Experiment struct {
 	Events []Event `yaml:"events,omitempty" example:"[{at: 2s, do: join, vpc: acme, site: hq}]"`
 	// reservation: whose traffic is measured. Without it: the scenario's first.
 	Reservation string `yaml:"reservation,omitempty" jsonschema:"format=vpclab-node" example:"video"`
-	// migration: the VM that moves, from the host that the file has it at.
+	// migration: the VM that moves, from the host that the file has it at; failover, availability: the VM that has a standby.
 	VM string `yaml:"vm,omitempty" jsonschema:"format=vpclab-machine" example:"shop"`
 	// migration: VMs that move at the same time, in place of vm.
 	VMs []string `yaml:"vms,omitempty" jsonschema:"minItems=1,format=vpclab-machine" example:"[web, db]"`
@@ -300,7 +300,7 @@ type Experiment struct {
 	To string `yaml:"to,omitempty" jsonschema:"format=vpclab-host" example:"illinois/1"`
 	// migration: whether the disk moves too. Without it both hosts share it, as with storage that both clouds reach.
 	Disk bool `yaml:"disk,omitempty" jsonschema:"default=false" example:"true"`
-	// migration: who uses the VMs meanwhile. Without it: nobody.
+	// migration, failover, availability: who uses the VMs meanwhile. Without it: nobody.
 	Clients *Clients `yaml:"clients,omitempty" example:"{from: hq, users: 8, think: 200ms}"`
 	// migration: whether VMs that move at the same time arrive together: each holds its last round until all are ready for theirs.
 	Synchronized bool `yaml:"synchronized,omitempty" jsonschema:"default=false" example:"true"`
@@ -308,8 +308,16 @@ type Experiment struct {
 	Return int `yaml:"return,omitempty" jsonschema:"minimum=1,maximum=100" example:"1"`
 	// migration: how long they stay before they move again.
 	Stay Duration `yaml:"stay,omitempty" example:"5s"`
-	// migration: how long the workload runs before they move, from its beginning. Without it: 1s.
+	// migration: how long the workload runs before they move, from its beginning; failover: how long the users are watched without a standby, and again with one, before the fault. Without it: 1s.
 	Warm Duration `yaml:"warm,omitempty" example:"5s"`
+	// reconvergence: the two machines whose traffic is watched, both ways.
+	Between []string `yaml:"between,omitempty" jsonschema:"minItems=2,maxItems=2,format=vpclab-machine" example:"[web, hq-1]"`
+	// reconvergence: how long packets may fail to come through until the fault is undone; failover: how long users may wait. Without it: 15s.
+	Watch Duration `yaml:"watch,omitempty" example:"5s"`
+	// availability: how long faults come. Without it: 60s.
+	Lasts Duration `yaml:"lasts,omitempty" example:"10m"`
+	// availability: mean time from when all is well again to the next fault, exponentially distributed. Without it: 5s.
+	MTBF Duration `yaml:"mtbf,omitempty" example:"20s"`
 	// What must hold of the results; the run fails (exit code 1) where it does not.
 	Expect []string `yaml:"expect,omitempty" example:"[matrix.leaks == 0]"`
 }
