@@ -142,7 +142,9 @@ func (t barTable) column(c draw.Canvas, k int) draw.Canvas {
 			}
 		}
 	}, nil)
-	if hi <= 0 {
+	if hi <= 0 && lo == 0 {
+		hi = 1 // all are zero
+	} else if hi <= 0 {
 		hi = math.Max(1e-9, -lo)
 	}
 	if t.floor < 0 {

@@ -68,6 +68,17 @@ var kinds = []figureKind{
 	{"redundancy", "Redundancy in memory", makeRedundancy},
 	{"delta-sizes", "Sizes of page deltas", makeDeltaSizes},
 	{"delta-savings", "What page deltas save", makeDeltaSavings},
+	{"recovery-timeline", "Traffic around a fault of the network", makeRecoveryTimeline},
+	{"recovery", "Outages of the network, by what it has to get over a fault", makeRecovery},
+	{"recovery-detection", "Outage against detection time", makeDetection},
+	{"recovery-prefixes", "Outage against prefixes", makePrefixes},
+	{"failover-timeline", "A VM fails over, as its users see it", makeFailoverTimeline},
+	{"failover-time", "Recovery time of an application, part by part", makeRTO},
+	{"failover-loss", "What a failover loses", makeRPO},
+	{"planned", "Moved in time, or failed over", makePlanned},
+	{"replication-cost", "What checkpoints cost", makeReplicationCost},
+	{"replication-rtt", "Replication against round-trip time", makeReplicationRTT},
+	{"availability", "A VM under random faults", makeAvailability},
 	{"false-matches", "False matches by length of hash", makeFalseMatches},
 }
 

@@ -17,7 +17,7 @@ func TestLook(t *testing.T) {
 	}
 	for name, run := range map[string]syntheticRun{
 		"paper": paperRun(),
-		"quick": {sites: []int{3}, tenants: []int{2}, machines: []int{2}, trials: 3, largestMatrix: 1000, flows: []int{4}, raceTrials: 1, services: true, moves: quickMoves()},
+		"quick": {sites: []int{3}, tenants: []int{2}, machines: []int{2}, trials: 3, largestMatrix: 1000, flows: []int{4}, raceTrials: 1, services: true, moves: quickMoves(), failures: 1},
 		"moves": {moves: allMoves()},
 		"large": {sites: []int{8}, tenants: []int{5, 10, 20}, machines: []int{1, 2}, trials: 7, largestMatrix: 1000, noFirewall: true},
 	} {

@@ -80,7 +80,7 @@ func (*textProbe) DrawImage(vg.Rectangle, image.Image) {}
 func TestTextIsReadable(t *testing.T) {
 	runs := map[string]*metrics.Store{"paper": paperStore()}
 	for name, r := range map[string]syntheticRun{
-		"one lab":       {sites: []int{3}, tenants: []int{2}, machines: []int{2}, trials: 3, largestMatrix: 100, flows: []int{4}, raceTrials: 1, services: true, moves: quickMoves()},
+		"one lab":       {sites: []int{3}, tenants: []int{2}, machines: []int{2}, trials: 3, largestMatrix: 100, flows: []int{4}, raceTrials: 1, services: true, moves: quickMoves(), failures: 2},
 		"all moves":     {moves: allMoves()},
 		"no scale":      {moves: &syntheticMoves{scale: 1.0 / 16, trials: 3, slow: "1.25ms", noScale: true, workloads: []string{"idle"}, algorithms: []string{"vpclab", "xen30", "odd"}, rates: []string{"100mbit", "465mbit"}}},
 		"VPN only":      {sites: []int{8}, tenants: []int{5, 20}, machines: []int{1, 2}, trials: 2, largestMatrix: 400, noFirewall: true, flows: []int{2, 16}, raceTrials: 3},

@@ -172,7 +172,7 @@ func makeRounds(d *data) (*page, string, error) {
 		pg.legend = append(pg.legend, paperLegend())
 		text = " " + paperText(paper, "Hollow circles", Fig7)
 	}
-	whole := typicalText("with the median number of iterations", trials)
+	whole := typicalText("algorithm", "with the median number of iterations", trials)
 	if !trials[1] || len(trials) > 1 {
 		whole += " Pale: all of them."
 	}
@@ -206,12 +206,12 @@ func (p leftPanel) heading(common map[string]string) string {
 	return text
 }
 
-// typicalText says that one trial of each algorithm is shown, and of how many.
-func typicalText(which string, ns map[int]bool) string {
+// typicalText says that one trial of each of some ways is shown, and of how many.
+func typicalText(each, which string, ns map[int]bool) string {
 	if len(ns) == 1 && ns[1] {
-		return "Of each algorithm " + bind("n = 1 trial.")
+		return "Of each " + each + " " + bind("n = 1 trial.")
 	}
-	return "Of each algorithm the trial " + which + ", of " + trialsText(ns) + "."
+	return "Of each " + each + " the trial " + which + ", of " + trialsText(ns) + "."
 }
 
 // trialsText is the n of trials of several lines.
@@ -395,7 +395,7 @@ func makeRoundBytes(d *data) (*page, string, error) {
 		pg.legend = append(pg.legend, entry{"paper (2011 hardware): all / never again", paperRoundThumb})
 		text = " " + paperText(s.scale(), "Hollow squares and diamonds", Fig12) + " Of Xen's bars it has the second and the last."
 	}
-	whole := typicalText("with the median number of iterations", trials) + " The first iteration as text (1st)."
+	whole := typicalText("algorithm", "with the median number of iterations", trials) + " The first iteration as text (1st)."
 	pg.subtitle = []string{whole, s.heldText(), d.kernelText()}
 	pg.bodyHeight, pg.body = g.height(), g.draw
 	caption := fmt.Sprintf("What each iteration puts on the network, and how much of it is final: never sent again. Iterations in the middle send the hot set over and over for nothing; the last bar is the hot set in any case, and the pause is the time that it takes. %s%s %s %s",

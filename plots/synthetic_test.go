@@ -26,6 +26,7 @@ type syntheticRun struct {
 	raceTrials               int
 	services                 bool // trials of lan, vpc-operations and routing-peer too
 	moves                    *syntheticMoves
+	failures                 int // trials of the experiments about faults
 }
 
 func (r syntheticRun) write(t testing.TB) *metrics.Store {
@@ -68,6 +69,9 @@ func (r syntheticRun) writeTo(t testing.TB, root string) *metrics.Store {
 	}
 	if r.moves != nil {
 		r.moves.write(t, s)
+	}
+	if r.failures > 0 {
+		syntheticFailures{r.failures}.write(t, s)
 	}
 	return s
 }
@@ -360,5 +364,5 @@ func syntheticTrain() metrics.Train {
 
 // paperRun is the usual grid.
 func paperRun() syntheticRun {
-	return syntheticRun{sites: []int{2, 4, 8, 16}, tenants: []int{1, 4, 16}, machines: []int{2}, trials: 6, largestMatrix: 160, faults: true, train: true, flows: []int{1, 4, 8}, raceTrials: 6, services: true, moves: paperMoves()}
+	return syntheticRun{sites: []int{2, 4, 8, 16}, tenants: []int{1, 4, 16}, machines: []int{2}, trials: 6, largestMatrix: 160, faults: true, train: true, flows: []int{1, 4, 8}, raceTrials: 6, services: true, moves: paperMoves(), failures: 6}
 }

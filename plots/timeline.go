@@ -31,8 +31,8 @@ const (
 // to move the VM, and how long it took.
 type response struct{ at, took float64 }
 
-// movePhases are the phases of a migration, in order, by their names in the
-// file of phases. The hand-over is beside the pause and has no box of its own.
+// movePhases are the phases of a migration, in order, and of a failover, by their
+// names in the file of phases. The hand-over is beside the pause and has no box of its own.
 var movePhases = []movePhase{
 	{"join", "VPN join", look{color: orange, hatch: levelBars}},
 	{"disk", "disk", look{color: skyBlue, hatch: fallingBars}},
@@ -40,6 +40,12 @@ var movePhases = []movePhase{
 	{"memory", "memory", look{color: yellow, hatch: risingBars}},
 	{"pause", "VM stands", look{color: black}},
 	{"rest", "pages follow", look{color: purple, hatch: crossedBars}},
+	// Of a failover.
+	{"detect", "detect", look{color: orange, hatch: risingBars}},
+	{"decide", "decide and fence", look{color: yellow}},
+	{"activate", "activate", look{color: blue}},
+	{"redirect", "redirect", look{color: purple, hatch: crossedBars}},
+	{"client", "client", look{color: green, hatch: fallingBars}},
 }
 
 type movePhase struct {
@@ -56,6 +62,7 @@ type phaseSpan struct {
 // moveTimeline is one migration as its users saw it.
 type moveTimeline struct {
 	algorithm algorithm
+	title     string // of what is no migration
 	record    metrics.TrialRecord
 	phases    []phaseSpan
 	responses []response
@@ -76,7 +83,7 @@ func makeTimeline(d *data) (*page, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	l := timelineLayout{rows: rows}
+	l := timelineLayout{rows: rows, since: "the request"}
 	pg := &page{width: doubleWidth, bodyHeight: l.height(), body: l.draw}
 	for i, ph := range movePhases {
 		if slices.ContainsFunc(rows, func(m moveTimeline) bool {
@@ -86,7 +93,7 @@ func makeTimeline(d *data) (*page, string, error) {
 		}
 	}
 	pg.legend = append(pg.legend, entry{"one answer", answerThumb}, entry{"median over time", lineThumb(medianLine)}, entry{"95th percentile", lineThumb(slowLine)})
-	whole := typicalText("with the median pause", n)
+	whole := typicalText("algorithm", "with the median pause", n)
 	if k := l.thinning(); k > 1 {
 		whole += fmt.Sprintf(" Of answers that are faster than the 95th percentile, one in %d is drawn.", k)
 	}
@@ -285,7 +292,10 @@ func readCSV(name, text string, numbers ...string) ([]csvRow, error) {
 
 // timelineLayout is a row a migration: all of it on the left, the pause on
 // the right.
-type timelineLayout struct{ rows []moveTimeline }
+type timelineLayout struct {
+	rows  []moveTimeline
+	since string // what times count from
+}
 
 const (
 	timelinePlot   = vg.Length(82)
@@ -326,7 +336,7 @@ func (l timelineLayout) draw(c draw.Canvas) {
 		bottom := y - l.rowHeight()
 		name := ""
 		if i == len(l.rows)-1 {
-			name = "time since the request (s)"
+			name = "time since " + l.since + " (s)"
 			bottom -= labelSize + 4
 		}
 		c.FillText(boldStyle(textSize, ink), vg.Point{X: c.Min.X, Y: y - lineHeight() + 1}, m.heading())
@@ -344,6 +354,9 @@ func (l timelineLayout) draw(c draw.Canvas) {
 
 // heading says what a row is, with what counts of it.
 func (m moveTimeline) heading() string {
+	if m.title != "" {
+		return m.title
+	}
 	longest := 0.0
 	for _, r := range m.responses {
 		longest = math.Max(longest, r.took)
