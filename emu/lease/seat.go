@@ -21,6 +21,7 @@ type Seat struct {
 
 	// Under node.mu:
 	holder Holder
+	follow *atomic.Int64 // holds until, too; nil: nobody asked for it
 	told   State // the last that was queued
 
 	queue struct {
@@ -72,7 +73,7 @@ func (s *Seat) Leave() {
 	if s.node.seats[s.config.VM] == s {
 		delete(s.node.seats, s.config.VM)
 	}
-	s.until.Store(0)
+	s.setUntil(0)
 	s.node.mu.Unlock()
 	s.queue.Lock()
 	s.queue.ended = true
@@ -89,6 +90,27 @@ func (s *Seat) Active() bool { return event.Now() < s.Until() }
 // there is none. Only this moment's is true: it may be taken back before, where the
 // witness has said that the other host has the VM.
 func (s *Seat) Until() event.Mono { return event.Mono(s.until.Load()) }
+
+// Follow has word hold Until from now on, in the place of the one before: a word
+// that is shared with the guest keeps that from running longer than it may,
+// whatever becomes of this process.
+func (s *Seat) Follow(word *atomic.Int64) {
+	s.node.mu.Lock()
+	defer s.node.mu.Unlock()
+	if s.follow != nil {
+		s.follow.Store(0)
+	}
+	s.follow = word
+	word.Store(s.until.Load())
+}
+
+// setUntil is for whoever holds node.mu.
+func (s *Seat) setUntil(until event.Mono) {
+	s.until.Store(int64(until))
+	if s.follow != nil {
+		s.follow.Store(int64(until))
+	}
+}
 
 // State is what is known at this moment.
 func (s *Seat) State() (state State) {
@@ -139,7 +161,7 @@ func (s *Seat) do(step func(h *Holder, now event.Mono)) bool {
 // publish has the state known to everybody.
 func (s *Seat) publish(now event.Mono) {
 	state := s.holder.State(now)
-	s.until.Store(int64(state.Until))
+	s.setUntil(state.Until)
 	state.Until = 0
 	if state == s.told {
 		return
