@@ -2,7 +2,7 @@
 // one acknowledgement for all of them, and errors that name the object.
 //
 // Division of labour: batch.go encodes messages one behind the other; link.go,
-// bridge.go, route.go, mpls.go, rule.go, qdisc.go, filter.go and action.go say
+// bridge.go, route.go, mpls.go, rule.go, qdisc.go, plug.go, filter.go and action.go say
 // what each kind of message holds; conn.go sends a Batch and matches the
 // answers, errors.go is what a refusal looks like, dump.go reads tables back
 // as they are in the kernel; watch.go waits for one change of an interface,
@@ -32,8 +32,14 @@ const (
 	GroupDoomed = GroupFabric + 1
 	// GroupSpeaker marks pseudowires, which belong to a router's BGP speaker.
 	GroupSpeaker = GroupFabric + 2
+	// GroupPlug marks the interfaces that hold what a VM sends (package plug).
+	GroupPlug = GroupFabric + 3
 )
 
 // FirstSpeakerIndex is where speakers begin to number their interfaces, so
 // that they never take an index that emu/fabric chooses.
 const FirstSpeakerIndex = 1 << 20
+
+// FirstPlugIndex is where those of package plug begin: that of a VM's interface
+// with index i is FirstPlugIndex + i.
+const FirstPlugIndex = 1 << 21
