@@ -51,7 +51,9 @@ func build(p *Plan) *builder {
 	for _, v := range p.VPCs {
 		b.given[v.Name] = newGiven()
 		for _, a := range v.Attachments {
-			b.ifs[a.PE][a.PEIf] = true // an attachment that left comes back under its name
+			for _, k := range a.Circuits() {
+				b.ifs[k.PE][k.PEIf] = true // an attachment that left comes back under its name
+			}
 		}
 	}
 	for _, l := range p.Links {
@@ -73,7 +75,10 @@ func (b *builder) keep(n *Node) {
 		b.ifs[n.Name][bridge.Name] = true
 	}
 	if n.Kind == KindCE {
-		b.ifs[n.Name]["wan"] = true // of the circuit, whether it is there or not
+		b.ifs[n.Name][wan(0)] = true // of the circuit, whether it is there or not
+		if b.site(n.Site).BackupPE != "" {
+			b.ifs[n.Name][wan(1)] = true
+		}
 	}
 }
 
@@ -148,11 +153,15 @@ func (b *builder) attach(v *VPCPlan, s SitePlan, subnet netip.Prefix) *Attachmen
 	for h, host := range s.Hosts {
 		b.segment(v, s, h+1, host)
 	}
-	v.Attachments = append(v.Attachments, Attachment{
+	a := Attachment{
 		VPC: v.Name, Site: s.Name, Index: s.Index, PE: s.PE, CE: ce.Name,
-		PEIf: b.ifs[s.PE].take(fmt.Sprintf("%s-%d", v.Name, s.Index)), Subnet: subnet,
+		PEIf: b.port(v, s, s.PE), Subnet: subnet,
 		ExportRT: exportRT(b.plan.ASN, v.Index, s.Index), ImportRT: importRT(b.plan.ASN, v.Index),
-	})
+	}
+	if s.BackupPE != "" {
+		a.Backup = &Circuit{PE: s.BackupPE, PEIf: b.port(v, s, s.BackupPE)}
+	}
+	v.Attachments = append(v.Attachments, a)
 	return &v.Attachments[len(v.Attachments)-1]
 }
 
@@ -166,32 +175,6 @@ func (b *builder) segment(v *VPCPlan, s SitePlan, h int, host string) {
 		B:   Endpoint{Node: ceName(v.Name, s.Name), MAC: lanMAC(v.Index, s.Index, macUplinkTo|h), Bridge: "lan"},
 		MTU: v.MTU, VPC: v.Name, Site: s.Name,
 	})
-}
-
-// join makes an attached site part of its VPC: the circuit to the PE, and the
-// VRF or VSI there if it is the PE's first site.
-func (b *builder) join(v *VPCPlan, a *Attachment) {
-	a.Joined = true
-	circuit := Link{
-		A:   Endpoint{Node: a.PE, Ifname: a.PEIf, MAC: lanMAC(v.Index, a.Index, macCircuitPE)},
-		B:   Endpoint{Node: a.CE, Ifname: "wan", MAC: lanMAC(v.Index, a.Index, macCircuitCE)},
-		MTU: v.MTU, VPC: v.Name, Site: a.Site, AC: true,
-	}
-	access := b.site(a.Site).Access
-	circuit.AtoB, circuit.BtoA = access, access
-	if v.Service == ServiceVPLS {
-		a.VSI = vsiName(v.Name)
-		circuit.A.Bridge, circuit.B.Bridge = a.VSI, "lan"
-		b.vsi(v, a.PE)
-	} else {
-		a.VRF = vrfName(v.Name)
-		pe, ce := circuitEnds(a.Index)
-		a.PEAddr, a.CEAddr = pe, ce.Addr()
-		circuit.A.VRF, circuit.A.Addr, circuit.B.Addr = a.VRF, pe, ce
-		b.index[a.CE].Routes = []Route{{Dst: everywhere, Via: pe.Addr(), Dev: "wan"}}
-		b.vrf(v, a.PE)
-	}
-	b.link(circuit)
 }
 
 var everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)

@@ -227,6 +227,7 @@ func (c *checker) sites(f fullScenario) {
 			}
 			c.fault(append(at, "pe"), msg, suggest(pe, pes))
 		}
+		c.backupPE(f, e.Value, at)
 		if e.Value.Kind == "enterprise" && e.Value.Hosts > 0 {
 			c.fault(append(at, "hosts"), "an enterprise has no hypervisor hosts; expected machines", fmt.Sprintf("did you mean machines: %d, or kind: cloud?", e.Value.Hosts))
 		}

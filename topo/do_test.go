@@ -298,6 +298,9 @@ func TestRandomOperations(t *testing.T) {
 	for seed := range uint64(25) {
 		rnd := rand.New(rand.NewPCG(seed, 3))
 		p := operationsPlan(t)
+		if seed%2 == 1 {
+			p = homedPlan(t)
+		}
 		for range 60 {
 			op := randomOperation(rnd, p)
 			before := p.clone()

@@ -188,7 +188,7 @@ func (b *builder) coreLink(k int, a, z string, forward, backward Impairment, cos
 
 // hosts adds a site, with the hypervisor hosts of a cloud.
 func (b *builder) hosts(name string, s int, site Site) {
-	at := SitePlan{Name: name, Index: s, Kind: site.Kind, PE: site.PE, Machines: site.Machines, Access: site.Access}
+	at := SitePlan{Name: name, Index: s, Kind: site.Kind, PE: site.PE, BackupPE: site.BackupPE, Machines: site.Machines, Access: site.Access}
 	for h := range site.Hosts {
 		at.Hosts = append(at.Hosts, b.add(Node{Name: hostName(name, h+1), Kind: KindHost, Site: name}).Name)
 	}

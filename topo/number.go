@@ -19,6 +19,7 @@ import (
 //	10.255.2.1       loopback of the route reflector
 //	10.254.x.y/31    core link k: x·256+y is 2k at its first end, 2k+1 at its second
 //	169.254.s.0/31   circuit of site s in each VPC: .0 the PE, .1 the CE
+//	169.254.s.2/31   its circuit to a second PE, likewise: .2 the PE, .3 the CE
 //	10.v.s.0/24      l3vpn: LAN of VPC v at site s: .1 the gateway, .(10+m) machine m
 //	  chosen subnets the same up to /24; in narrower ones the first address
 //	  is the gateway's, then come the machines
@@ -33,6 +34,7 @@ import (
 //	                     8000 + m  where machine m is plugged in
 //	                     40hh bridge of host h  41hh its uplink  42hh where that is plugged in
 //	                     f000 PE end of the circuit, f001 CE end
+//	                     f002 PE end of that to a second PE, f003 CE end
 //	02:VV:VV:00:00:ee  bridge of VPC v, a vpls, at PE e
 //	02:ff:KK:KK:00:NN  core link k: NN 01 its first end, 02 its second
 //	02:fe:KK:KK:00:NN  link k between bare nodes, likewise
@@ -112,9 +114,10 @@ func coreEnds(k int) (a, b netip.Prefix) {
 	return netip.PrefixFrom(base, 31), netip.PrefixFrom(base.Next(), 31)
 }
 
-// circuitEnds are the addresses of the circuit of site s, the PE's first.
-func circuitEnds(s int) (pe, ce netip.Prefix) {
-	base := netip.AddrFrom4([4]byte{169, 254, byte(s), 0})
+// circuitEnds are the addresses of the circuit of site s to its first (0) or
+// second PE (1), the PE's first.
+func circuitEnds(s, n int) (pe, ce netip.Prefix) {
+	base := netip.AddrFrom4([4]byte{169, 254, byte(s), byte(2 * n)})
 	return netip.PrefixFrom(base, 31), netip.PrefixFrom(base.Next(), 31)
 }
 

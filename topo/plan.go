@@ -108,6 +108,7 @@ type SitePlan struct {
 	Index    int    // from 1, used in numbers
 	Kind     string // cloud | enterprise
 	PE       string
+	BackupPE string   // the second PE that the site is homed to, or ""
 	Hosts    []string // node names of a cloud's hypervisor hosts
 	Machines int      // of each VPC that comes to the site by itself
 	Access   Impairment
@@ -131,6 +132,9 @@ type Route struct {
 	Dst netip.Prefix // 0.0.0.0/0 is the default route
 	Via netip.Addr   // zero: on link
 	Dev string       // zero: resolved from Via
+	// Metric is the kernel's: of routes to one destination the one with the
+	// lowest is taken that can be.
+	Metric int
 }
 
 // Link is a pair of veth ends.
@@ -143,6 +147,7 @@ type Link struct {
 	Cost       int    // for shortest paths; core links only
 	VPC, Site  string // set for links that belong to an attachment's LAN or circuit
 	AC         bool   // attachment circuit: A is the PE, B the CE
+	Closed     bool   // A is made so that its bridge has no use of it: a circuit to a second PE in a vpls
 	// Failed takes both ends down: the link is there and carries nothing.
 	// LSPs and reservations avoid it.
 	Failed bool
@@ -258,6 +263,9 @@ type Attachment struct {
 	CEAddr    netip.Addr   // l3vpn: CE end, next hop of the LAN
 	Subnet    netip.Prefix // the LAN; vpls: that of the VPC
 	Machines  []string     // node names
+	// Backup is the circuit to the site's second PE, or nil. Plans share it, and
+	// nobody changes it.
+	Backup *Circuit
 	// ExportRT is put on the site's routes by its PE; ImportRT is what the
 	// VPC's VRFs and VSIs import. Which ExportRTs become ImportRT is decided at
 	// the route reflector alone: that is the central policy. ImportRT is the

@@ -128,6 +128,8 @@ type Site struct {
 	Kind string `yaml:"kind" jsonschema:"required,enum=cloud,enum=enterprise" example:"cloud"`
 	// The PE that the site is homed to.
 	PE string `yaml:"pe" jsonschema:"required,format=vpclab-router" example:"pe-tx"`
+	// A second PE that the site is homed to: each VPC there has a circuit to both, and takes this one while the other cannot be used. In a vpls it is closed until then, as two open ones would be a loop. Both PEs are vpclab's own, not FRR.
+	BackupPE string `yaml:"backup-pe,omitempty" jsonschema:"format=vpclab-router" example:"pe-il"`
 	// Hypervisor hosts of a cloud. Without it: 1 in a cloud.
 	Hosts int `yaml:"hosts,omitempty" jsonschema:"minimum=1,maximum=99" example:"2"`
 	// Machines (VMs in a cloud, spread over its hosts) of each VPC that comes here. Without it: 1 in an enterprise, 0 in a cloud.

@@ -180,7 +180,9 @@ func (p *Plan) dropUnused() {
 		v := &p.VPCs[i]
 		used := map[string]bool{}
 		for _, a := range v.Attachments {
-			used[a.PE] = used[a.PE] || a.Joined
+			for _, k := range a.Circuits() {
+				used[k.PE] = used[k.PE] || a.Joined
+			}
 		}
 		v.VRFs = slices.DeleteFunc(slices.Clone(v.VRFs), func(f VRF) bool { return !used[f.PE] })
 		v.VSIs = slices.DeleteFunc(slices.Clone(v.VSIs), func(s VSI) bool { return !used[s.PE] })

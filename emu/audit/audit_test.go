@@ -149,7 +149,8 @@ func TestLabelsOfAllKindsAreTried(t *testing.T) {
 	plan.Adjacencies = []topo.Adjacency{{Node: "p1", Label: 5002, Next: "pe2"}}
 	plan.Reservations = []topo.ReservationPlan{{Name: "gold", VPC: "blue", Directions: []topo.ReservedPath{{From: "pe1", To: "pe2", Label: 6001}}}}
 	g := newGround(plan)
-	s := g.edgeSource(g.lans[member{"red", "hq"}])
+	hq := g.lans[member{"red", "hq"}]
+	s := g.edgeSource(hq, hq.edges[0])
 	c := &collector{every: 1}
 	g.attacks(&s, c)
 	tried := map[string]bool{}
@@ -173,7 +174,8 @@ func TestLabelsOfAllKindsAreTried(t *testing.T) {
 
 func TestLabelsOfAForeignControlPlaneAreGuessed(t *testing.T) {
 	g := newGround(planOf(t, twins).WithRouting(topo.RoutingFRR))
-	s := g.edgeSource(g.lans[member{"red", "hq"}])
+	hq := g.lans[member{"red", "hq"}]
+	s := g.edgeSource(hq, hq.edges[0])
 	c := &collector{every: 1}
 	g.attacks(&s, c)
 	tried := map[uint32]bool{}
@@ -193,7 +195,8 @@ func TestLabelsOfAForeignControlPlaneAreGuessed(t *testing.T) {
 func TestTheWayOfAProbe(t *testing.T) {
 	g := newGround(planOf(t, twins))
 	tr := &tracer{g: g}
-	s := g.edgeSource(g.lans[member{"red", "hq"}])
+	hq := g.lans[member{"red", "hq"}]
+	s := g.edgeSource(hq, hq.edges[0])
 	v := func(node, ifname string, at int64, out, leak bool, labels ...uint32) view {
 		return view{Station: traffic.Station{Node: node, Ifname: ifname}, at: at, out: out, leak: leak, labels: labels}
 	}

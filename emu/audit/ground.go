@@ -38,12 +38,18 @@ type member struct{ vpc, site string }
 type lan struct {
 	topo.Attachment
 	service  string
-	provider bool             // the network of the hypervisor hosts: no customer is in it
-	ends     [2]topo.Endpoint // of the circuit, the PE's first; zero where it has not joined
-	gateway  topo.MAC         // l3vpn: the CE in the LAN
-	vsi      topo.MAC         // vpls: the bridge at the PE
-	queue    int              // shortest queue of a rated link at this site; 0: no link has a rate
+	provider bool     // the network of the hypervisor hosts: no customer is in it
+	edges    []edge   // its circuits: none where it has not joined, two where it has a second PE
+	gateway  topo.MAC // l3vpn: the CE in the LAN
+	queue    int      // shortest queue of a rated link at this site; 0: no link has a rate
 	machines []int
+}
+
+// edge is a circuit of a lan.
+type edge struct {
+	topo.Circuit
+	ends [2]topo.Endpoint // the PE's first
+	vsi  topo.MAC         // vpls: the bridge at the PE
 }
 
 // machine is a machine with its wire.
@@ -110,15 +116,40 @@ func (g *ground) attachments() {
 			if ce, ok := g.plan.Node(a.CE); ok && len(ce.Bridges) > 0 {
 				l.gateway = ce.Bridges[0].MAC
 			}
-			for _, s := range v.VSIs {
-				if s.PE == a.PE {
-					l.vsi = s.MAC
-				}
+			if a.Joined {
+				l.edges = edgesOf(v, a)
 			}
 			g.lans[member{a.VPC, a.Site}] = l
 			g.ofVPC[a.VPC] = append(g.ofVPC[a.VPC], l)
 		}
 	}
+}
+
+func edgesOf(v topo.VPCPlan, a topo.Attachment) (edges []edge) {
+	for _, k := range a.Circuits() {
+		vsi, _ := v.VSI(k.PE)
+		edges = append(edges, edge{Circuit: k, vsi: vsi.MAC})
+	}
+	return edges
+}
+
+// ends notes those of a circuit.
+func (l *lan) ends(a, b topo.Endpoint) {
+	for i := range l.edges {
+		if k := &l.edges[i]; k.PE == a.Node {
+			k.ends = [2]topo.Endpoint{a, b}
+		}
+	}
+}
+
+// at is the lan's circuit at a PE.
+func (l *lan) at(pe string) (edge, bool) {
+	for _, k := range l.edges {
+		if k.PE == pe {
+			return k, true
+		}
+	}
+	return edge{}, false
 }
 
 // links finds the owners of interfaces, the ends of circuits, and the shortest
@@ -127,7 +158,7 @@ func (g *ground) links() {
 	for _, l := range g.plan.Links {
 		at := g.lans[member{l.VPC, l.Site}]
 		if at != nil && l.AC {
-			at.ends = [2]topo.Endpoint{l.A, l.B}
+			at.ends(l.A, l.B)
 		}
 		if at != nil && l.BtoA.Rate > 0 && (at.queue == 0 || l.BtoA.Queue < at.queue) {
 			at.queue = l.BtoA.Queue
@@ -229,8 +260,13 @@ func (g *ground) addresses() {
 // has tells that an address is one of the VPC: of a circuit, or in a LAN.
 func (g *ground) has(vpc string, a netip.Addr) bool {
 	for _, l := range g.ofVPC[vpc] {
-		if l.PEAddr.Addr() == a || l.CEAddr == a || l.Subnet.Contains(a) {
+		if l.Subnet.Contains(a) {
 			return true
+		}
+		for _, k := range l.Circuits() {
+			if k.PEAddr.Addr() == a || k.CEAddr == a {
+				return true
+			}
 		}
 	}
 	return false
@@ -317,7 +353,7 @@ func (g *ground) oneLAN(from, to traffic.Endpoint) bool {
 // one of its circuits, at that PE.
 func (g *ground) own(vpc, pe string, addr netip.Addr) bool {
 	for _, l := range g.ofVPC[vpc] {
-		if l.Joined && l.PE == pe && l.PEAddr.Addr() == addr {
+		if k, here := l.at(pe); here && k.PEAddr.Addr() == addr {
 			return true
 		}
 	}

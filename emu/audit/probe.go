@@ -137,7 +137,7 @@ func (g *ground) victim(s *source, vpc, pe string) *machine {
 		all = g.victims(s)
 	}
 	for _, v := range all {
-		if v.lan.Joined && v.lan.PE == pe {
+		if _, there := v.lan.at(pe); there {
 			return v
 		}
 	}
@@ -166,7 +166,7 @@ func (s *source) packets(kind Kind, c *collector, from, to netip.Addr) {
 
 func (g *ground) spoofedPackets(s *source, c *collector) {
 	for _, v := range g.victims(s) {
-		from := []netip.Addr{g.neighbour(v).Addr, g.loopbacks[s.lan.PE], g.elsewhere(s)}
+		from := []netip.Addr{g.neighbour(v).Addr, g.loopbacks[s.pe], g.elsewhere(s)}
 		slices.SortFunc(from, netip.Addr.Compare)
 		for _, a := range slices.Compact(from) {
 			if a != v.Addr {
@@ -183,7 +183,7 @@ func (g *ground) providerPackets(s *source, c *collector) {
 		if g.has(s.vpc, a) {
 			continue
 		}
-		for _, from := range []netip.Addr{s.addr, g.loopbacks[s.lan.PE]} {
+		for _, from := range []netip.Addr{s.addr, g.loopbacks[s.pe]} {
 			if from != a {
 				s.packets(KindProvider, c, from, a)
 			}
@@ -255,7 +255,7 @@ func (g *ground) over(s *source, kind Kind, c *collector, dst topo.MAC, v *machi
 // stacked tries every label that leads to a PE over those of other VPCs there,
 // and explicit null over those at the sender's own PE.
 func (g *ground) stacked(s *source, c *collector) {
-	for _, way := range append([]way{{explicitNull, s.lan.PE}}, g.ways...) {
+	for _, way := range append([]way{{explicitNull, s.pe}}, g.ways...) {
 		for _, sv := range g.services[way.to] {
 			v := g.victim(s, sv.vpc, way.to)
 			if sv.vpc == s.vpc || v == nil {

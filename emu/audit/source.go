@@ -11,6 +11,7 @@ type source struct {
 	node, ifname string
 	vpc, site    string
 	lan          *lan
+	pe           string // where what it sends comes in
 	mac          topo.MAC
 	addr         netip.Addr // own, from which honest packets come
 	// hops are the addresses of those who take a packet towards the PE, or
@@ -23,7 +24,7 @@ type source struct {
 
 // machineSource is a machine that sends below IP.
 func (g *ground) machineSource(m machine) source {
-	s := source{node: m.Name, ifname: m.ifname, vpc: m.VPC, site: m.Site, lan: m.lan, mac: m.mac, addr: m.Addr}
+	s := source{node: m.Name, ifname: m.ifname, vpc: m.VPC, site: m.Site, lan: m.lan, pe: m.lan.PE, mac: m.mac, addr: m.Addr}
 	if m.lan.service == topo.ServiceVPLS {
 		s.hops = m.lan.switches()
 	} else {
@@ -39,23 +40,25 @@ func (g *ground) machineSource(m machine) source {
 	return s
 }
 
-// switches are the addresses under which the PE's own bridge might take a
-// frame for itself: that of the bridge, and that of its port.
-func (l *lan) switches() []topo.MAC {
-	if !l.Joined {
-		return nil
+// switches are the addresses under which the PEs' own bridges might take a
+// frame for themselves: those of the bridges, and those of their ports.
+func (l *lan) switches() (macs []topo.MAC) {
+	for _, k := range l.edges {
+		macs = append(macs, k.switches()...)
 	}
-	return []topo.MAC{l.vsi, l.ends[0].MAC}
+	return macs
 }
 
-// edgeSource is a CE, at its circuit. Its packets carry the address of a
-// machine, which is what comes out of a CE.
-func (g *ground) edgeSource(l *lan) source {
-	s := source{node: l.CE, ifname: l.ends[1].Ifname, vpc: l.VPC, site: l.Site, lan: l, mac: l.ends[1].MAC, addr: l.CEAddr, wire: true}
+func (k edge) switches() []topo.MAC { return []topo.MAC{k.vsi, k.ends[0].MAC} }
+
+// edgeSource is a CE, at one of its circuits. Its packets carry the address of
+// a machine, which is what comes out of a CE.
+func (g *ground) edgeSource(l *lan, k edge) source {
+	s := source{node: l.CE, ifname: k.ends[1].Ifname, vpc: l.VPC, site: l.Site, lan: l, pe: k.PE, mac: k.ends[1].MAC, addr: k.CEAddr, wire: true}
 	if l.service == topo.ServiceVPLS {
-		s.hops = l.switches()
+		s.hops = k.switches()
 	} else {
-		s.hops = []topo.MAC{l.ends[0].MAC}
+		s.hops = []topo.MAC{k.ends[0].MAC}
 	}
 	if len(l.machines) > 0 {
 		s.addr = g.machines[l.machines[0]].Addr
@@ -76,8 +79,10 @@ func (g *ground) edgeSource(l *lan) source {
 func (g *ground) hostile() (sources []source) {
 	for _, a := range g.plan.Attachments() {
 		l := g.lans[member{a.VPC, a.Site}]
-		if l.Joined && !l.provider {
-			sources = append(sources, g.edgeSource(l))
+		for _, k := range l.edges {
+			if !l.provider {
+				sources = append(sources, g.edgeSource(l, k))
+			}
 		}
 		done := map[string]bool{}
 		for _, m := range l.machines {

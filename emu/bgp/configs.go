@@ -67,8 +67,8 @@ func vrfsOf(plan *topo.Plan, pe string) []VRF {
 			}
 			b := VRF{Name: vrf.Name, Table: vrf.Table, RD: vrf.RD, Label: vrf.Label}
 			for _, a := range v.Attachments {
-				if a.PE == pe && a.Joined {
-					b.Circuits = append(b.Circuits, Circuit{Site: a.Site, Prefix: a.Subnet, ExportRT: a.ExportRT, ImportRT: a.ImportRT})
+				if k, here := a.At(pe); here && a.Joined {
+					b.Circuits = append(b.Circuits, Circuit{Site: a.Site, Prefix: a.Subnet, ExportRT: a.ExportRT, ImportRT: a.ImportRT, Preference: k.Preference})
 				}
 			}
 			if len(b.Circuits) > 0 {
@@ -90,9 +90,14 @@ func vsisOf(plan *topo.Plan, pe string, loopbacks map[string]netip.Addr) []VSI {
 			b := VSI{Name: vsi.Name, RD: vsi.RD, VEID: vsi.VEID, BlockOffset: vsi.BlockOffset, BlockSize: vsi.BlockSize,
 				LabelBase: vsi.LabelBase, MTU: v.MTU}
 			for _, a := range v.Attachments {
-				if a.PE == pe && a.Joined {
-					b.ExportRTs = appendNew(b.ExportRTs, a.ExportRT)
-					b.ImportRTs = appendNew(b.ImportRTs, a.ImportRT)
+				k, here := a.At(pe)
+				if !here || !a.Joined {
+					continue
+				}
+				b.ExportRTs = appendNew(b.ExportRTs, a.ExportRT)
+				b.ImportRTs = appendNew(b.ImportRTs, a.ImportRT)
+				if a.Backup != nil {
+					b.Homed = append(b.Homed, Homed{Site: a.Site, ID: a.Index, Preference: k.Preference, Port: k.PEIf})
 				}
 			}
 			if len(b.ExportRTs) > 0 {

@@ -59,3 +59,57 @@ func TestConfigsWithoutADetachedSite(t *testing.T) {
 	require.Empty(t, nobody["rr"].Policy)
 	require.NotEmpty(t, nobody["pe1"].Tunnels)
 }
+
+// A site with two PEs is announced by both, with the word which is preferred,
+// and in a vpls both know that only one of them may forward.
+func TestConfigsOfASiteWithTwoPEs(t *testing.T) {
+	sc, err := topo.Parse("homed", []byte(`
+name: homed
+topology:
+  backbone:
+    pe: [pe1, pe2, pe3]
+    recovery: {detect: [carrier]}
+    links: [{between: [pe1, pe2]}, {between: [pe2, pe3]}, {between: [pe1, pe3]}]
+  sites:
+    hq: {kind: enterprise, pe: pe2, backup-pe: pe1}
+    branch: {kind: enterprise, pe: pe3}
+vpcs:
+  acme: {service: l3vpn, sites: [hq, branch]}
+  globex: {service: vpls, sites: [hq, branch]}
+`))
+	require.NoError(t, err)
+	plan, err := topo.Expand(sc)
+	require.NoError(t, err)
+	cfgs := bgp.Configs(plan)
+	for node, c := range cfgs {
+		require.NoError(t, c.Validate(), node)
+	}
+	preference := func(pe string) int { return cfgs[pe].VRFs[0].Circuits[0].Preference }
+	require.Equal(t, []int{100, 200, 0}, []int{preference("pe1"), preference("pe2"), preference("pe3")})
+	require.Equal(t, []bgp.Homed{{Site: "hq", ID: 1, Preference: 100, Port: "globex-1"}}, cfgs["pe1"].VSIs[0].Homed)
+	require.Equal(t, []bgp.Homed{{Site: "hq", ID: 1, Preference: 200, Port: "globex-1"}}, cfgs["pe2"].VSIs[0].Homed)
+	require.Empty(t, cfgs["pe3"].VSIs[0].Homed)
+	require.Len(t, cfgs["rr"].Policy[0].From, 2, "a site has one export target, whoever announces it")
+
+	for _, tunnel := range cfgs["pe1"].Tunnels {
+		require.NotNil(t, tunnel.Backup, "in a triangle every neighbour is reached by the third too")
+		require.NotEqual(t, tunnel.Dev, tunnel.Backup.Dev)
+	}
+}
+
+func TestValidateBackups(t *testing.T) {
+	plan := vpntest.Plan(t, "c", vpntest.CoreMTU).WithRecovery(&topo.Recovery{Detect: []string{topo.DetectCarrier}, Local: topo.LocalBackup})
+	good := bgp.Configs(plan)["pe1"]
+	require.NoError(t, good.Validate())
+	for what, by := range map[string]bgp.Backup{
+		"no device":        {Via: good.Tunnels[0].Via},
+		"no address":       {Dev: "p1"},
+		"a reserved label": {Via: good.Tunnels[0].Via, Dev: "p1", Labels: []uint32{3}},
+		"too deep":         {Via: good.Tunnels[0].Via, Dev: "p1", Labels: []uint32{100, 101, 102, 103, 104, 105, 106, 107}},
+	} {
+		c := good
+		c.Tunnels = []bgp.Tunnel{good.Tunnels[0]}
+		c.Tunnels[0].Backup = &by
+		require.ErrorContains(t, c.Validate(), "backup", what)
+	}
+}

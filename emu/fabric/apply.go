@@ -470,6 +470,10 @@ func (n *node) device(b *rtnl.Batch, dev string, o object, exists bool, tag stri
 func (n *node) set(b *rtnl.Batch, k key, o, old object) {
 	index := n.index[k.dev]
 	switch v := o.(type) {
+	case masterObj:
+		if was, _ := old.(masterObj); v.closed && was.master != v.master {
+			b.PortSet(rtnl.PortChange{Index: index, Name: k.dev, Closed: &v.closed})
+		}
 	case addrObj:
 		b.Addr(rtnl.Address{Index: index, Prefix: v.prefix, Dev: k.dev}, rtnl.IgnoreExist)
 	case qdiscObj:

@@ -23,7 +23,9 @@ func Compile(plan *topo.Plan) State {
 
 // CompileLink makes one link of a State.
 func CompileLink(l topo.Link) Link {
-	return Link{A: compileEnd(l.A, l.AtoB), B: compileEnd(l.B, l.BtoA), MTU: l.MTU, Down: l.Failed, Seat: l.Seat}
+	out := Link{A: compileEnd(l.A, l.AtoB), B: compileEnd(l.B, l.BtoA), MTU: l.MTU, Down: l.Failed, Seat: l.Seat}
+	out.A.Closed = l.Closed
+	return out
 }
 
 func compileNode(n topo.Node) Node {
@@ -50,7 +52,7 @@ func compileNode(n topo.Node) Node {
 		}
 	}
 	for _, r := range n.Routes {
-		out.Routes = append(out.Routes, Route{Dst: r.Dst, Via: r.Via, Dev: r.Dev})
+		out.Routes = append(out.Routes, Route{Dst: r.Dst, Via: r.Via, Dev: r.Dev, Metric: r.Metric})
 	}
 	return out
 }

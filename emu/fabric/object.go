@@ -63,7 +63,10 @@ type (
 		down             downEnds
 		seat             topo.Seat // B is up or down as it likes
 	}
-	masterObj struct{ master string }
+	masterObj struct {
+		master string
+		closed bool // as it is made; nobody looks again
+	}
 	addrObj   struct{ prefix netip.Prefix }
 	qdiscObj  struct{ egress }
 	blockObj  struct{ block uint32 }
@@ -215,7 +218,7 @@ func deviceTo(via netip.Addr, subnets map[netip.Prefix]string) (dev string) {
 
 func (o objects) addEnd(e End) {
 	if e.Master != "" {
-		o[key{rankMaster, e.Node, e.Ifname, ""}] = masterObj{e.Master}
+		o[key{rankMaster, e.Node, e.Ifname, ""}] = masterObj{e.Master, e.Closed}
 	}
 	if e.Addr.IsValid() {
 		o[addrKey(e.Node, e.Ifname, e.Addr)] = addrObj{e.Addr}

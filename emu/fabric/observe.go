@@ -178,7 +178,9 @@ func (o *observation) devices(n *node, links []rtnl.LinkInfo) (names map[int]str
 			o.ends[end{n.name, l.Name}] = l
 		}
 		if l.Master != 0 {
-			o.have[key{rankMaster, n.name, l.Name, ""}] = masterObj{names[l.Master]}
+			k := key{rankMaster, n.name, l.Name, ""}
+			wanted, _ := o.known[k].(masterObj)
+			o.have[k] = masterObj{names[l.Master], wanted.closed}
 		}
 	}
 	return names

@@ -83,6 +83,6 @@ func (f *Fabric) rewire(from string, old, to Link) {
 	delete(f.applied, key{rankMaster, old.B.Node, old.B.Ifname, ""})
 	f.applied[key{rankLink, to.A.Node, to.A.Ifname, ""}] = linkObj{to.B.Node, to.B.Ifname, to.A.MAC, to.B.MAC, to.MTU, noEnd, to.Seat}
 	if to.B.Master != "" {
-		f.applied[key{rankMaster, to.B.Node, to.B.Ifname, ""}] = masterObj{to.B.Master}
+		f.applied[key{rankMaster, to.B.Node, to.B.Ifname, ""}] = masterObj{to.B.Master, to.B.Closed}
 	}
 }

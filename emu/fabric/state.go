@@ -59,9 +59,12 @@ type End struct {
 	Node, Ifname string
 	MAC          topo.MAC
 	Addr         netip.Prefix
-	Master       string          // bridge or VRF of the node, or ""
-	MPLSInput    bool            // net.mpls.conf.<if>.input
-	Egress       topo.Impairment // what happens to packets that leave by this end
+	Master       string // bridge or VRF of the node, or ""
+	// Closed makes the end a port by which its bridge takes and sends nothing.
+	// That it is so is for the fabric only to begin with: somebody opens it.
+	Closed    bool
+	MPLSInput bool            // net.mpls.conf.<if>.input
+	Egress    topo.Impairment // what happens to packets that leave by this end
 	// Block is the shared filter block of what comes in by this end (a clsact
 	// discipline with that ingress block); 0: none. What is in the block is
 	// the business of the speaker that programs pseudowires.

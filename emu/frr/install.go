@@ -68,6 +68,11 @@ func Check(plan *topo.Plan) error {
 			}
 		}
 	}
+	for _, a := range plan.Attachments() {
+		if a.Backup != nil && (routers[a.PE] || routers[a.Backup.PE]) {
+			return fmt.Errorf("VPC %s at site %s: it is homed to %s and %s, and a PE that runs FRR does not say which is preferred", a.VPC, a.Site, a.PE, a.Backup.PE)
+		}
+	}
 	if plan.AllFRR() && len(plan.Reservations) > 0 {
 		return fmt.Errorf("reservation %s: where FRR gives out the labels there are none to reserve a path with", plan.Reservations[0].Name)
 	}

@@ -576,7 +576,7 @@ func (i *inspection) explainVRF(info *VRFInfo) {
 			}
 			info.VPC, info.RD, info.Label = v.Name, r.RD, r.Label
 			for _, a := range v.Attachments {
-				if a.PE == r.PE && a.VRF == r.Name && a.Joined {
+				if k, here := a.At(r.PE); here && k.VRF == r.Name && a.Joined {
 					info.Sites = append(info.Sites, a.Site)
 				}
 			}

@@ -28,6 +28,7 @@ type VPCInfo struct {
 type VPCSite struct {
 	Site     string `json:"site"`
 	PE       string `json:"pe"`
+	BackupPE string `json:"backup_pe,omitempty"`
 	Subnet   string `json:"subnet"`
 	Joined   bool   `json:"joined"`
 	Machines int    `json:"machines"`
@@ -110,11 +111,19 @@ func (i *inspection) vpcs(context.Context) error {
 			info.Subnet = v.Subnet.String()
 		}
 		for _, a := range v.Attachments {
-			info.Sites = append(info.Sites, VPCSite{Site: a.Site, PE: a.PE, Subnet: a.Subnet.String(), Joined: a.Joined, Machines: len(a.Machines)})
+			info.Sites = append(info.Sites, VPCSite{Site: a.Site, PE: a.PE, BackupPE: secondPE(a), Subnet: a.Subnet.String(), Joined: a.Joined, Machines: len(a.Machines)})
 		}
 		i.report.VPCs = append(i.report.VPCs, info)
 	}
 	return nil
+}
+
+// secondPE is the other PE of a site that has two, or "".
+func secondPE(a topo.Attachment) string {
+	if a.Backup == nil {
+		return ""
+	}
+	return a.Backup.PE
 }
 
 func (i *inspection) vsis(context.Context) error {
@@ -129,7 +138,7 @@ func (i *inspection) vsis(context.Context) error {
 			info := VSIInfo{Node: s.PE, VSI: s.Name, VPC: v.Name, RD: s.RD, VEID: s.VEID, LabelBase: s.LabelBase,
 				Pseudowires: i.lab.routes.pseudowires(s.PE, s.Name)}
 			for _, a := range v.Attachments {
-				if a.PE == s.PE && a.Joined {
+				if _, here := a.At(s.PE); here && a.Joined {
 					info.Sites = append(info.Sites, a.Site)
 				}
 			}

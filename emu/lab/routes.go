@@ -30,7 +30,7 @@ func pseudowire(pe, vsi string, egress netip.Addr) routeKey {
 
 // expectedRoutes are the VPN routes that plan implies: in the VRF of each
 // joined site, the subnet of every site of the same VPC that is joined at
-// another PE; and in each VSI a pseudowire to every other PE that has one of
+// another PE, of the preferred one of two; and in each VSI a pseudowire to every other PE that has one of
 // the same VPC. The value is that PE's loopback. A PE that no LSP leads to,
 // because links have failed, cannot be expected to be reached.
 func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
@@ -43,13 +43,10 @@ func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
 		loopback[n.Name] = n.Loopback
 	}
 	for _, v := range plan.VPCs {
-		for _, here := range v.Attachments {
-			if !here.Joined {
-				continue
-			}
+		for _, here := range v.VRFs {
 			for _, there := range v.Attachments {
-				if there.Joined && there.PE != here.PE && v.Service != "vpls" && reaches(plan, here.PE, there.PE) {
-					want[routeKey{here.PE, here.VRF, there.Subnet.Masked()}] = loopback[there.PE]
+				if pe := egress(plan, here.PE, there); pe != "" {
+					want[routeKey{here.PE, here.Name, there.Subnet.Masked()}] = loopback[pe]
 				}
 			}
 		}
@@ -62,6 +59,21 @@ func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
 		}
 	}
 	return want
+}
+
+// egress is the PE by which packets from another go to an attachment: the
+// preferred one of those that an LSP leads to. It is "" where none is: there
+// is no way, the attachment is there itself, or it has not joined.
+func egress(plan *topo.Plan, from string, to topo.Attachment) string {
+	if _, here := to.At(from); here || !to.Joined {
+		return ""
+	}
+	for _, k := range to.Circuits() {
+		if reaches(plan, from, k.PE) {
+			return k.PE
+		}
+	}
+	return ""
 }
 
 // reaches reports whether an LSP leads from one PE to another.

@@ -196,12 +196,15 @@ func (c *compiler) vpns() {
 			}
 		}
 		for _, a := range v.Attachments {
-			n := c.node(a.PE)
-			table, ok := tables[a.PE]
-			if n == nil || !ok || !a.Joined {
-				continue
+			for _, k := range a.Circuits() {
+				n := c.node(k.PE)
+				table, ok := tables[k.PE]
+				if n == nil || !ok || !a.Joined {
+					continue
+				}
+				n.Routes = append(n.Routes, fabric.Route{Table: table, Dst: a.Subnet, Via: k.CEAddr, Dev: k.PEIf})
 			}
-			n.Routes = append(n.Routes, fabric.Route{Table: table, Dst: a.Subnet, Via: a.CEAddr, Dev: a.PEIf})
+			c.homes(v, a, tables)
 		}
 	}
 }

@@ -78,7 +78,13 @@ type PortChange struct {
 	// Isolated ports exchange nothing with each other: the split horizon of
 	// pseudowires (RFC 4762, 4.4). Nil: stays as it is.
 	Isolated *bool
-	Flush    bool // forget the addresses learned at this port
+	// Closed ports take nothing and are sent nothing, at once and whether there
+	// is a carrier or not (the state of a port can only be set where there is
+	// one): they learn nothing, nothing is flooded to them, and what comes in
+	// has to be from an address known there. Together with Flush it holds for
+	// addresses that were known before. Nil: stays as it is.
+	Closed *bool
+	Flush  bool // forget the addresses learned at this port
 }
 
 func (c PortChange) String() string {
@@ -92,11 +98,13 @@ func (b *Batch) PortSet(c PortChange, opts ...Option) {
 	b.str(nl.IFLA_INFO_SLAVE_KIND, "bridge")
 	data := b.nest(nl.IFLA_INFO_SLAVE_DATA)
 	if c.Isolated != nil {
-		isolated := uint8(0)
-		if *c.Isolated {
-			isolated = 1
+		b.u8(nl.IFLA_BRPORT_ISOLATED, bit(*c.Isolated))
+	}
+	if c.Closed != nil {
+		for _, open := range []int{nl.IFLA_BRPORT_LEARNING, nl.IFLA_BRPORT_UNICAST_FLOOD, nl.IFLA_BRPORT_MCAST_FLOOD, nl.IFLA_BRPORT_BCAST_FLOOD} {
+			b.u8(open, bit(!*c.Closed))
 		}
-		b.u8(nl.IFLA_BRPORT_ISOLATED, isolated)
+		b.u8(nl.IFLA_BRPORT_LOCKED, bit(*c.Closed))
 	}
 	if c.Flush {
 		b.attr(nl.IFLA_BRPORT_FLUSH, nil)
@@ -104,6 +112,14 @@ func (b *Batch) PortSet(c PortChange, opts ...Option) {
 	b.endNest(data)
 	b.endNest(info)
 	b.end()
+}
+
+// bit is a flag of an attribute.
+func bit(on bool) uint8 {
+	if on {
+		return 1
+	}
+	return 0
 }
 
 // linkAgain opens RTM_NEWLINK for an interface that is there: the form in

@@ -116,6 +116,9 @@ func WithVPNRoutes(plan *topo.Plan, st fabric.State) fabric.State {
 			egress, _ := v.VRF(to.PE)
 			lsp, _ := plan.LSP(to.PE)
 			for _, at := range v.VRFs {
+				if _, here := to.At(at.PE); here {
+					continue
+				}
 				for _, h := range lsp.Hops {
 					if h.Node != at.PE {
 						continue

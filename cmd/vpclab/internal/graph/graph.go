@@ -33,6 +33,7 @@ type Router struct {
 // Site is a place, with the VPCs that come there.
 type Site struct {
 	Name, PE string
+	BackupPE string // "": it has one PE
 	Cloud    bool
 	Hosts    int
 	Members  []Member
@@ -65,6 +66,9 @@ func Of(plan *topo.Plan) *Graph {
 			s, known := sites[a.Site]
 			if !known {
 				s = &Site{Name: a.Site, PE: a.PE}
+				if a.Backup != nil {
+					s.BackupPE = a.Backup.PE
+				}
 				sites[a.Site] = s
 				order = append(order, a.Site)
 			}
@@ -105,6 +109,9 @@ func (g *Graph) addEdges(plan *topo.Plan) {
 	}
 	for _, s := range g.Sites {
 		g.Edges = append(g.Edges, Edge{A: s.PE, B: siteID(s.Name), Label: access[s.Name]})
+		if s.BackupPE != "" {
+			g.Edges = append(g.Edges, Edge{A: s.BackupPE, B: siteID(s.Name), Label: access[s.Name]})
+		}
 	}
 }
 
