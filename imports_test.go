@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 	"emu/bfd":        {"emu/event"},
 	"emu/repair":     {"topo", "emu/bfd", "emu/child", "emu/event", "emu/fabric", "emu/liveness", "emu/mpls"},
 	"emu/fault":      {"topo", "emu/event", "emu/fabric"},
-	"emu/lease":      {"emu/event"},
+	"emu/lease":      {"emu/child", "emu/event"},
 	"emu/plug":       {"emu/event", "emu/fabric"},
 	"emu/tcp":        {"emu/event"},
 	"emu/replicate":  {"emu/event", "emu/migrate", "emu/warm"},
