@@ -22,7 +22,7 @@ type Seat struct {
 	// Under node.mu:
 	holder Holder
 	follow *atomic.Int64 // holds until, too; nil: nobody asked for it
-	told   State // the last that was queued
+	told   State         // the last that was queued
 
 	queue struct {
 		sync.Mutex
