@@ -43,6 +43,19 @@ func Conn(name string) (net.Conn, error) {
 	return conn, nil
 }
 
+// Descriptor is Conn for a process that waits for many things at once by system
+// calls of its own: the bare descriptor, which does not block.
+func Descriptor(name string) (fd int, err error) {
+	if _, err = unix.GetsockoptInt(controlFD, unix.SOL_SOCKET, unix.SO_TYPE); err == nil {
+		err = unix.SetNonblock(controlFD, true)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("file descriptor %d is no control channel (a lab starts each %s itself): %w", controlFD, name, err)
+	}
+	unix.CloseOnExec(controlFD)
+	return controlFD, nil
+}
+
 // take makes a connection of fd and takes it over. A net.Conn is used because
 // closing one ends a pending read.
 func take(fd int, name string) (net.Conn, error) {

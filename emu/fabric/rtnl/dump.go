@@ -24,9 +24,11 @@ type LinkInfo struct {
 	Master int
 	Peer   int // veth: index of the other end, in its namespace
 	Up     bool
-	Alias  string
-	Group  uint32
-	Table  int // vrf
+	// Carrier says that something is at the other end: it is up, and so is that.
+	Carrier bool
+	Alias   string
+	Group   uint32
+	Table   int // vrf
 	// Ageing of learned addresses; bridge.
 	Ageing time.Duration
 	// MasterKind is bridge, vrf …; Port and Isolated count at a bridge's ports.
@@ -202,7 +204,8 @@ func parseLink(p []byte) (l LinkInfo, ok bool) {
 		return l, false
 	}
 	l.Index = int(int32(binary.NativeEndian.Uint32(p[4:])))
-	l.Up = binary.NativeEndian.Uint32(p[8:])&unix.IFF_UP != 0
+	flags := binary.NativeEndian.Uint32(p[8:])
+	l.Up, l.Carrier = flags&unix.IFF_UP != 0, flags&unix.IFF_LOWER_UP != 0
 	attrs(p, unix.SizeofIfInfomsg, func(typ uint16, v []byte) { l.set(typ, v) })
 	if p[0] == unix.AF_BRIDGE { // a port's state, in the form that bridges notify it
 		l.MasterKind = "bridge"

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/fabric/direct"
 )
 
 // LinkEvent is one notification about an interface.
@@ -45,9 +47,19 @@ func WatchLinks() (*LinkWatch, error) {
 // subscribe opens a socket for notifications of some groups. ready, which may
 // be nil, prepares it before the first can come.
 func subscribe(groups uint32, name string, ready func(fd int) error) (*os.File, error) {
+	fd, err := open(groups, ready)
+	if err != nil {
+		return nil, err
+	}
+	// A non-blocking file waits in Go's poller, and Close ends the wait.
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// open is subscribe without a file around the socket, which does not block.
+func open(groups uint32, ready func(fd int) error) (int, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, fmt.Errorf("open a netlink socket: %w", err)
+		return -1, fmt.Errorf("open a netlink socket: %w", err)
 	}
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, watchBuffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, watchBuffer) // as much as the kernel allows
@@ -60,10 +72,9 @@ func subscribe(groups uint32, name string, ready func(fd int) error) (*os.File, 
 	}
 	if err != nil {
 		unix.Close(fd)
-		return nil, err
+		return -1, err
 	}
-	// A non-blocking file waits in Go's poller, and Close ends the wait.
-	return os.NewFile(uintptr(fd), name), nil
+	return fd, nil
 }
 
 // withoutEcho has the kernel drop what nobody asks for before it is queued:
@@ -119,8 +130,11 @@ func (w *LinkWatch) Next() ([]LinkEvent, error) {
 	case err != nil:
 		return nil, fmt.Errorf("watch interfaces: %w", err)
 	}
-	var out []LinkEvent
-	err = messages(w.buf[:n], func(_ uint32, typ, _ uint16, payload []byte) {
+	return linkEvents(w.buf[:n])
+}
+
+func linkEvents(b []byte) (out []LinkEvent, err error) {
+	err = messages(b, func(_ uint32, typ, _ uint16, payload []byte) {
 		if typ != unix.RTM_NEWLINK && typ != unix.RTM_DELLINK {
 			return
 		}
@@ -130,6 +144,43 @@ func (w *LinkWatch) Next() ([]LinkEvent, error) {
 	})
 	return out, err
 }
+
+// LinkPoll is a LinkWatch for a program that waits for many things at once by
+// system calls of its own.
+type LinkPoll struct {
+	fd  int
+	buf []byte
+}
+
+// PollLinks subscribes as WatchLinks does.
+func PollLinks() (*LinkPoll, error) {
+	fd, err := open(unix.RTMGRP_LINK, withoutEcho)
+	if err != nil {
+		return nil, fmt.Errorf("watch interfaces: %w", err)
+	}
+	return &LinkPoll{fd: fd, buf: make([]byte, 32<<10)}, nil
+}
+
+// File is readable when there is a notification.
+func (w *LinkPoll) File() int { return w.fd }
+
+// Take returns the notifications of one read, without waiting; none when there
+// are none. ErrLost says that some were lost.
+func (w *LinkPoll) Take() ([]LinkEvent, error) {
+	n, err := direct.Receive(w.fd, w.buf)
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return nil, nil
+	case errors.Is(err, unix.ENOBUFS):
+		return nil, ErrLost
+	case err != nil:
+		return nil, fmt.Errorf("watch interfaces: %w", err)
+	}
+	return linkEvents(w.buf[:n])
+}
+
+// Close ends the subscription.
+func (w *LinkPoll) Close() error { return unix.Close(w.fd) }
 
 // Close ends the stream and a Next that waits.
 func (w *LinkWatch) Close() error { return w.file.Close() }
