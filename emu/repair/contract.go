@@ -3,6 +3,27 @@
 // routes that were prepared beforehand in place of those that have failed
 // (facility bypass, RFC 4090 section 3.2), without asking anybody. It tells the
 // controller and, by package liveness, the router's BGP speaker.
+//
+// Division of labour. In the lab:
+//
+//   - configs.go and protect.go: what each router's process is told, from a plan;
+//   - process.go: the handle of a process: [Start], Configure, Status, Stop;
+//   - control.go: what is said between the two.
+//
+// In the router's process, which is one loop on one thread:
+//
+//   - run.go: [Run]: waits for everything at once, by system calls of its own;
+//   - reflex.go: which links and peers are alive, and what follows for routes; it
+//     knows neither kernel nor clock;
+//   - kernel.go: interfaces and routes; rank.go: before whom the process runs.
+//
+// # Events
+//
+// liveness.down and liveness.up {dev, peer, by, detail}: a neighbour on a link, or
+// without dev a router further away. repair.switched and repair.restored {dev,
+// routes, took}: took is from when it was found out until the kernel had the
+// routes. repair.forgotten {dev, routes}: what the kernel had dropped was put back.
+// repair.refused {error}; repair.exit {status, stderr}, by the parent.
 package repair
 
 import (
@@ -15,12 +36,16 @@ import (
 // Config is what one router's process is told; it is sent whole each time.
 type Config struct {
 	Node    string
-	Carrier bool // watch the carriers of Links
+	Carrier bool // a link without carrier is down
 	Links   []Link
-	// Multihop are sessions with routers further away: loopbacks.
-	Multihop []Multihop
-	BFD      Timers // zero interval: none
-	Protect  []Protection
+	BFD     Timers // of sessions on Links; zero interval: none
+	// Multihop are sessions with routers further away, loopback to loopback.
+	Multihop    []Multihop
+	MultihopBFD Timers
+	// Routes are IP routes that the kernel forgets when the interface that they
+	// use is taken down: they are put back when it is up again.
+	Routes  []fabric.Route
+	Protect []Protection
 }
 
 // Timers of BFD.
