@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/emu/traffic"
@@ -300,7 +301,7 @@ func (s *operationStep) announcements(sub *lab.Subscription) (died error) {
 			switch e.Kind {
 			case "bgp.received", "bgp.lost":
 				if pes[e.Node] && rds[e.Attr["rd"]] && e.T >= s.request {
-					received[e.Node]++
+					received[e.Node] += announced(e)
 					most = max(most, received[e.Node])
 				}
 			case "speaker.exit":
@@ -311,6 +312,15 @@ func (s *operationStep) announcements(sub *lab.Subscription) (died error) {
 			return died
 		}
 	}
+}
+
+// announced is how many routes or label blocks an event of BGP is about.
+func announced(e event.Event) int {
+	run, err := bgp.Prefixes(e)
+	if err != nil {
+		return 1
+	}
+	return run.Count
 }
 
 // instances are the RDs of the operation's VPC, before it and after, and the

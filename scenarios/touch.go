@@ -110,7 +110,7 @@ func routerEntries(f *fabric.Fabric, plan *topo.Plan) (entries, error) {
 		}
 		for _, v := range tables.VRFs {
 			for _, r := range v.Routes {
-				out[fmt.Sprintf("%s %s %s", n.Name, v.Name, r.Prefix)] = fmt.Sprintf("%s %v %s %s", r.Type, r.Labels, r.Via, r.Dev)
+				out[fmt.Sprintf("%s %s %s %d", n.Name, v.Name, r.Prefix, r.Metric)] = fmt.Sprintf("%s %v %s %s", r.Type, r.Labels, r.Via, r.Dev)
 			}
 		}
 	}

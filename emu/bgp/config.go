@@ -31,6 +31,13 @@ type Config struct {
 	// Keepalive and Hold are the session timers in seconds; 0: 3 and 9.
 	Keepalive int `json:"keepalive,omitempty"`
 	Hold      int `json:"hold,omitempty"`
+	// Liveness has a PE listen to its router's repair process (package
+	// liveness), and act at once on what is down.
+	Liveness bool `json:"liveness,omitempty"`
+	// PIC has VPN routes share next hops, each with a second one prepared, so
+	// that what is down costs one message and not one a prefix (BGP prefix
+	// independent convergence, draft-ietf-rtgwg-bgp-pic).
+	PIC bool `json:"pic,omitempty"`
 }
 
 // Identity is what a control plane cannot change while it runs. Where two
@@ -119,6 +126,8 @@ type Circuit struct {
 	// Preference becomes the LOCAL_PREF of the site's routes: the higher one is
 	// taken where two PEs announce the site. 0: 100.
 	Preference int `json:"preference,omitempty"`
+	// More are prefixes behind the site besides its own.
+	More topo.Run `json:"more,omitzero"`
 }
 
 // Tunnel is the LSP to a remote PE: the label to push (0: penultimate hop,

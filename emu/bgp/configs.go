@@ -52,9 +52,23 @@ func Configs(plan *topo.Plan) map[string]Config {
 		default:
 			continue
 		}
+		c.recover(plan.Recovery)
 		out[n.Name] = c
 	}
 	return out
+}
+
+// recover has a speaker do what the backbone does about failures. FRR's daemons
+// take the timers alone.
+func (c *Config) recover(r *topo.Recovery) {
+	if r == nil {
+		return
+	}
+	c.Hold = int(r.Hold.Std().Seconds())
+	c.Keepalive = c.Hold / 3
+	if !c.Reflector && c.Routing != topo.RoutingFRR {
+		c.PIC, c.Liveness = r.Shares(), r.Reflexes()
+	}
 }
 
 // vrfsOf lists the VRFs of a PE with the sites joined there.

@@ -23,3 +23,8 @@ func (r *Recorder) Wait(t *testing.T, mark int, node, kind string, attrs ...stri
 func (r *Recorder) Count(mark int, node, kind string, attrs ...string) int {
 	return r.r.count(mark, node, kind, attrs...)
 }
+
+func (r *Recorder) Until(t *testing.T, mark int, what string, done func(event.Event) bool) {
+	t.Helper()
+	r.r.until(t, mark, what, done)
+}

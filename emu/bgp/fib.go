@@ -3,15 +3,12 @@ package bgp
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"sync"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/fabric/rtnl"
-	"github.com/vpclab/vpclab/emu/mpls"
 )
 
 // fib is where what was learned is programmed: the kernel, or a stand-in of
@@ -20,6 +17,10 @@ type fib interface {
 	// apply removes and sets routes in one batch. Each answer belongs to the
 	// route of the same index; nil: done.
 	apply(set, del []vrfRoute) (setErrs, delErrs []error)
+	// nexthops adds and moves shared next hops, then removes others, in one
+	// batch. Errors belong to the next hop of the same index; errGone: one that
+	// was to move is not there any more, nor are the routes that referred to it.
+	nexthops(add, move []nexthop, del []uint32) (addErrs, moveErrs []error)
 	// leftovers lists the routes that carry our mark: what a killed
 	// predecessor left.
 	leftovers() ([]vrfRoute, error)
@@ -29,18 +30,26 @@ type fib interface {
 	// ports are the pseudowires' ports that there are, by their label In.
 	ports() (map[uint32]port, error)
 	// sweep removes the pseudowires of a killed predecessor and names their
-	// ports.
+	// ports, and its shared next hops with the routes that refer to them.
 	sweep() ([]string, error)
 	close()
 }
 
+// errGone is the error of a next hop that the kernel has removed.
+var errGone = unix.ENOENT
+
 // What is posted about devices: linkUp when one came up, dev "" when that may
-// have been missed for any; linkGone when one was removed; portUp when the port
-// of a pseudowire forwards, which may be after the kernel took the batch.
+// have been missed for any; linkGone when one was removed; linkLit when one got
+// a carrier, or lost it or went down; portUp when the port of a pseudowire
+// forwards, which may be after the kernel took the batch.
 type (
 	linkUp   struct{ dev string }
 	linkGone struct{ dev string }
-	portUp   struct{ label uint32 }
+	linkLit  struct {
+		dev string
+		lit bool
+	}
+	portUp struct{ label uint32 }
 )
 
 // kernelFIB programs this namespace. Routes carry rtnl.ProtocolBGP, devices
@@ -51,6 +60,8 @@ type kernelFIB struct {
 	ctl   int // socket for the index of a device
 	links *rtnl.LinkWatch
 	wg    sync.WaitGroup
+
+	batch rtnl.Batch // of routes and next hops, used again and again
 
 	mu    sync.Mutex
 	index map[string]int // of devices, until a link changes
@@ -73,37 +84,47 @@ func openKernelFIB(post func(any)) (fib, error) {
 		return nil, err
 	}
 	f := &kernelFIB{post: post, conn: conn, ctl: ctl, links: links, index: map[string]int{}}
-	up, err := f.devices()
+	was, err := f.devices(nil)
 	if err != nil {
 		f.close()
 		return nil, err
 	}
-	f.wg.Go(func() { f.watchLinks(up) })
+	f.wg.Go(func() { f.watchLinks(was) })
 	return f, nil
 }
 
-// devices says of each device whether it is up.
-func (f *kernelFIB) devices() (up map[int]bool, err error) {
+// devState is what counts of a device: whether it is up, and whether it has a
+// carrier as well.
+type devState struct{ up, lit bool }
+
+// devices reads the state of each device, and posts which have a carrier where
+// that is not as it was.
+func (f *kernelFIB) devices(was map[int]devState) (is map[int]devState, err error) {
 	links, err := f.conn.Links()
 	if err != nil {
 		return nil, err
 	}
-	up = make(map[int]bool, len(links))
+	is = make(map[int]devState, len(links))
 	for _, l := range links {
-		up[l.Index] = l.Up
+		s := devState{l.Up, l.Up && l.Carrier}
+		is[l.Index] = s
+		if old, known := was[l.Index]; !known && !s.lit || known && old.lit != s.lit {
+			f.post(linkLit{l.Name, s.lit})
+		}
 	}
-	return up, nil
+	return is, nil
 }
 
 // watchLinks posts a linkUp whenever a device comes up, one that is new
-// included, and a linkGone when one goes. The kernel removes the routes of a
-// device that goes down and does not bring them back.
-func (f *kernelFIB) watchLinks(up map[int]bool) {
+// included, a linkLit when it gets or loses its carrier, and a linkGone when it
+// goes. The kernel removes the routes of a device that goes down, and the next
+// hops of one that loses its carrier, and does not bring them back.
+func (f *kernelFIB) watchLinks(was map[int]devState) {
 	for {
 		events, err := f.links.Next()
 		f.forget()
 		if errors.Is(err, rtnl.ErrLost) {
-			if up, err = f.devices(); err == nil {
+			if was, err = f.devices(was); err == nil {
 				f.post(linkUp{})
 				continue
 			}
@@ -117,18 +138,22 @@ func (f *kernelFIB) watchLinks(up map[int]bool) {
 		for _, e := range events {
 			switch {
 			case e.Gone:
-				delete(up, e.Index)
+				delete(was, e.Index)
 				f.post(linkGone{e.Name})
-				continue
 			case e.Index >= rtnl.FirstSpeakerIndex:
 				if label, ok := labelOf(e.LinkInfo); ok && e.Port == rtnl.PortForwarding {
 					f.post(portUp{label})
 				}
-				continue
-			case e.Up && !up[e.Index]:
-				f.post(linkUp{e.Name})
+			default:
+				is, old := devState{e.Up, e.Up && e.Carrier}, was[e.Index]
+				if is.lit != old.lit || !is.lit { // without one: it may have gone and come in between
+					f.post(linkLit{e.Name, is.lit})
+				}
+				if is.up && !old.up {
+					f.post(linkUp{e.Name})
+				}
+				was[e.Index] = is
 			}
-			up[e.Index] = e.Up
 		}
 	}
 }
@@ -159,65 +184,78 @@ func (f *kernelFIB) indexOf(dev string) (int, error) {
 
 func (f *kernelFIB) apply(set, del []vrfRoute) (setErrs, delErrs []error) {
 	setErrs, delErrs = make([]error, len(set)), make([]error, len(del))
-	var b rtnl.Batch
-	var slots []*error // of each message
+	f.batch.Reset()
+	slots := make([]*error, 0, len(set)+len(del)) // of each message
 	for i, r := range del {
-		b.RouteDel(rtnl.Route{Table: r.Table, Dst: r.Prefix, Protocol: rtnl.ProtocolBGP}, rtnl.IgnoreMissing)
+		f.batch.RouteDel(rtnl.Route{Table: r.Table, Dst: r.Prefix, Metric: r.Metric, Protocol: rtnl.ProtocolBGP}, rtnl.IgnoreMissing)
 		slots = append(slots, &delErrs[i])
 	}
 	for i, r := range set {
-		dev, err := f.indexOf(r.Dev)
-		if err != nil {
-			setErrs[i] = fmt.Errorf("set route %s table %d: %w", r.Prefix, r.Table, err)
-			continue
+		m := rtnl.Route{Table: r.Table, Dst: r.Prefix, Metric: r.Metric, Nexthop: r.Nexthop, Protocol: rtnl.ProtocolBGP}
+		if r.Nexthop == 0 {
+			dev, err := f.indexOf(r.Way.Dev)
+			if err != nil {
+				setErrs[i] = fmt.Errorf("set route %s table %d: %w", r.Prefix, r.Table, err)
+				continue
+			}
+			m.Via, m.DevIndex, m.Labels = r.Way.Via, dev, stackOf(r.Way.Labels)
 		}
-		m := mpls.VPNRoute(r.Table, r.Prefix, r.LSP, r.Label, r.Via, r.Dev)
-		labels := m.Labels[:1]
-		if r.LSP != 0 {
-			labels = m.Labels[:2]
-		}
-		b.RouteReplace(rtnl.Route{Table: m.Table, Dst: m.Dst, Via: m.Via, DevIndex: dev, Labels: labels, Protocol: rtnl.ProtocolBGP})
+		f.batch.RouteReplace(m)
 		slots = append(slots, &setErrs[i])
 	}
-	refused, err := f.conn.Run(&b)
+	f.settle(slots)
+	return setErrs, delErrs
+}
+
+// settle sends the batch and files each refusal where its message's goes.
+func (f *kernelFIB) settle(slots []*error) {
+	refused, err := f.conn.Run(&f.batch)
 	if err != nil {
 		for _, slot := range slots {
 			*slot = err
 		}
-		return setErrs, delErrs
+		return
 	}
 	for _, e := range refused {
 		*slots[e.Index] = e
 	}
-	return setErrs, delErrs
 }
 
-// dumpAttempts bounds how often a dump is read again because the table
-// changed while it was read.
-const dumpAttempts = 5
+func (f *kernelFIB) nexthops(add, move []nexthop, del []uint32) (addErrs, moveErrs []error) {
+	addErrs, moveErrs = make([]error, len(add)), make([]error, len(move))
+	f.batch.Reset()
+	slots := make([]*error, 0, len(add)+len(move)+len(del))
+	put := func(n nexthop, slot *error, put func(rtnl.Nexthop, ...rtnl.Option)) {
+		dev, err := f.indexOf(n.Way.Dev)
+		if err != nil {
+			*slot = fmt.Errorf("set next hop %d: %w", n.ID, err)
+			return
+		}
+		put(rtnl.Nexthop{ID: n.ID, Via: n.Way.Via, DevIndex: dev, Dev: n.Way.Dev, Labels: stackOf(n.Way.Labels), Protocol: rtnl.ProtocolBGP})
+		slots = append(slots, slot)
+	}
+	for i, n := range move { // first: packets wait for them
+		put(n, &moveErrs[i], f.batch.NexthopMove)
+	}
+	for i, n := range add {
+		put(n, &addErrs[i], f.batch.NexthopAdd)
+	}
+	unasked := new(error)
+	for _, id := range del {
+		f.batch.NexthopDel(id, rtnl.IgnoreMissing)
+		slots = append(slots, unasked)
+	}
+	f.settle(slots)
+	return addErrs, moveErrs
+}
 
 func (f *kernelFIB) leftovers() (out []vrfRoute, err error) {
-	var routes []netlink.Route
-	for range dumpAttempts {
-		routes, err = netlink.RouteListFiltered(netlink.FAMILY_V4,
-			&netlink.Route{Table: unix.RT_TABLE_UNSPEC, Protocol: rtnl.ProtocolBGP}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+	routes, err := f.conn.Routes(rtnl.ProtocolBGP)
 	if err != nil {
 		return nil, fmt.Errorf("list routes left by a predecessor: %w", err)
 	}
 	for _, r := range routes {
-		if r.Dst == nil {
-			continue
-		}
-		addr, ok := netip.AddrFromSlice(r.Dst.IP.To4())
-		if !ok {
-			continue
-		}
-		ones, _ := r.Dst.Mask.Size()
-		out = append(out, vrfRoute{Table: r.Table, Prefix: netip.PrefixFrom(addr, ones)})
+		out = append(out, vrfRoute{Table: r.Table, Prefix: r.Dst, Metric: r.Metric})
 	}
 	return out, nil
 }

@@ -13,7 +13,12 @@ type path struct {
 	Label   uint32
 	NextHop netip.Addr
 	RTs     []string
+	Pref    int // LOCAL_PREF: the higher the better
 }
+
+// defaultPref is the LOCAL_PREF of a path that comes without one: RFC 4271
+// leaves the number to each, and the field has agreed.
+const defaultPref = 100
 
 // rib holds the received paths by prefix and RD: the same prefix of two
 // tenants, or of two sites, differs in its RD (RFC 4364 section 4.1).
@@ -42,32 +47,33 @@ func (r rib) drop(rd string, prefix netip.Prefix) bool {
 	return true
 }
 
-// vrfRoute is one learned route of a VRF table: the VPN label of the egress
-// PE below the LSP's label. It is comparable: a changed one is replaced.
+// vrfRoute is one learned route of a VRF table. It is comparable: a changed one
+// is replaced.
 type vrfRoute struct {
 	VRF    string
 	Table  int
 	Prefix netip.Prefix
-	Egress netip.Addr // BGP next hop
-	Label  uint32     // VPN label
-	LSP    uint32     // 0: the egress is the neighbour
-	Via    netip.Addr
-	Dev    string
+	Metric int // 0; spareMetric: of the one that stands behind it
+	Way    way // where Nexthop is not 0, its Egress alone
+	// Nexthop is the shared next hop that says the way; 0: none.
+	Nexthop uint32
 }
 
 // routeKey is the place of a route in the kernel.
 type routeKey struct {
 	Table  int
 	Prefix netip.Prefix
+	Metric int
 }
 
-func (r vrfRoute) key() routeKey { return routeKey{r.Table, r.Prefix} }
+func (r vrfRoute) key() routeKey { return routeKey{r.Table, r.Prefix, r.Metric} }
 
 // importer decides what the VRFs and VSIs of one configuration hold.
 type importer struct {
 	self       netip.Addr
 	vrfs       []VRF
-	imports    []map[string]bool // of vrfs[i]
+	imports    []map[string]bool       // of vrfs[i]
+	attached   []map[netip.Prefix]bool // to vrfs[i], runs apart
 	vsis       []VSI
 	vsiImports []map[string]bool
 	tunnels    map[netip.Addr]Tunnel
@@ -77,6 +83,11 @@ func newImporter(c *Config) *importer {
 	im := &importer{self: c.RouterID, vrfs: c.VRFs, vsis: c.VSIs, tunnels: make(map[netip.Addr]Tunnel, len(c.Tunnels))}
 	for i := range c.VRFs {
 		im.imports = append(im.imports, c.VRFs[i].importRTs())
+		attached := map[netip.Prefix]bool{}
+		for _, k := range c.VRFs[i].Circuits {
+			attached[k.Prefix] = true
+		}
+		im.attached = append(im.attached, attached)
 	}
 	for i := range c.VSIs {
 		im.vsiImports = append(im.vsiImports, c.VSIs[i].importRTs())
@@ -87,52 +98,74 @@ func newImporter(c *Config) *importer {
 	return im
 }
 
-// want adds to out the route of prefix in each VRF that should have one.
+// local says that prefix is a site's that is attached to VRF i here.
+func (im *importer) local(i int, prefix netip.Prefix) bool {
+	return im.attached[i][prefix] ||
+		slices.ContainsFunc(im.vrfs[i].Circuits, func(c Circuit) bool { return c.More.Has(prefix) })
+}
+
+// each calls with the best and the second path of prefix in each VRF that has
+// one; no second has a next hop that is the best's.
 //
 // A path is eligible where one of its route targets is imported and its next
 // hop has a tunnel. A site attached here wins over a learned route. Among
-// several paths the lowest next hop wins, which is the lowest BGP identifier:
-// the attributes before it in RFC 4271 section 9.1.2.2 are equal for routes
-// of one AS that differ in their RD only, and unlike "the oldest" it does not
-// depend on the order of arrival.
-func (im *importer) want(r rib, prefix netip.Prefix, out map[routeKey]vrfRoute) {
+// several paths the highest LOCAL_PREF wins, then the lowest next hop, which is
+// the lowest BGP identifier: the attributes between them in RFC 4271 section
+// 9.1.2.2 are equal for routes of one AS that differ in their RD only, and
+// unlike "the oldest" it does not depend on the order of arrival.
+//
+// Who is down, as found out without BGP, comes after all others; where there is
+// nobody else BGP decides.
+func (im *importer) each(r rib, prefix netip.Prefix, down map[netip.Addr]bool, each func(v *VRF, best, second path)) {
 	paths := r[prefix]
 	if len(paths) == 0 {
 		return
 	}
 	for i := range im.vrfs {
-		v := &im.vrfs[i]
-		if v.local(prefix) {
+		if im.local(i, prefix) {
 			continue
 		}
-		best, ok := im.best(paths, im.imports[i])
-		if !ok {
+		best := im.best(paths, im.imports[i], down, netip.Addr{})
+		if !best.NextHop.IsValid() {
 			continue
 		}
-		t := im.tunnels[best.NextHop]
-		route := vrfRoute{VRF: v.Name, Table: v.Table, Prefix: prefix, Egress: best.NextHop,
-			Label: best.Label, LSP: t.Label, Via: t.Via, Dev: t.Dev}
-		out[route.key()] = route
+		each(&im.vrfs[i], best, im.best(paths, im.imports[i], down, best.NextHop))
 	}
 }
 
-func (im *importer) best(paths map[string]path, imports map[string]bool) (best path, ok bool) {
+// want adds to out the route of prefix in each VRF that should have one, as it
+// is where each has its own way.
+func (im *importer) want(r rib, prefix netip.Prefix, up *reach, out map[routeKey]vrfRoute) {
+	im.each(r, prefix, up.peers, func(v *VRF, best, _ path) {
+		route := vrfRoute{VRF: v.Name, Table: v.Table, Prefix: prefix, Way: im.way(best.target(), up)}
+		out[route.key()] = route
+	})
+}
+
+// best is the best of paths that does not go to other; the zero path: none.
+func (im *importer) best(paths map[string]path, imports map[string]bool, down map[netip.Addr]bool, other netip.Addr) (best path) {
 	for _, p := range paths {
-		if p.NextHop == im.self || p.Label < minLabel || !imported(p.RTs, imports) {
+		if p.NextHop == im.self || p.NextHop == other || p.Label < minLabel || !imported(p.RTs, imports) {
 			continue
 		}
 		if _, resolved := im.tunnels[p.NextHop]; !resolved {
 			continue
 		}
-		if !ok || p.before(best) {
-			best, ok = p, true
+		if !best.NextHop.IsValid() || p.before(best, down) {
+			best = p
 		}
 	}
-	return best, ok
+	return best
 }
 
 // before orders paths of one prefix.
-func (p path) before(q path) bool {
+func (p path) before(q path, down map[netip.Addr]bool) bool {
+	if down[p.NextHop] != down[q.NextHop] {
+		return down[q.NextHop]
+	}
+	if p.Pref != q.Pref {
+		return p.Pref > q.Pref
+	}
 	if c := p.NextHop.Compare(q.NextHop); c != 0 {
 		return c < 0
 	}
@@ -164,10 +197,18 @@ func compareRoutes(a, b vrfRoute) int {
 	if a.Table != b.Table {
 		return a.Table - b.Table
 	}
-	if c := a.Prefix.Addr().Compare(b.Prefix.Addr()); c != 0 {
+	if a.Metric != b.Metric {
+		return a.Metric - b.Metric
+	}
+	return comparePrefixes(a.Prefix, b.Prefix)
+}
+
+// comparePrefixes has a network before those that are within it.
+func comparePrefixes(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
 		return c
 	}
-	return a.Prefix.Bits() - b.Prefix.Bits()
+	return a.Bits() - b.Bits()
 }
 
 // export is one route that this PE originates.
@@ -177,6 +218,7 @@ type export struct {
 	Prefix    netip.Prefix
 	Label     uint32
 	RT        string
+	Pref      int // LOCAL_PREF; 0: none is said
 }
 
 type exportKey struct {
@@ -191,8 +233,12 @@ func (c *Config) exports() map[exportKey]export {
 	m := map[exportKey]export{}
 	for _, v := range c.VRFs {
 		for _, k := range v.Circuits {
-			e := export{VRF: v.Name, Site: k.Site, RD: v.RD, Prefix: k.Prefix, Label: v.Label, RT: k.ExportRT}
+			e := export{VRF: v.Name, Site: k.Site, RD: v.RD, Prefix: k.Prefix, Label: v.Label, RT: k.ExportRT, Pref: k.Preference}
 			m[e.key()] = e
+			for p := range k.More.All() {
+				e.Prefix = p
+				m[e.key()] = e
+			}
 		}
 	}
 	return m
@@ -202,8 +248,5 @@ func compareExports(a, b export) int {
 	if c := strings.Compare(a.RD, b.RD); c != 0 {
 		return c
 	}
-	if c := a.Prefix.Addr().Compare(b.Prefix.Addr()); c != 0 {
-		return c
-	}
-	return a.Prefix.Bits() - b.Prefix.Bits()
+	return comparePrefixes(a.Prefix, b.Prefix)
 }

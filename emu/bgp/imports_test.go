@@ -6,6 +6,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/vpclab/vpclab/emu/fabric"
 )
 
 var cmpAddrs = cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
@@ -32,7 +34,7 @@ func TestImport(t *testing.T) {
 	from2 := func(rd, pfx string, label uint32, rts ...string) path {
 		return path{RD: rd, Prefix: prefix(pfx), Label: label, NextHop: addr("10.255.0.2"), RTs: rts}
 	}
-	red2 := vrfRoute{VRF: "vrf-red", Table: 1001, Prefix: prefix("10.0.2.0/24"), Egress: addr("10.255.0.2"), Label: 2012, LSP: 1102, Via: addr("10.1.0.2"), Dev: "p1"}
+	red2 := vrfRoute{VRF: "vrf-red", Table: 1001, Prefix: prefix("10.0.2.0/24"), Way: way{addr("10.255.0.2"), fabric.Stack{1102, 2012}, addr("10.1.0.2"), "p1"}}
 	for _, c := range []struct {
 		name  string
 		paths []path
@@ -45,23 +47,23 @@ func TestImport(t *testing.T) {
 		{"the export target is not imported", []path{from2("65000:1002", "10.0.2.0/24", 2012, "65000:1")}, nil},
 		{"same prefix of two tenants", []path{
 			from2("65000:1002", "10.0.2.0/24", 2012, "65000:101"), from2("65000:2002", "10.0.2.0/24", 2022, "65000:121")},
-			[]vrfRoute{red2, {VRF: "vrf-blue", Table: 1002, Prefix: prefix("10.0.2.0/24"), Egress: addr("10.255.0.2"), Label: 2022, LSP: 1102, Via: addr("10.1.0.2"), Dev: "p1"}}},
+			[]vrfRoute{red2, {VRF: "vrf-blue", Table: 1002, Prefix: prefix("10.0.2.0/24"), Way: way{addr("10.255.0.2"), fabric.Stack{1102, 2022}, addr("10.1.0.2"), "p1"}}}},
 		{"one route in two VRFs", []path{from2("65000:1002", "10.0.2.0/24", 2012, "65000:101", "65000:121")},
-			[]vrfRoute{red2, {VRF: "vrf-blue", Table: 1002, Prefix: prefix("10.0.2.0/24"), Egress: addr("10.255.0.2"), Label: 2012, LSP: 1102, Via: addr("10.1.0.2"), Dev: "p1"}}},
+			[]vrfRoute{red2, {VRF: "vrf-blue", Table: 1002, Prefix: prefix("10.0.2.0/24"), Way: way{addr("10.255.0.2"), fabric.Stack{1102, 2012}, addr("10.1.0.2"), "p1"}}}},
 		{"neighbor as egress: no LSP label", []path{{RD: "65000:1003", Prefix: prefix("10.0.3.0/24"), Label: 2013, NextHop: addr("10.255.0.3"), RTs: []string{"65000:101"}}},
-			[]vrfRoute{{VRF: "vrf-red", Table: 1001, Prefix: prefix("10.0.3.0/24"), Egress: addr("10.255.0.3"), Label: 2013, Via: addr("10.1.0.6"), Dev: "pe3"}}},
+			[]vrfRoute{{VRF: "vrf-red", Table: 1001, Prefix: prefix("10.0.3.0/24"), Way: way{addr("10.255.0.3"), fabric.Stack{2013}, addr("10.1.0.6"), "pe3"}}}},
 		{"no tunnel", []path{{RD: "65000:1009", Prefix: prefix("10.0.3.0/24"), Label: 2013, NextHop: addr("10.255.0.9"), RTs: []string{"65000:101"}}}, nil},
 		{"no label", []path{{RD: "65000:1003", Prefix: prefix("10.0.3.0/24"), NextHop: addr("10.255.0.3"), RTs: []string{"65000:101"}}}, nil},
 		{"our own, reflected", []path{{RD: "65000:1003", Prefix: prefix("10.0.3.0/24"), Label: 2011, NextHop: addr("10.255.0.1"), RTs: []string{"65000:101"}}}, nil},
 		{"attached here", []path{from2("65000:1002", "10.0.4.0/24", 2012, "65000:101", "65000:121")},
-			[]vrfRoute{{VRF: "vrf-blue", Table: 1002, Prefix: prefix("10.0.4.0/24"), Egress: addr("10.255.0.2"), Label: 2012, LSP: 1102, Via: addr("10.1.0.2"), Dev: "p1"}}},
+			[]vrfRoute{{VRF: "vrf-blue", Table: 1002, Prefix: prefix("10.0.4.0/24"), Way: way{addr("10.255.0.2"), fabric.Stack{1102, 2012}, addr("10.1.0.2"), "p1"}}}},
 		{"two sites, lowest egress", []path{
 			{RD: "65000:1003", Prefix: prefix("10.0.2.0/24"), Label: 2013, NextHop: addr("10.255.0.3"), RTs: []string{"65000:101"}},
 			from2("65000:1002", "10.0.2.0/24", 2012, "65000:101")}, []vrfRoute{red2}},
 		{"two sites, the lowest is not importable", []path{
 			{RD: "65000:1003", Prefix: prefix("10.0.2.0/24"), Label: 2013, NextHop: addr("10.255.0.3"), RTs: []string{"65000:101"}},
 			from2("65000:1002", "10.0.2.0/24", 2012, "65000:102")},
-			[]vrfRoute{{VRF: "vrf-red", Table: 1001, Prefix: prefix("10.0.2.0/24"), Egress: addr("10.255.0.3"), Label: 2013, Via: addr("10.1.0.6"), Dev: "pe3"}}},
+			[]vrfRoute{{VRF: "vrf-red", Table: 1001, Prefix: prefix("10.0.2.0/24"), Way: way{addr("10.255.0.3"), fabric.Stack{2013}, addr("10.1.0.6"), "pe3"}}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := rib{}
@@ -71,7 +73,7 @@ func TestImport(t *testing.T) {
 			got, want := map[routeKey]vrfRoute{}, map[routeKey]vrfRoute{}
 			im := newImporter(importConfig())
 			for pfx := range r {
-				im.want(r, pfx, got)
+				im.want(r, pfx, newReach(), got)
 			}
 			for _, w := range c.want {
 				want[w.key()] = w
@@ -97,7 +99,7 @@ func TestRIBForgetsWhatIsWithdrawn(t *testing.T) {
 
 func TestDiffRoutes(t *testing.T) {
 	route := func(table int, pfx string, label uint32) vrfRoute {
-		return vrfRoute{VRF: "v", Table: table, Prefix: prefix(pfx), Label: label}
+		return vrfRoute{VRF: "v", Table: table, Prefix: prefix(pfx), Way: way{Labels: fabric.Stack{label}}}
 	}
 	table := func(rs ...vrfRoute) map[routeKey]vrfRoute {
 		m := map[routeKey]vrfRoute{}
@@ -156,7 +158,13 @@ func TestPathsSurviveGoBGPsEncoding(t *testing.T) {
 	require.NoError(t, err)
 	got, err := parsePath(p)
 	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(path{RD: e.RD, Prefix: e.Prefix, Label: 2011, NextHop: addr("10.255.0.1"), RTs: []string{"65000:70001"}}, got.(path), cmpAddrs))
+	require.Empty(t, cmp.Diff(path{RD: e.RD, Prefix: e.Prefix, Label: 2011, NextHop: addr("10.255.0.1"), RTs: []string{"65000:70001"}, Pref: defaultPref}, got.(path), cmpAddrs))
+	e.Pref = 50
+	p, err = e.apiPath(addr("10.255.0.1"))
+	require.NoError(t, err)
+	got, err = parsePath(p)
+	require.NoError(t, err)
+	require.Equal(t, 50, got.(path).Pref)
 	p.IsWithdraw = true
 	got, err = parsePath(p)
 	require.NoError(t, err)

@@ -39,7 +39,7 @@ func (e export) apiPath(nextHop netip.Addr) (*api.Path, error) {
 	}
 	nlri := bgp.NewLabeledVPNIPAddrPrefix(uint8(e.Prefix.Bits()), e.Prefix.Addr().String(),
 		bgp.MPLSLabelStack{Labels: []uint32{e.Label}}, rd)
-	return newPath(nlri, nextHop, []bgp.ExtendedCommunityInterface{rt})
+	return newPath(nlri, nextHop, e.Pref, []bgp.ExtendedCommunityInterface{rt})
 }
 
 func (e vplsExport) String() string { return fmt.Sprintf("%s of vsi %s", e.labelBlock, e.VSI) }
@@ -59,15 +59,20 @@ func (e vplsExport) apiPath(nextHop netip.Addr) (*api.Path, error) {
 	}
 	communities = append(communities, bgp.NewVPLSExtended(0, uint16(e.MTU)))
 	nlri := bgp.NewVPLSNLRI(rd, uint16(e.VEID), uint16(e.Offset), uint16(e.Size), e.Base)
-	return newPath(nlri, nextHop, communities)
+	return newPath(nlri, nextHop, 0, communities)
 }
 
-func newPath(nlri bgp.AddrPrefixInterface, nextHop netip.Addr, communities []bgp.ExtendedCommunityInterface) (*api.Path, error) {
-	return apiutil.NewPath(nlri, false, []bgp.PathAttributeInterface{
+// newPath has the LOCAL_PREF pref; 0: GoBGP's, which is defaultPref.
+func newPath(nlri bgp.AddrPrefixInterface, nextHop netip.Addr, pref int, communities []bgp.ExtendedCommunityInterface) (*api.Path, error) {
+	attrs := []bgp.PathAttributeInterface{
 		bgp.NewPathAttributeOrigin(bgp.BGP_ORIGIN_ATTR_TYPE_IGP),
 		bgp.NewPathAttributeExtendedCommunities(communities),
 		bgp.NewPathAttributeMpReachNLRI(nextHop.String(), []bgp.AddrPrefixInterface{nlri}),
-	}, time.Now())
+	}
+	if pref != 0 {
+		attrs = append(attrs, bgp.NewPathAttributeLocalPref(uint32(pref)))
+	}
+	return apiutil.NewPath(nlri, false, attrs, time.Now())
 }
 
 // parsePath reads what the import logic needs from a path of a watch or a
@@ -99,7 +104,7 @@ func vpnPath(nlri *bgp.LabeledVPNIPAddrPrefix, a attributes) (path, error) {
 	if !ok {
 		return path{}, fmt.Errorf("read NLRI %s: no IPv4 prefix", nlri)
 	}
-	out := path{RD: nlri.RD.String(), Prefix: netip.PrefixFrom(addr, int(nlri.IPPrefixLen())).Masked(), NextHop: a.nextHop, RTs: a.rts}
+	out := path{RD: nlri.RD.String(), Prefix: netip.PrefixFrom(addr, int(nlri.IPPrefixLen())).Masked(), NextHop: a.nextHop, RTs: a.rts, Pref: a.pref}
 	if !out.Prefix.IsValid() {
 		return path{}, fmt.Errorf("read NLRI %s: bad prefix length", nlri)
 	}
@@ -114,6 +119,7 @@ type attributes struct {
 	nextHop netip.Addr
 	rts     []string
 	layer2  layer2
+	pref    int
 }
 
 func parseAttributes(p *api.Path) (out attributes, err error) {
@@ -121,11 +127,14 @@ func parseAttributes(p *api.Path) (out attributes, err error) {
 	if err != nil {
 		return out, err
 	}
+	out.pref = defaultPref
 	for _, a := range attrs {
 		switch a := a.(type) {
 		case *bgp.PathAttributeMpReachNLRI:
 			out.nextHop, _ = netip.AddrFromSlice(a.Nexthop)
 			out.nextHop = out.nextHop.Unmap()
+		case *bgp.PathAttributeLocalPref:
+			out.pref = int(a.Value)
 		case *bgp.PathAttributeExtendedCommunities:
 			for _, c := range a.Value {
 				out.community(c)

@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -62,6 +61,11 @@ type process struct {
 	kernel   map[routeKey]vrfRoute // what the kernel acknowledged
 	dirty    map[netip.Prefix]bool // prefixes to converge at the end of this round
 	resync   bool                  // or all of them
+	reach    *reach
+	deafen   context.CancelFunc // ends listener; nil: there is none
+	listener sync.WaitGroup
+	shared   *nexthops
+	heard    []news // of BGP, in this round, to be told
 	l2       vplsState
 
 	out  []byte // lines not yet written
@@ -79,7 +83,7 @@ func runSpeaker(ctx context.Context, conn io.ReadWriter, openFIB func(post func(
 	p := &process{
 		conn: conn, inbox: newInbox(), openFIB: openFIB,
 		rib: rib{}, importer: newImporter(&Config{}), exports: map[exportKey]export{},
-		kernel: map[routeKey]vrfRoute{}, dirty: map[netip.Prefix]bool{}, l2: newVPLSState(),
+		kernel: map[routeKey]vrfRoute{}, dirty: map[netip.Prefix]bool{}, reach: newReach(), shared: newNexthops(), l2: newVPLSState(),
 		mono: event.Now(), wall: time.Now(),
 	}
 	var reader sync.WaitGroup
@@ -88,6 +92,7 @@ func runSpeaker(ctx context.Context, conn io.ReadWriter, openFIB func(post func(
 	if p.daemon != nil {
 		p.daemon.stop()
 	}
+	p.stopListening()
 	if p.fib != nil {
 		p.fib.close()
 	}
@@ -116,6 +121,7 @@ func (p *process) loop(ctx context.Context) error {
 			return ctx.Err()
 		case <-p.inbox.signal:
 		}
+		p.attend()
 		for _, m := range p.inbox.take() {
 			done, err := p.handle(ctx, m)
 			if done || err != nil {
@@ -123,15 +129,17 @@ func (p *process) loop(ctx context.Context) error {
 				return err
 			}
 		}
-		if p.resync {
-			p.converge(nil)
-		} else {
-			p.converge(p.dirty)
-		}
-		p.resync = false
-		clear(p.dirty)
+		p.tell()
 		if p.l2.dirty {
 			p.convergeVPLS()
+		}
+		for p.resync || len(p.dirty) > 0 {
+			scope := p.dirty
+			if p.resync {
+				scope = nil
+			}
+			p.dirty, p.resync = map[netip.Prefix]bool{}, false
+			p.converge(scope)
 		}
 		if err := p.flush(); err != nil {
 			return nil // the parent is gone
@@ -167,6 +175,8 @@ func (p *process) handle(ctx context.Context, m any) (done bool, err error) {
 		p.onLinkUp(m)
 	case linkGone:
 		p.onLinkGone(m)
+	case linkLit:
+		p.onLinkLit(m)
 	case portUp:
 		p.onPortUp(m)
 	case retryVPLS:
@@ -229,6 +239,8 @@ func (p *process) configure(ctx context.Context, cfg Config) error {
 		errs = append(errs, p.setExports(cfg.exports()), p.setVPLSExports(cfg.vplsExports()))
 		p.importer = newImporter(&cfg)
 		p.cfg = cfg
+		p.listen(cfg.Liveness)
+		p.moveShared("tunnels", event.Now())
 		errs = append(errs, p.converge(nil), p.convergeVPLS())
 	}
 	p.cfg = cfg
@@ -244,6 +256,9 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 			return fmt.Errorf("speaker %s: %w", cfg.Node, err)
 		}
 		p.fib = f
+		if err := p.sweep(cfg.Node); err != nil { // first: routes go with their next hops
+			return fmt.Errorf("speaker %s: %w", cfg.Node, err)
+		}
 		left, err := f.leftovers()
 		if err != nil {
 			return fmt.Errorf("speaker %s: %w", cfg.Node, err)
@@ -257,9 +272,6 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 			// Without an egress it equals no wanted route: converge replaces
 			// or removes it.
 			p.kernel[r.key()] = r
-		}
-		if err := p.sweep(cfg.Node); err != nil {
-			return fmt.Errorf("speaker %s: %w", cfg.Node, err)
 		}
 	}
 	d, err := startDaemon(ctx, cfg, p.inbox.put)
@@ -286,13 +298,17 @@ func (p *process) setPolicy(rules []RTRule) error {
 func (p *process) setExports(want map[exportKey]export) error {
 	var errs []error
 	withdraw, announce := difference(p.exports, want, compareExports)
+	var gone, told []export
 	for _, e := range withdraw {
 		if err := p.daemon.withdraw(e); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		delete(p.exports, e.key())
-		p.emit("bgp.withdrawn", map[string]string{"vrf": e.VRF, "site": e.Site, "rd": e.RD, "prefix": e.Prefix.String()})
+		gone = append(gone, e)
+	}
+	for e, n := range spans(gone, export.run, export.alike) {
+		p.emit("bgp.withdrawn", counted(n, map[string]string{"vrf": e.VRF, "site": e.Site, "rd": e.RD, "prefix": e.Prefix.String()}))
 	}
 	for _, e := range announce {
 		if err := p.daemon.announce(e); err != nil {
@@ -300,16 +316,20 @@ func (p *process) setExports(want map[exportKey]export) error {
 			continue
 		}
 		p.exports[e.key()] = e
-		if p.daemon.anyEstablished() {
-			p.emitAnnounced(e)
-		}
+		told = append(told, e)
+	}
+	if p.daemon.anyEstablished() {
+		p.emitAnnounced(told)
 	}
 	return errors.Join(errs...)
 }
 
-func (p *process) emitAnnounced(e export) {
-	p.emit("bgp.announced", map[string]string{"vrf": e.VRF, "site": e.Site, "rd": e.RD, "prefix": e.Prefix.String(),
-		"label": strconv.FormatUint(uint64(e.Label), 10), "rt": e.RT})
+// emitAnnounced reports routes that have been sent, in order.
+func (p *process) emitAnnounced(told []export) {
+	for e, n := range spans(told, export.run, export.alike) {
+		p.emit("bgp.announced", counted(n, map[string]string{"vrf": e.VRF, "site": e.Site, "rd": e.RD, "prefix": e.Prefix.String(),
+			"label": strconv.FormatUint(uint64(e.Label), 10), "rt": e.RT}))
+	}
 }
 
 func (p *process) onSession(e sessionEvent) {
@@ -321,9 +341,7 @@ func (p *process) onSession(e sessionEvent) {
 	case sessionUp:
 		p.emit("bgp.established", map[string]string{"neighbor": e.addr.String()})
 		_, announce := difference(nil, p.exports, compareExports)
-		for _, x := range announce {
-			p.emitAnnounced(x) // sent now, by GoBGP
-		}
+		p.emitAnnounced(announce) // sent now, by GoBGP
 		p.announcedVPLS()
 	case sessionDown:
 		p.emit("bgp.down", map[string]string{"neighbor": e.addr.String(), "reason": peer.reason})
@@ -352,7 +370,7 @@ func (p *process) onVPNPath(got path, withdrawn bool) {
 	if withdrawn {
 		if p.rib.drop(got.RD, got.Prefix) {
 			p.dirty[got.Prefix] = true
-			p.emit("bgp.lost", map[string]string{"rd": got.RD, "prefix": got.Prefix.String()})
+			p.heard = append(p.heard, news{event.Now(), true, got})
 		}
 		return
 	}
@@ -361,17 +379,19 @@ func (p *process) onVPNPath(got path, withdrawn bool) {
 	}
 	p.rib.put(got)
 	p.dirty[got.Prefix] = true
-	p.emit("bgp.received", map[string]string{"rd": got.RD, "prefix": got.Prefix.String(),
-		"label": strconv.FormatUint(uint64(got.Label), 10), "next_hop": got.NextHop.String(), "rts": strings.Join(got.RTs, " ")})
+	p.heard = append(p.heard, news{event.Now(), false, got})
 }
 
 // onLinkUp programs the routes through a device again: the kernel dropped
 // them when it went down, and refused those that came meanwhile.
 func (p *process) onLinkUp(m linkUp) {
 	for k, r := range p.kernel {
-		if r.Dev == m.dev || m.dev == "" {
+		if r.Nexthop == 0 && (r.Way.Dev == m.dev || m.dev == "") {
 			delete(p.kernel, k)
 		}
+	}
+	if m.dev == "" {
+		p.loseShared(func(nexthop) bool { return true })
 	}
 	p.resync = true
 	p.l2.doubt(m.dev)
@@ -388,71 +408,15 @@ func (p *process) onLinkGone(m linkGone) {
 	}
 }
 
-// converge brings the kernel's VRF routes to what the RIB and the
-// configuration want, for the prefixes in scope (nil: all).
-func (p *process) converge(scope map[netip.Prefix]bool) error {
-	if p.fib == nil || (scope != nil && len(scope) == 0) {
-		return nil
-	}
-	want := map[routeKey]vrfRoute{}
-	if scope == nil {
-		for prefix := range p.rib {
-			p.importer.want(p.rib, prefix, want)
-		}
-	}
-	for prefix := range scope {
-		p.importer.want(p.rib, prefix, want)
-	}
-	set, del := diffRoutes(p.kernel, want, scope)
-	return p.program(set, del)
-}
-
-// program sends one batch and reports each route after the kernel's answer.
-func (p *process) program(set, del []vrfRoute) error {
-	if len(set)+len(del) == 0 {
-		return nil
-	}
-	var errs []error
-	setErrs, delErrs := p.fib.apply(set, del)
-	now := event.Now()
-	for i, r := range del {
-		if err := delErrs[i]; err != nil {
-			errs = append(errs, err)
-			p.emitAt(now, "route.failed", map[string]string{"vrf": r.VRF, "table": strconv.Itoa(r.Table), "prefix": r.Prefix.String(), "error": err.Error()})
-			continue
-		}
-		delete(p.kernel, r.key())
-		p.emitAt(now, "route.removed", map[string]string{"vrf": r.VRF, "table": strconv.Itoa(r.Table), "prefix": r.Prefix.String()})
-	}
-	for i, r := range set {
-		if err := setErrs[i]; err != nil {
-			errs = append(errs, err)
-			p.emitAt(now, "route.failed", map[string]string{"vrf": r.VRF, "table": strconv.Itoa(r.Table), "prefix": r.Prefix.String(), "error": err.Error()})
-			continue
-		}
-		p.kernel[r.key()] = r
-		p.emitAt(now, "route.programmed", map[string]string{"vrf": r.VRF, "table": strconv.Itoa(r.Table), "prefix": r.Prefix.String(),
-			"egress": r.Egress.String(), "labels": r.stack()})
-	}
-	return errors.Join(errs...)
-}
-
-// stack is the label stack as in `ip route`: outermost first.
-func (r vrfRoute) stack() string {
-	vpn := strconv.FormatUint(uint64(r.Label), 10)
-	if r.LSP == 0 {
-		return vpn
-	}
-	return strconv.FormatUint(uint64(r.LSP), 10) + "/" + vpn
-}
-
 // removeAll takes our routes out of the kernel.
 func (p *process) removeAll() error {
 	if p.fib == nil {
 		return nil
 	}
 	_, del := diffRoutes(p.kernel, nil, nil)
-	return errors.Join(p.program(nil, del), p.wire(newWiring()))
+	err := p.program(nil, del)
+	p.clearShared()
+	return errors.Join(err, p.wire(newWiring()))
 }
 
 // emit queues an event of this moment.
@@ -481,35 +445,6 @@ func (p *process) flush() error {
 	_, err := p.conn.Write(p.out)
 	p.out = p.out[:0]
 	return err
-}
-
-// inbox is an unbounded queue: GoBGP's watcher and log must never wait for
-// the loop, which itself waits for GoBGP.
-type inbox struct {
-	mu     sync.Mutex
-	items  []any
-	signal chan struct{}
-}
-
-func newInbox() *inbox { return &inbox{signal: make(chan struct{}, 1)} }
-
-func (b *inbox) put(m any) {
-	b.mu.Lock()
-	b.items = append(b.items, m)
-	b.mu.Unlock()
-	select {
-	case b.signal <- struct{}{}:
-	default:
-	}
-}
-
-// take empties the queue.
-func (b *inbox) take() []any {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	items := b.items
-	b.items = nil
-	return items
 }
 
 func equalRules(a, b []RTRule) bool {

@@ -115,7 +115,7 @@ func (p *process) convergeVPLS() error {
 	if p.fib == nil {
 		return nil
 	}
-	want, refused := p.importer.wants(p.l2.paths)
+	want, refused := p.importer.wants(p.l2.paths, p.reach)
 	err := p.wire(want)
 	for k, r := range refused {
 		p.refuse(event.Now(), k, r)
@@ -258,7 +258,7 @@ func (p *process) wiredPW(now event.Mono, op wireOp, err error) {
 
 func (p *process) emitPWUp(t event.Mono, w pseudowire) {
 	p.emitAt(t, "pw.up", map[string]string{"vsi": w.VSI, "egress": w.Egress.String(), "ve": strconv.Itoa(w.VE),
-		"out": words(w.stack()), "in": strconv.FormatUint(uint64(w.In), 10), "dev": w.port()})
+		"out": words(w.Labels), "in": strconv.FormatUint(uint64(w.In), 10), "dev": w.port()})
 }
 
 // onPortUp is the last step of a pseudowire: its port forwards.

@@ -23,11 +23,11 @@ type pseudowire struct {
 	// the Ethernet of the port, stands for the way there.
 	In  uint32
 	MTU int
-	// The way there: Out is the other PE's label for us, below the LSP's.
-	Out uint32
-	LSP uint32 // 0: the egress is the neighbour
-	Via netip.Addr
-	Dev string // core interface
+	// The way there: Out is the other PE's label for us, the last of Labels.
+	Out    uint32
+	Labels fabric.Stack
+	Via    netip.Addr
+	Dev    string // core interface
 }
 
 // pwKey is the place of a pseudowire: one to each VE of a VSI.
@@ -45,14 +45,6 @@ func (w pseudowire) port() string { return "pw" + strconv.FormatUint(uint64(w.In
 // place.
 func (w pseudowire) samePort(o pseudowire) bool {
 	return w.VSI == o.VSI && w.VE == o.VE && w.In == o.In && w.MTU == o.MTU
-}
-
-// stack is what frames leave with.
-func (w pseudowire) stack() fabric.Stack {
-	if w.LSP == 0 {
-		return fabric.Stack{w.Out}
-	}
-	return fabric.Stack{w.LSP, w.Out}
 }
 
 // reserved is a Flow on a pseudowire: frames from Src to Dst take labels of
@@ -116,7 +108,7 @@ type refusal struct {
 
 // wants is the wiring that the received paths make possible, and why a
 // pseudowire that they ask for is not.
-func (im *importer) wants(paths map[vplsNLRI]vplsPath) (want wiring, refused map[pwKey]refusal) {
+func (im *importer) wants(paths map[vplsNLRI]vplsPath, up *reach) (want wiring, refused map[pwKey]refusal) {
 	want, refused = newWiring(), map[pwKey]refusal{}
 	for i := range im.vsis {
 		v := &im.vsis[i]
@@ -137,11 +129,11 @@ func (im *importer) wants(paths map[vplsNLRI]vplsPath) (want wiring, refused map
 			}
 		}
 		for ve, p := range best {
-			w := im.pseudowire(v, p)
+			w := im.pseudowire(v, p, up)
 			want.pws[w.key()] = w
 			delete(refused, pwKey{v.Name, ve}) // another path of that VE will do
 		}
-		im.wantFlows(v, want)
+		im.wantFlows(v, want, up)
 	}
 	return want, refused
 }
@@ -175,16 +167,16 @@ func (im *importer) refuses(v *VSI, p vplsPath) string {
 }
 
 // pseudowire is what v builds for p, which it does not refuse.
-func (im *importer) pseudowire(v *VSI, p vplsPath) pseudowire {
-	t := im.tunnels[p.NextHop]
+func (im *importer) pseudowire(v *VSI, p vplsPath, up *reach) pseudowire {
 	in, _ := v.block().label(p.VEID)
 	out, _ := p.label(v.VEID)
+	w := im.way(target{p.NextHop, out}, up)
 	return pseudowire{VSI: v.Name, VE: p.VEID, Egress: p.NextHop, In: in, MTU: v.MTU,
-		Out: out, LSP: t.Label, Via: t.Via, Dev: t.Dev}
+		Out: out, Labels: w.Labels, Via: w.Via, Dev: w.Dev}
 }
 
 // wantFlows adds the reserved traffic of v whose pseudowire is wanted.
-func (im *importer) wantFlows(v *VSI, want wiring) {
+func (im *importer) wantFlows(v *VSI, want wiring, up *reach) {
 	for _, f := range v.Flows {
 		for _, w := range want.pws {
 			if w.VSI != v.Name || w.Egress != f.Egress {
@@ -192,6 +184,10 @@ func (im *importer) wantFlows(v *VSI, want wiring) {
 			}
 			r := reserved{VSI: v.Name, Name: f.Name, Port: w.In, Src: f.Src, Dst: f.Dst, Via: f.Via, Dev: f.Dev, In: f.In}
 			copy(r.Labels[:], f.Labels)
+			if b := f.Backup; b != nil && up.downDev(f.Dev) && !up.downDev(b.Dev) {
+				r.Labels, r.Via, r.Dev = fabric.Stack{}, b.Via, b.Dev
+				copy(r.Labels[:], b.Labels)
+			}
 			want.flows[r.key()] = r
 		}
 	}

@@ -65,11 +65,14 @@ type fakeFIB struct {
 func (*fakeFIB) apply(set, del []vrfRoute) (setErrs, delErrs []error) {
 	setErrs, delErrs = make([]error, len(set)), make([]error, len(del))
 	for i, r := range set {
-		if r.Dev == "broken" {
+		if r.Way.Dev == "broken" {
 			setErrs[i] = errors.New("no such device")
 		}
 	}
 	return setErrs, delErrs
+}
+func (*fakeFIB) nexthops(add, move []nexthop, _ []uint32) (addErrs, moveErrs []error) {
+	return make([]error, len(add)), make([]error, len(move))
 }
 func (*fakeFIB) leftovers() ([]vrfRoute, error) { return nil, nil }
 
@@ -136,16 +139,25 @@ func (r *recorder) mark() int {
 
 // wait returns the first event after mark that has the kind, the node and the
 // attributes ("key=value").
-func (r *recorder) wait(t *testing.T, mark int, node, kind string, attrs ...string) event.Event {
+func (r *recorder) wait(t *testing.T, mark int, node, kind string, attrs ...string) (found event.Event) {
+	t.Helper()
+	r.until(t, mark, fmt.Sprintf("event %s %s %v", node, kind, attrs), func(e event.Event) bool {
+		found = e
+		return matches(e, node, kind, attrs)
+	})
+	return found
+}
+
+// until shows done each event after mark, once, until it has seen enough.
+func (r *recorder) until(t *testing.T, mark int, what string, done func(event.Event) bool) {
 	t.Helper()
 	deadline := time.After(15 * time.Second)
 	for at := mark; ; {
 		r.mu.Lock()
 		for ; at < len(r.events); at++ {
-			if matches(r.events[at], node, kind, attrs) {
-				e := r.events[at]
+			if done(r.events[at]) {
 				r.mu.Unlock()
-				return e
+				return
 			}
 		}
 		signal := r.signal
@@ -153,7 +165,7 @@ func (r *recorder) wait(t *testing.T, mark int, node, kind string, attrs ...stri
 		select {
 		case <-signal:
 		case <-deadline:
-			t.Fatalf("no event %s %s %v after 15 s; have:\n%s", node, kind, attrs, r.dump(mark))
+			t.Fatalf("no %s after 15 s; have:\n%s", what, r.dump(mark))
 		}
 	}
 }

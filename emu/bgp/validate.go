@@ -98,6 +98,13 @@ func (c *Config) validateVRFs() (errs []error) {
 				bad("vrf %s: site %s: prefix %q: want an IPv4 network, once", v.Name, k.Site, k.Prefix)
 			}
 			prefixes[k.Prefix] = true
+			if m := k.More; m.Count != 0 && (m.Count < 0 || !m.First.Addr().Is4() || m.First != m.First.Masked() || m.First.Bits() < 8 ||
+				m.Count > 1<<(m.First.Bits()-8)) {
+				bad("vrf %s: site %s: %s more prefixes: want IPv4 networks within a /8", v.Name, k.Site, m)
+			}
+			if k.Preference < 0 {
+				bad("vrf %s: site %s: preference %d: want none below 0", v.Name, k.Site, k.Preference)
+			}
 			for _, rt := range []string{k.ExportRT, k.ImportRT} {
 				if err := validateRT(rt); err != nil {
 					bad("vrf %s: site %s: %w", v.Name, k.Site, err)
@@ -290,14 +297,4 @@ func (v *VSI) importRTs() map[string]bool {
 		m[rt] = true
 	}
 	return m
-}
-
-// local says that prefix is a site attached to v here.
-func (v *VRF) local(prefix netip.Prefix) bool {
-	for _, c := range v.Circuits {
-		if c.Prefix == prefix {
-			return true
-		}
-	}
-	return false
 }

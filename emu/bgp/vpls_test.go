@@ -130,8 +130,8 @@ func from(ve int, change func(*vplsPath)) vplsPath {
 }
 
 func TestWants(t *testing.T) {
-	to2 := pseudowire{VSI: "vsi-lan", VE: 2, Egress: addr("10.255.0.2"), In: 20302, MTU: 1500, Out: 20301, LSP: 1102, Via: addr("10.1.0.2"), Dev: "p1"}
-	to3 := pseudowire{VSI: "vsi-lan", VE: 3, Egress: addr("10.255.0.3"), In: 20303, MTU: 1500, Out: 20301, Via: addr("10.1.0.6"), Dev: "pe3"}
+	to2 := pseudowire{VSI: "vsi-lan", VE: 2, Egress: addr("10.255.0.2"), In: 20302, MTU: 1500, Out: 20301, Labels: fabric.Stack{1102, 20301}, Via: addr("10.1.0.2"), Dev: "p1"}
+	to3 := pseudowire{VSI: "vsi-lan", VE: 3, Egress: addr("10.255.0.3"), In: 20303, MTU: 1500, Out: 20301, Labels: fabric.Stack{20301}, Via: addr("10.1.0.6"), Dev: "pe3"}
 	for _, c := range []struct {
 		name   string
 		paths  []vplsPath
@@ -165,7 +165,7 @@ func TestWants(t *testing.T) {
 			for _, p := range c.paths {
 				paths[p.vplsNLRI] = p
 			}
-			want, refused := newImporter(lanConfig()).wants(paths)
+			want, refused := newImporter(lanConfig()).wants(paths, newReach())
 			_, got := difference(nil, want.pws, comparePWs)
 			require.Empty(t, cmp.Diff(c.want, got, cmpAddrs))
 			if c.refuse == "" {
@@ -190,7 +190,7 @@ func TestFlowsNeedTheirPseudowire(t *testing.T) {
 	other.Name, other.Egress = "silver", addr("10.255.0.3")
 	c.VSIs[0].Flows = []Flow{gold, other}
 	two := from(2, nil)
-	want, _ := newImporter(c).wants(map[vplsNLRI]vplsPath{two.vplsNLRI: two})
+	want, _ := newImporter(c).wants(map[vplsNLRI]vplsPath{two.vplsNLRI: two}, newReach())
 	require.Empty(t, cmp.Diff(map[flowKey]reserved{{"vsi-lan", "gold"}: {VSI: "vsi-lan", Name: "gold", Port: 20302, Src: gold.Src, Dst: gold.Dst,
 		Labels: fabric.Stack{30004, 30002, 40001}, Via: gold.Via, Dev: "p2", In: 40002}}, want.flows, cmpAddrs))
 	require.Equal(t, uint32(40001), want.flows[flowKey{"vsi-lan", "gold"}].label())
@@ -311,7 +311,7 @@ func FuzzNeighbor(f *testing.F) {
 		require.NoError(t, err)
 		v := got.(vplsPath)
 		v.RTs = append(v.RTs, "65000:131")
-		want, refused := newImporter(lanConfig()).wants(map[vplsNLRI]vplsPath{v.vplsNLRI: v})
+		want, refused := newImporter(lanConfig()).wants(map[vplsNLRI]vplsPath{v.vplsNLRI: v}, newReach())
 		require.Equal(t, 1, len(want.pws)+len(refused), "%+v", v)
 		for _, w := range want.pws {
 			v.Layer2.Flags &= flagControl | flagInOrder // the others must be zero, and are ignored

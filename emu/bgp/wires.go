@@ -238,7 +238,7 @@ func fromLabel(label, pw uint32) rtnl.Filter {
 
 // wayPW sets or changes the way there.
 func (b *wireBatch) wayPW(w pseudowire, core int) {
-	b.MPLSReplace(rtnl.MPLSRoute{In: w.In, Out: stackOf(w.stack()), Via: w.Via, DevIndex: core, Dev: w.Dev, Protocol: rtnl.ProtocolBGP})
+	b.MPLSReplace(rtnl.MPLSRoute{In: w.In, Out: stackOf(w.Labels), Via: w.Via, DevIndex: core, Dev: w.Dev, Protocol: rtnl.ProtocolBGP})
 }
 
 // dropPW leaves the port in the group of those that are deleted together: the
@@ -313,7 +313,7 @@ func labelOf(l rtnl.LinkInfo) (label uint32, ok bool) {
 }
 
 // sweep removes by our marks: the groups, the protocol number, and all that is
-// in the shared block at our priority.
+// in the shared block at our priority. With next hops go the routes by them.
 func (f *kernelFIB) sweep() (ports []string, err error) {
 	links, err := f.conn.Links()
 	if err != nil {
@@ -328,9 +328,16 @@ func (f *kernelFIB) sweep() (ports []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("look for a predecessor's labels: %w", err)
 	}
+	shared, err := f.conn.Nexthops(rtnl.ProtocolBGP)
+	if err != nil {
+		return nil, fmt.Errorf("look for a predecessor's next hops: %w", err)
+	}
 	var b rtnl.Batch
 	for _, r := range routes {
 		b.MPLSDel(r.In, rtnl.IgnoreMissing)
+	}
+	for _, n := range shared {
+		b.NexthopDel(n.ID, rtnl.IgnoreMissing)
 	}
 	b.GroupDel(rtnl.GroupSpeaker, rtnl.IgnoreMissing)
 	b.GroupDel(rtnl.GroupDoomed, rtnl.IgnoreMissing)
@@ -343,7 +350,7 @@ func (f *kernelFIB) sweep() (ports []string, err error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("remove a predecessor's pseudowires: %w", err)
+		return nil, fmt.Errorf("remove a predecessor's pseudowires and next hops: %w", err)
 	}
 	return ports, nil
 }

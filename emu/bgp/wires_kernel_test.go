@@ -54,7 +54,7 @@ func bareFIB(t testing.TB, labels int) (*kernelFIB, *inbox) {
 func wires(n int) (out []pseudowire) {
 	for i := range n {
 		out = append(out, pseudowire{VSI: "vsi-x", VE: i + 2, Egress: netip.MustParseAddr("10.255.0.2"), In: uint32(1000 + i), MTU: 1500,
-			Out: uint32(5000 + i), LSP: 17, Via: netip.MustParseAddr("10.254.0.3"), Dev: "core"})
+			Out: uint32(5000 + i), Labels: fabric.Stack{17, uint32(5000 + i)}, Via: netip.MustParseAddr("10.254.0.3"), Dev: "core"})
 	}
 	return out
 }

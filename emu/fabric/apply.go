@@ -505,7 +505,7 @@ func (n *node) rule(b *rtnl.Batch, r Rule, del bool) {
 
 func (n *node) route(r Route) rtnl.Route {
 	return rtnl.Route{Table: r.Table, Dst: r.Dst, Via: r.Via, DevIndex: n.index[r.Dev], Dev: r.Dev, Src: r.Src,
-		Labels: stack(r.Labels), Metric: r.Metric, Unreachable: r.Unreachable}
+		Labels: stack(r.Labels), Metric: r.Metric, Unreachable: r.Unreachable, Local: r.Local}
 }
 
 func (n *node) label(m MPLSRoute) rtnl.MPLSRoute {

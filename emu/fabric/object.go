@@ -382,8 +382,11 @@ func state(s string, down bool) string {
 
 // how is what a route does, without its destination.
 func (r Route) how() string {
-	if r.Unreachable {
+	switch {
+	case r.Unreachable:
 		return "unreachable"
+	case r.Local:
+		return "local"
 	}
 	var s []string
 	if l := stack(r.Labels); len(l) > 0 {

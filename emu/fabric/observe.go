@@ -284,7 +284,7 @@ func (o *observation) routes(n *node, names map[int]string) error {
 	routes, err := n.conn.Routes(rtnl.ProtocolFabric)
 	for _, r := range routes {
 		o.have.addRoute(n.name, Route{Table: r.Table, Dst: r.Dst, Via: r.Via, Dev: names[r.DevIndex], Src: r.Src,
-			Labels: array(r.Labels), Metric: r.Metric, Unreachable: r.Unreachable})
+			Labels: array(r.Labels), Metric: r.Metric, Unreachable: r.Unreachable, Local: r.Local})
 	}
 	return err
 }

@@ -94,6 +94,9 @@ type Route struct {
 	Metric int
 	// Unreachable makes it a reject route; Via and Dev are then empty.
 	Unreachable bool
+	// Local has the node answer for all of Dst itself, as if each address were
+	// its own; Dev is "lo".
+	Local bool
 }
 
 // MPLSRoute is an entry of the incoming label map.

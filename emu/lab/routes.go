@@ -91,6 +91,9 @@ func reaches(plan *topo.Plan, from, to string) bool {
 type routeTable struct {
 	mu      sync.Mutex
 	have    map[routeKey]netip.Addr
+	goal    map[routeKey]netip.Addr // what a wait is for, or was
+	missing int                     // of goal, in have; and those of have that are not in goal
+	extra   int
 	wires   map[routeKey]Pseudowire
 	failed  map[string]string // what was refused: its place as text -> why
 	flows   map[string]string // reserved flows of pseudowires that were refused, likewise
@@ -147,19 +150,23 @@ func (t *routeTable) want(configs map[string]bgp.Config) {
 	}
 }
 
-// note records one route event. The caller holds t.mu.
+// note records one event about routes. The caller holds t.mu.
 func (t *routeTable) note(e event.Event) {
-	prefix, err := netip.ParsePrefix(e.Attr["prefix"])
+	run, err := bgp.Prefixes(e)
 	if err != nil {
 		return
 	}
-	key := routeKey{e.Node, e.Attr["vrf"], prefix}
-	delete(t.failed, key.String())
-	if e.Kind == "route.removed" {
-		delete(t.have, key)
-	} else {
-		egress, _ := netip.ParseAddr(e.Attr["egress"])
-		t.have[key] = egress
+	egress, _ := netip.ParseAddr(e.Attr["egress"])
+	for prefix := range run.All() {
+		key := routeKey{e.Node, e.Attr["vrf"], prefix}
+		if len(t.failed) > 0 {
+			delete(t.failed, key.String())
+		}
+		if e.Kind == "route.removed" {
+			t.drop(key)
+		} else {
+			t.put(key, egress)
+		}
 	}
 }
 
@@ -172,10 +179,11 @@ func (t *routeTable) notePseudowire(e event.Event) {
 	key := pseudowire(e.Node, e.Attr["vsi"], egress)
 	delete(t.failed, e.Node+" "+e.Attr["vsi"]+" pseudowire to "+e.Attr["egress"])
 	if e.Kind == "pw.down" {
-		delete(t.have, key)
+		t.drop(key)
 		delete(t.wires, key)
 	} else {
-		t.have[key], t.wires[key] = egress, Pseudowire{Egress: egress, VE: e.Attr["ve"], Dev: e.Attr["dev"], In: e.Attr["in"], Out: e.Attr["out"]}
+		t.put(key, egress)
+		t.wires[key] = Pseudowire{Egress: egress, VE: e.Attr["ve"], Dev: e.Attr["dev"], In: e.Attr["in"], Out: e.Attr["out"]}
 	}
 }
 
@@ -186,7 +194,7 @@ func (t *routeTable) forget(pe string) {
 	defer t.mu.Unlock()
 	for k := range t.have {
 		if k.PE == pe {
-			delete(t.have, k)
+			t.drop(k)
 			delete(t.wires, k)
 		}
 	}
@@ -198,6 +206,7 @@ func (t *routeTable) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	clear(t.have)
+	t.aim(t.goal)
 	clear(t.wires)
 	clear(t.failed)
 	clear(t.flows)
@@ -234,12 +243,67 @@ func (t *routeTable) count() int {
 	return len(t.have)
 }
 
+// aim has the table count from now on what it lacks of want, and what it has
+// beside it: a lab may have ten thousand prefixes at each PE, and would compare
+// them all with each event. The caller holds t.mu.
+func (t *routeTable) aim(want map[routeKey]netip.Addr) {
+	t.goal, t.missing, t.extra = want, 0, 0
+	for k, egress := range want {
+		if got, ok := t.have[k]; !ok || !leads(got, egress) {
+			t.missing++
+		}
+	}
+	for k := range t.have {
+		if _, ok := want[k]; !ok {
+			t.extra++
+		}
+	}
+}
+
+// leads says whether a route to got is one to egress, as far as both are known.
+func leads(got, egress netip.Addr) bool {
+	return !got.IsValid() || !egress.IsValid() || got == egress
+}
+
+// put and drop keep count. The caller holds t.mu.
+func (t *routeTable) put(k routeKey, egress netip.Addr) {
+	t.drop(k)
+	t.have[k] = egress
+	switch want, wanted := t.goal[k]; {
+	case !wanted:
+		t.extra++
+	case leads(egress, want):
+		t.missing--
+	}
+}
+
+func (t *routeTable) drop(k routeKey) {
+	got, there := t.have[k]
+	if !there {
+		return
+	}
+	delete(t.have, k)
+	switch want, wanted := t.goal[k]; {
+	case !wanted:
+		t.extra--
+	case leads(got, want):
+		t.missing++
+	}
+}
+
+// open is how many routes are missing and left over against what aim was told.
+func (t *routeTable) open() (missing, extra int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.missing, t.extra
+}
+
 // diff is what is missing and what is left over against want.
 func (t *routeTable) diff(want map[routeKey]netip.Addr) (missing, extra []routeKey) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for k, egress := range want {
-		if got, ok := t.have[k]; !ok || (got.IsValid() && egress.IsValid() && got != egress) {
+		if got, ok := t.have[k]; !ok || !leads(got, egress) {
 			missing = append(missing, k)
 		}
 	}
@@ -273,22 +337,29 @@ func (t *routeTable) broken() string {
 // When ctx ends first the error names what is missing where. Only one wait may
 // be under way, which the lab's turn sees to.
 func (t *routeTable) wait(ctx context.Context, want map[routeKey]netip.Addr, onlyRemoved bool, progress func(open int)) error {
+	t.mu.Lock()
+	t.aim(want)
+	t.mu.Unlock()
 	for {
-		missing, extra := t.diff(want)
+		missing, extra := t.open()
 		broken := t.broken()
 		if onlyRemoved {
-			missing, broken = nil, ""
+			missing, broken = 0, ""
 		}
-		if len(missing)+len(extra) == 0 && broken == "" {
+		if missing+extra == 0 && broken == "" {
 			return nil
 		}
 		if progress != nil {
-			progress(len(missing) + len(extra))
+			progress(missing + extra)
 		}
 		select {
 		case <-t.changed:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s%s%s", context.Cause(ctx), describeRoutes(missing, extra), t.refusals(), broken)
+			lacks, left := t.diff(want)
+			if onlyRemoved {
+				lacks = nil
+			}
+			return fmt.Errorf("%w: %s%s%s", context.Cause(ctx), describeRoutes(lacks, left), t.refusals(), broken)
 		}
 	}
 }

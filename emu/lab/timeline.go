@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/event"
 )
 
@@ -54,16 +55,25 @@ func (t *Timeline) note(e event.Event) {
 		t.Announced = max(t.Announced, e.T)
 	case "route.programmed", "pw.up":
 		n.Programmed = max(n.Programmed, e.T)
-		n.Routes++
+		n.Routes += routesOf(e)
 		t.Programmed = max(t.Programmed, e.T)
-		t.Added++
+		t.Added += routesOf(e)
 	case "route.removed", "pw.down":
 		t.Withdrawn = max(t.Withdrawn, e.T)
-		t.Removed++
+		t.Removed += routesOf(e)
 	default:
 		return
 	}
 	t.Nodes[e.Node] = n
+}
+
+// routesOf is how many routes an event is about; a pseudowire counts as one.
+func routesOf(e event.Event) int {
+	run, err := bgp.Prefixes(e)
+	if err != nil {
+		return 1
+	}
+	return run.Count
 }
 
 // Stage is one part of an Apply.

@@ -96,6 +96,9 @@ func (c *compiler) routers() {
 			}
 			if pn.Kind == topo.KindPE {
 				guard(n)
+				if !c.frr.routers[pn.Name] {
+					quietNexthops(n)
+				}
 			}
 		case topo.KindCE:
 			n.Sysctls["net.ipv4.ip_forward"] = "1"
@@ -114,6 +117,14 @@ func (c *compiler) routers() {
 // as long as that packet is sent again the next hop is not found.
 func ownARP(n *fabric.Node) {
 	n.Sysctls["net.ipv4.conf.all.arp_announce"] = "2"
+}
+
+// quietNexthops keeps the kernel from telling of each route that refers to a
+// shared next hop when that is moved: it would do so whether anybody listens or
+// not, and moving thousands of prefixes at once is what the next hop is for.
+// (FRR's PEs are read by what the kernel tells.)
+func quietNexthops(n *fabric.Node) {
+	n.Sysctls["net.ipv4.nexthop_compat_mode"] = "0"
 }
 
 // looseReversePath turns the reverse path check off where the way back may

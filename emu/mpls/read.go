@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -49,6 +48,8 @@ type Route struct {
 	Dev    string   `json:"dev,omitempty"`
 	Proto  string   `json:"proto"` // bgp: learned; fabric: from the plan; kernel; static …
 	Metric uint32   `json:"metric,omitempty"`
+	// Nexthop is the shared next hop that Labels, Via and Dev are of; 0: none.
+	Nexthop uint32 `json:"nexthop,omitempty"`
 }
 
 // Read reads the tables of the namespace at nspath (as /run/netns/…); the
@@ -75,7 +76,7 @@ func Read(nspath string) (*Tables, error) {
 	if t.Labels, err = readLabels(h, names); err != nil {
 		return nil, fmt.Errorf("read labels of %s: %w", describe(nspath), err)
 	}
-	if t.VRFs, err = readVRFs(h, links, names); err != nil {
+	if t.VRFs, err = readVRFs(nspath, links, names); err != nil {
 		return nil, fmt.Errorf("read VRFs of %s: %w", describe(nspath), err)
 	}
 	return t, nil
@@ -146,7 +147,7 @@ func readLabels(h *netlink.Handle, names map[int]string) ([]Label, error) {
 	return out, nil
 }
 
-func readVRFs(h *netlink.Handle, links []netlink.Link, names map[int]string) ([]VRF, error) {
+func readVRFs(nspath string, links []netlink.Link, names map[int]string) ([]VRF, error) {
 	var vrfs []VRF
 	at := map[int]int{}   // table -> position in vrfs
 	port := map[int]int{} // device index -> position in vrfs
@@ -166,44 +167,75 @@ func readVRFs(h *netlink.Handle, links []netlink.Link, names map[int]string) ([]
 			vrfs[i].Ports = append(vrfs[i].Ports, l.Attrs().Name)
 		}
 	}
-	// One dump of all tables costs less than one a VRF.
-	var routes []netlink.Route
-	err := settled(func() (err error) {
-		routes, err = h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-		return err
-	})
+	routes, shared, err := readRoutes(nspath)
 	if err != nil {
 		return nil, fmt.Errorf("list VRF routes: %w", err)
 	}
 	for _, r := range routes {
 		i, ok := at[r.Table]
-		if ok && (r.Type == unix.RTN_UNICAST || r.Type == unix.RTN_UNREACHABLE) {
-			vrfs[i].Routes = append(vrfs[i].Routes, vrfRoute(r, names))
+		if !ok || r.Local {
+			continue
 		}
+		if n, refers := shared[r.Nexthop]; refers {
+			r.Via, r.DevIndex, r.Labels = n.Via, n.DevIndex, n.Labels
+		}
+		vrfs[i].Routes = append(vrfs[i].Routes, vrfRoute(r, names))
 	}
 	for i := range vrfs {
-		slices.SortFunc(vrfs[i].Routes, func(a, b Route) int { return comparePrefixes(a.Prefix, b.Prefix) })
+		slices.SortFunc(vrfs[i].Routes, func(a, b Route) int {
+			return cmp.Or(comparePrefixes(a.Prefix, b.Prefix), cmp.Compare(a.Metric, b.Metric))
+		})
 	}
 	slices.SortFunc(vrfs, func(a, b VRF) int { return cmp.Compare(a.Table, b.Table) })
 	return vrfs, nil
 }
 
-func vrfRoute(r netlink.Route, names map[int]string) Route {
-	out := Route{Prefix: "default", Type: "unicast", Dev: names[r.LinkIndex], Proto: protocol(int(r.Protocol)), Metric: uint32(r.Priority)}
-	if r.Type == unix.RTN_UNREACHABLE {
+// readRoutes reads the routes of all tables, which costs less than one table
+// after the other, and the next hops that they may refer to.
+func readRoutes(nspath string) (routes []rtnl.Route, shared map[uint32]rtnl.Nexthop, err error) {
+	conn, err := dial(nspath)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer conn.Close()
+	if routes, err = conn.Routes(0); err != nil {
+		return nil, nil, err
+	}
+	nexthops, err := conn.Nexthops(0)
+	if err != nil {
+		return nil, nil, err
+	}
+	shared = make(map[uint32]rtnl.Nexthop, len(nexthops))
+	for _, n := range nexthops {
+		shared[n.ID] = n
+	}
+	return routes, shared, nil
+}
+
+func dial(nspath string) (*rtnl.Conn, error) {
+	if nspath == "" {
+		return rtnl.Dial()
+	}
+	ns, err := netns.GetFromPath(nspath)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	return rtnl.DialNS(int(ns))
+}
+
+func vrfRoute(r rtnl.Route, names map[int]string) Route {
+	out := Route{Prefix: "default", Type: "unicast", Dev: names[r.DevIndex], Proto: protocol(int(r.Protocol)),
+		Metric: uint32(r.Metric), Labels: r.Labels, Nexthop: r.Nexthop}
+	if r.Unreachable {
 		// The kernel reports lo as the device of a reject route.
 		out.Type, out.Dev = "unreachable", ""
 	}
-	if r.Dst != nil {
-		if ones, _ := r.Dst.Mask.Size(); ones > 0 {
-			out.Prefix = r.Dst.String()
-		}
+	if r.Dst.Bits() > 0 {
+		out.Prefix = r.Dst.String()
 	}
-	if r.Gw != nil {
-		out.Via = net.IP(r.Gw).String()
-	}
-	if e, ok := r.Encap.(*netlink.MPLSEncap); ok && e != nil {
-		out.Labels = labels(e.Labels)
+	if r.Via.IsValid() {
+		out.Via = r.Via.String()
 	}
 	return out
 }

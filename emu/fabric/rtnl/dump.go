@@ -287,14 +287,15 @@ func (c *Conn) Addrs() (out []AddrInfo, err error) {
 	return out, err
 }
 
-// Routes reads the IPv4 routes of all tables that carry protocol.
+// Routes reads the IPv4 routes of all tables that carry protocol; 0: all, but
+// for those of broadcast and multicast addresses.
 func (c *Conn) Routes(protocol uint8) (out []Route, err error) {
 	body := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET}}).Serialize()
 	err = c.dump("routes", unix.RTM_GETROUTE, body, func() { out = out[:0] }, func(p []byte) {
-		if len(p) < unix.SizeofRtMsg || p[5] != protocol {
+		if len(p) < unix.SizeofRtMsg || (protocol != 0 && p[5] != protocol) || p[7] == unix.RTN_BROADCAST || p[7] == unix.RTN_MULTICAST {
 			return
 		}
-		r := Route{Protocol: protocol, Table: int(p[4]), Unreachable: p[7] == unix.RTN_UNREACHABLE}
+		r := Route{Protocol: p[5], Table: int(p[4]), Unreachable: p[7] == unix.RTN_UNREACHABLE, Local: p[7] == unix.RTN_LOCAL}
 		r.Dst = netip.PrefixFrom(netip.IPv4Unspecified(), int(p[1]))
 		attrs(p, unix.SizeofRtMsg, func(typ uint16, v []byte) { r.set(typ, v) })
 		out = append(out, r)
@@ -317,6 +318,8 @@ func (r *Route) set(typ uint16, v []byte) {
 		r.Src = ip
 	case unix.RTA_PRIORITY:
 		r.Metric = number(v)
+	case rtaNexthop:
+		r.Nexthop = uint32(number(v))
 	case unix.RTA_ENCAP:
 		attrs(v, 0, func(typ uint16, v []byte) {
 			if typ == nl.MPLS_IPTUNNEL_DST {

@@ -21,7 +21,9 @@ type Route struct {
 	Labels      []uint32 // to push, outermost first
 	TTL         uint8    // of the pushed labels; 0: as the kernel propagates
 	Unreachable bool
-	Protocol    uint8 // 0: ProtocolFabric
+	Local       bool   // the node answers for all of Dst itself
+	Nexthop     uint32 // a Nexthop's ID in place of Via, DevIndex and Labels
+	Protocol    uint8  // 0: ProtocolFabric
 }
 
 func (r Route) String() string {
@@ -31,6 +33,9 @@ func (r Route) String() string {
 	}
 	if r.Via.IsValid() {
 		s += fmt.Sprintf(" via %v", r.Via)
+	}
+	if r.Nexthop != 0 {
+		s += fmt.Sprintf(" by next hop %d", r.Nexthop)
 	}
 	return s + device(r.Dev, r.DevIndex)
 }
@@ -62,7 +67,11 @@ func (b *Batch) RouteReplace(r Route, opts ...Option) {
 	b.end()
 }
 
-const mplsIPTunnelTTL = 2 // MPLS_IPTUNNEL_TTL
+// Attributes that package nl does not name.
+const (
+	mplsIPTunnelTTL = 2  // MPLS_IPTUNNEL_TTL
+	rtaNexthop      = 30 // RTA_NH_ID
+)
 
 // RouteDel removes a route. Fields that are zero are not compared, Table and
 // Dst excepted.
@@ -90,6 +99,9 @@ func (b *Batch) route(r Route, msg *nl.RtMsg) {
 	switch {
 	case r.Unreachable:
 		msg.Type = unix.RTN_UNREACHABLE
+	case r.Local && msg.Scope == unix.RT_SCOPE_UNIVERSE: // not a deletion, which compares no type
+		msg.Type, msg.Scope = unix.RTN_LOCAL, unix.RT_SCOPE_HOST
+	case r.Nexthop != 0: // of universe scope, as it has a gateway
 	case msg.Scope == unix.RT_SCOPE_UNIVERSE && !r.Via.IsValid():
 		msg.Scope = unix.RT_SCOPE_LINK
 	}
@@ -109,5 +121,8 @@ func (b *Batch) route(r Route, msg *nl.RtMsg) {
 	}
 	if r.Metric != 0 {
 		b.u32(unix.RTA_PRIORITY, uint32(r.Metric))
+	}
+	if r.Nexthop != 0 {
+		b.u32(rtaNexthop, r.Nexthop)
 	}
 }

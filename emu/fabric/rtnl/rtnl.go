@@ -2,8 +2,8 @@
 // one acknowledgement for all of them, and errors that name the object.
 //
 // Division of labour: batch.go encodes messages one behind the other; link.go,
-// bridge.go, route.go, mpls.go, rule.go, qdisc.go, plug.go, filter.go and action.go say
-// what each kind of message holds; conn.go sends a Batch and matches the
+// bridge.go, route.go, nexthop.go, mpls.go, rule.go, qdisc.go, plug.go, filter.go and
+// action.go say what each kind of message holds; conn.go sends a Batch and matches the
 // answers, errors.go is what a refusal looks like, dump.go reads tables back
 // as they are in the kernel; watch.go waits for one change of an interface,
 // notify.go tells of all.
