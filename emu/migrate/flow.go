@@ -62,7 +62,7 @@ type flow struct {
 	putAt       event.Mono    // when the last batch was put on
 	waitedAt    time.Duration // waits until then
 	press       float64
-	spare       *spare
+	spare       *Spare
 
 	mu        sync.Mutex
 	way       []underway // what is not placed, oldest first
@@ -86,7 +86,7 @@ type underway struct {
 }
 
 func newFlow(bulk wire.Session, enc codec.Encoder) *flow {
-	return &flow{bulk: bulk, enc: enc, gain: 2, spare: newSpare(), news: make(chan struct{}, 1)}
+	return &flow{bulk: bulk, enc: enc, gain: 2, spare: NewSpare(), news: make(chan struct{}, 1)}
 }
 
 func (f *flow) now() event.Mono { return event.Now() }
@@ -260,7 +260,7 @@ func (f *flow) pressure(now event.Mono) {
 		if took := now.Sub(f.putAt); took > 0 {
 			share := min(1, float64(waited-f.waitedAt)/float64(took))
 			f.press += (share - f.press) / 8
-			f.enc.Pressure(min(f.press, f.spare.share(now)))
+			f.enc.Pressure(min(f.press, f.spare.Share(now)))
 		}
 	}
 	f.putAt, f.waitedAt = now, waited

@@ -91,7 +91,7 @@ func newLine(ctx context.Context, link Link, enc codec.Encoder) *line {
 	l.stop = func() {
 		cancel(errors.New("the migration has ended"))
 		<-ended
-		l.flow.spare.close()
+		l.flow.spare.Close()
 	}
 	return l
 }

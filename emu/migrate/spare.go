@@ -16,11 +16,11 @@ const (
 	userHertz  = 100 // ticks a second of /proc/stat, on all that Linux runs on
 )
 
-// spare tells how much processor time nobody uses. A sender that waits may wait
+// Spare tells how much processor time nobody uses. A sender that waits may wait
 // for the link; where all share one processor it may as well wait for the
 // target, the VM or the kernel's forwarding, and then time that it takes to
 // compress is taken from what it waits for.
-type spare struct {
+type Spare struct {
 	file *os.File // /proc/stat; nil: not known
 	buf  []byte
 	at   event.Mono
@@ -29,23 +29,25 @@ type spare struct {
 	part float64 // processors that were idle, at most 1; smoothed
 }
 
-func newSpare() *spare {
+// NewSpare begins to look; Close ends it.
+func NewSpare() *Spare {
 	f, err := os.Open("/proc/stat")
 	if err != nil {
-		return &spare{} // then it is as if there always were time
+		return &Spare{} // then it is as if there always were time
 	}
-	return &spare{file: f, buf: make([]byte, 256)}
+	return &Spare{file: f, buf: make([]byte, 256)}
 }
 
-func (s *spare) close() {
+// Close ends it.
+func (s *Spare) Close() {
 	if s.file != nil {
 		_ = s.file.Close() // it was only read
 		s.file = nil
 	}
 }
 
-// share is what is known now: 1 is a processor's whole time.
-func (s *spare) share(now event.Mono) float64 {
+// Share is what is known now: 1 is a processor's whole time.
+func (s *Spare) Share(now event.Mono) float64 {
 	if s.file != nil && (s.at == 0 || now.Sub(s.at) >= spareEvery) {
 		s.look(now)
 	}
@@ -55,7 +57,7 @@ func (s *spare) share(now event.Mono) float64 {
 	return s.part
 }
 
-func (s *spare) look(now event.Mono) {
+func (s *Spare) look(now event.Mono) {
 	n, _ := s.file.ReadAt(s.buf, 0) // shorter than asked for is an error
 	idle, ok := idleTicks(s.buf[:n])
 	if !ok {
