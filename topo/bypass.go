@@ -41,11 +41,12 @@ func (p *Plan) protect() {
 		return
 	}
 	w := bypassing{plan: p, core: p.core(), most: p.longestBypass(), tried: map[turn]bool{}}
-	for dest := range w.core.routers {
-		next := w.core.towards(dest)
-		for at := range w.core.routers {
-			if next[at].to >= 0 && w.core.routers[at].Kind != KindRR {
-				w.protect(at, next[at], next[next[at].to].to)
+	ways := p.ways()
+	for dest := range ways.routers {
+		next := ways.towards(dest)
+		for at, e := range next {
+			if e.to >= 0 && e.cost < lostCost && w.core.routers[at].Kind != KindRR {
+				w.protect(at, e, next[e.to].to)
 			}
 		}
 	}

@@ -189,12 +189,16 @@ func singleFailures(p *Plan) (all []failure) {
 // connects says whether the links that are left lead from one router to
 // another; only the reflector is not crossed.
 func (f failure) connects(p *Plan, from, to string) bool {
+	return connected(p, func(l Link) bool { return f.takes(l.A.Node, l.B.Node) }, from, to)
+}
+
+func connected(p *Plan, gone func(Link) bool, from, to string) bool {
 	reached := map[string]bool{from: true}
 	for again := true; again; {
 		again = false
 		for _, l := range p.Links {
 			a, b := l.A.Node, l.B.Node
-			if l.Core && !f.takes(a, b) && reached[a] != reached[b] {
+			if l.Core && !gone(l) && reached[a] != reached[b] {
 				reached[a], reached[b], again = true, true, true
 			}
 		}
@@ -377,12 +381,15 @@ func TestPathsAvoidWhatIsLost(t *testing.T) {
 		one, two := core[r.IntN(len(core))], core[r.IntN(len(core))]
 		q := p.Without(one.Name(), two.Name())
 		sound(t, q)
+		lost := func(l Link) bool { return l.Core && (l.Name() == one.Name() || l.Name() == two.Name()) }
 		for _, lsp := range q.LSPs {
-			for _, h := range lsp.Hops {
-				for _, l := range []Link{one, two} {
-					if l.A.Node == h.Node && l.A.Ifname == h.Dev || l.B.Node == h.Node && l.B.Ifname == h.Dev {
-						t.Fatalf("seed %d: the path to %s crosses %s", seed, lsp.Egress, l.Name())
-					}
+			for _, n := range q.OfKind(KindPE, KindP) {
+				left := connected(q, lost, n.Name, lsp.Egress)
+				if q.Reaches(n.Name, lsp.Egress) != left {
+					t.Fatalf("seed %d: %s to %s without %s and %s: a way is left: %v", seed, n.Name, lsp.Egress, one.Name(), two.Name(), left)
+				}
+				if _, err := q.Path(n.Name, lsp.Egress); err != nil {
+					t.Fatalf("seed %d: %v: what has no other way keeps its own", seed, err)
 				}
 			}
 		}

@@ -22,8 +22,27 @@ type edge struct {
 	farDev   string     // the other end's interface
 }
 
-// core is what carries packets now: without the links that have failed.
-func (p *Plan) core() *core {
+// core is what carries packets now: without the links that have failed, and
+// without those that are lost.
+func (p *Plan) core() *core { return p.graph(func(l Link) (int, bool) { return l.Cost, !l.Lost }) }
+
+// lostCost is more than any path costs that crosses no lost link.
+const lostCost = 1 << 32
+
+// ways is the core with lost links in it as the last resort: where no other way
+// leads anywhere, what is in the routers' tables stays. That the link is lost
+// may be an error; and if it is none, nothing gets worse.
+func (p *Plan) ways() *core {
+	return p.graph(func(l Link) (int, bool) {
+		if l.Lost {
+			return l.Cost + lostCost, true
+		}
+		return l.Cost, true
+	})
+}
+
+// graph is the backbone with the links that cost takes, at the cost it gives.
+func (p *Plan) graph(cost func(Link) (int, bool)) *core {
 	g := &core{at: map[string]int{}}
 	for i := range p.Nodes {
 		if p.Nodes[i].Loopback.IsValid() {
@@ -33,12 +52,13 @@ func (p *Plan) core() *core {
 	}
 	g.edges = make([][]edge, len(g.routers))
 	for _, l := range p.Links {
-		if !l.Core || l.Failed || l.Lost {
+		c, usable := cost(l)
+		if !l.Core || l.Failed || !usable {
 			continue
 		}
 		a, b := g.at[l.A.Node], g.at[l.B.Node]
-		g.edges[a] = append(g.edges[a], edge{b, l.Cost, l.A.Ifname, l.B.Addr.Addr(), l.B.Ifname})
-		g.edges[b] = append(g.edges[b], edge{a, l.Cost, l.B.Ifname, l.A.Addr.Addr(), l.A.Ifname})
+		g.edges[a] = append(g.edges[a], edge{b, c, l.A.Ifname, l.B.Addr.Addr(), l.B.Ifname})
+		g.edges[b] = append(g.edges[b], edge{a, c, l.B.Ifname, l.A.Addr.Addr(), l.A.Ifname})
 	}
 	return g
 }
@@ -108,7 +128,7 @@ func (p *Plan) labels() (l labels) {
 
 // route fills in the LSPs and the backbone's own routes.
 func (p *Plan) route() {
-	g, l := p.core(), p.labels()
+	g, l := p.ways(), p.labels()
 	p.LSPs, p.CoreRoutes = nil, nil
 	for dest, router := range g.routers {
 		next := g.towards(dest)

@@ -140,6 +140,10 @@ type Tunnel struct {
 	// Backup takes the place of Label, Via and Dev while Dev is down; nil:
 	// nothing does.
 	Backup *Backup `json:"backup,omitempty"`
+	// Lost says that the controller has been told that no way leads to the egress
+	// any more. A route that can go to another egress goes there; one that cannot
+	// stays as it is, as the controller may be wrong.
+	Lost bool `json:"lost,omitempty"`
 }
 
 // Backup is a way that is prepared for the time when the usual one is down:

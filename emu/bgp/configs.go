@@ -156,7 +156,7 @@ func tunnelsOf(plan *topo.Plan, pe topo.Node, loopbacks map[string]netip.Addr) [
 			if h.Node != pe.Name || lsp.Egress == pe.Name {
 				continue
 			}
-			t := Tunnel{Egress: loopbacks[lsp.Egress], Label: h.OutLabel, Via: h.Via, Dev: h.Dev}
+			t := Tunnel{Egress: loopbacks[lsp.Egress], Label: h.OutLabel, Via: h.Via, Dev: h.Dev, Lost: !plan.Reaches(pe.Name, lsp.Egress)}
 			if pe.Routing == topo.RoutingFRR {
 				t.Label = cmp.Or(t.Label, lsp.Label)
 			} else if by, ok := plan.Backup(pe.Name, lsp.Egress); ok {
