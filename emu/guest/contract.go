@@ -37,14 +37,30 @@ type Control interface {
 	// when the last step ended; state is what the virtual CPUs and devices
 	// hold: what a successor needs besides memory and disk.
 	Pause(ctx context.Context) (at event.Mono, state []byte, err error)
+	// Checkpoint is Pause with a state that a standby, which is another process
+	// and has another kernel, can go on from: with connections it holds the
+	// clients' TCP connections too, as they are at this moment, of both the
+	// kernel and the program. Whoever holds what the guest sends (package plug)
+	// begins the next epoch before this call. In time it is one pause and one
+	// exchange with the guest.
+	Checkpoint(ctx context.Context, connections bool) (at event.Mono, state []byte, err error)
 	// Resume lets a paused guest go on where it is.
 	Resume(ctx context.Context) (at event.Mono, err error)
 	// Prepare maps the memory in folder ahead of Adopt, so that mapping it
 	// costs no time while the guest stands.
 	Prepare(ctx context.Context, folder string, opt AdoptOptions) error
 	// Adopt lets a paused guest go on with the memory and disk in folder, and
-	// state. It never touches its former memory and disk again.
+	// state. It never touches its former memory and disk again. A standby takes
+	// only states of Checkpoint, and the connections in them: these are there when
+	// it returns, so that the VM's port can be brought up, and rest until Resend.
 	Adopt(ctx context.Context, folder string, state []byte, opt AdoptOptions) (at event.Mono, err error)
+	// Boot lets a standby begin as a VM does that is switched on, on the disk in
+	// folder and with the memory there, whatever it holds.
+	Boot(ctx context.Context, folder string) (at event.Mono, err error)
+	// Resend has the connections that Adopt restored speak, now that the VM's
+	// port is up: what their peers have not acknowledged is sent again at once,
+	// and their clients are served.
+	Resend(ctx context.Context) error
 	// Mirror has each write to the disk reported to the socket at path, and
 	// counted as done only when that has acknowledged it; "" ends that. When
 	// the socket closes the guest goes on without it: what was not
@@ -60,13 +76,17 @@ type AdoptOptions struct {
 	// new memory (SCM_RIGHTS): pages that are not there yet are asked for
 	// there. "": all are there.
 	Missing string
+	// Boot prepares a standby for Boot: the memory is filled ahead as at any
+	// start. It is for a memory that nobody else writes.
+	Boot bool
 }
 
 // Status is a guest's own word on itself.
 type Status struct {
-	Folder  string // of the memory and disk that it runs on
+	Folder  string // of the memory and disk that it runs on; "": a standby, which has none
 	Running bool
 	Steps   uint64 // of its workload
 	Acked   uint64 // transactions that clients were told are done
 	Fault   string // what it found wrong with its own memory or disk, if anything
+	Clients int    // connections of clients
 }

@@ -21,7 +21,7 @@ const Verb = "guest"
 // Config is what a guest process is told when it starts.
 type Config struct {
 	Spec   Spec
-	Folder string // of its memory and disk, which are there
+	Folder string // of its memory and disk, which are there; "": a standby
 	Socket string // where it listens for Control
 	// Record, where it is not empty, is a file that the run's writes are recorded
 	// in, to be played by workload trace.
@@ -36,8 +36,11 @@ func ParseConfig(arg string) (Config, error) {
 	if err := decodeStrict([]byte(arg), &c); err != nil {
 		return Config{}, fmt.Errorf("guest: argument: %w", err)
 	}
-	if c.Folder == "" || c.Socket == "" {
-		return Config{}, errors.New("guest: argument names no folder or no socket")
+	if c.Socket == "" {
+		return Config{}, errors.New("guest: argument names no socket")
+	}
+	if c.Folder == "" && c.Record != "" {
+		return Config{}, errors.New("guest: argument has a standby record its writes")
 	}
 	return c, c.Spec.Check()
 }
@@ -80,7 +83,13 @@ func Launch(ctx context.Context, program string, c Config, start func(*exec.Cmd)
 // Run is the body of a guest process. ready is told once when it can be
 // reached. It returns when ctx ends.
 func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
-	m, err := newMachine(c.Spec, c.Folder)
+	var m *machine
+	var err error
+	if c.Folder == "" {
+		m, err = newStandby(c.Spec)
+	} else {
+		m, err = newMachine(c.Spec, c.Folder)
+	}
 	if err != nil {
 		return err
 	}
@@ -182,6 +191,10 @@ func (m *machine) serveAgent(ctx context.Context, conn io.ReadWriter) error {
 		if err != nil && q.ID == 0 {
 			return err // nobody to answer
 		}
+		var broken error
+		if q.state, broken = readState(in, q.State); broken != nil {
+			return broken
+		}
 		a := reply{ID: q.ID}
 		if err == nil {
 			a, err = m.serve(ctx, q)
@@ -189,11 +202,12 @@ func (m *machine) serveAgent(ctx context.Context, conn io.ReadWriter) error {
 		if err != nil {
 			a = reply{ID: q.ID, Error: err.Error()}
 		}
+		a.State = len(a.state)
 		out, err := encodeLine(a)
 		if err != nil {
 			return err
 		}
-		if _, err := conn.Write(out); err != nil {
+		if err := send(conn, out, a.state); err != nil {
 			return err
 		}
 	}
@@ -210,16 +224,22 @@ func (m *machine) serve(ctx context.Context, q request) (a reply, err error) {
 		return a, err
 	}
 	a.ID = q.ID
-	opt := AdoptOptions{Missing: q.Missing}
+	opt := AdoptOptions{Missing: q.Missing, Boot: q.Boot}
 	switch q.Op {
 	case opPause:
-		a.At, a.State, err = m.pause(ctx)
+		a.At, a.state, err = m.pause(ctx)
+	case opCheckpoint:
+		a.At, a.state, err = m.checkpoint(ctx, q.Connections)
 	case opResume:
-		a.At = m.resume()
+		a.At, err = m.resume()
 	case opPrepare:
 		err = m.prepare(q.Folder, opt)
 	case opAdopt:
-		a.At, err = m.adopt(q.Folder, q.State, opt)
+		a.At, err = m.adopt(q.Folder, q.state, opt)
+	case opBoot:
+		a.At, err = m.boot(q.Folder)
+	case opResend:
+		err = m.resend()
 	case opMirror:
 		err = m.mirrorTo(q.Path)
 	case opStatus:

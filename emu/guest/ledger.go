@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"maps"
+	"slices"
 	"sort"
 	"sync"
 )
@@ -251,6 +252,29 @@ func parseSnapshot(b []byte) (seq uint64, counts map[uint64]uint64, err error) {
 		counts[binary.LittleEndian.Uint64(e)] = binary.LittleEndian.Uint64(e[8:])
 	}
 	return binary.LittleEndian.Uint64(b[8:]), counts, nil
+}
+
+// save and recall are for the state of the virtual CPUs. With a disk the counts
+// are there, without one they are part of the state.
+func (l *ledger) save(s *cpuState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.ledger = l.seq
+	if l.disk != nil {
+		return
+	}
+	for _, client := range slices.Sorted(maps.Keys(l.counts)) {
+		s.counts = append(s.counts, client, l.counts[client])
+	}
+}
+
+func (l *ledger) recall(s *cpuState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seq = s.ledger
+	for pair := range slices.Chunk(s.counts, 2) {
+		l.counts[pair[0]] = pair[1]
+	}
 }
 
 // move has the ledger go on on another disk, which holds the same. A guest that

@@ -17,11 +17,13 @@ type machine struct {
 	spec Spec
 	gate gate
 	work workload
-	app  *app
+	app  *app // nil: a standby
 
 	// Changed only while the gate is closed; read inside it.
-	memory *Memory
+	memory *Memory // nil: a standby
 	disk   *Disk
+
+	appPages []uint32
 
 	steps, acked atomic.Uint64
 	fault        atomic.Pointer[string] // the first
@@ -49,6 +51,7 @@ type place struct {
 	folder string
 	memory *Memory
 	disk   *Disk
+	filled bool // as a VM that is switched on begins
 }
 
 func (p *place) close() {
@@ -72,22 +75,37 @@ func newMachine(spec Spec, folder string) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{spec: spec, work: work, memory: at.memory, disk: at.disk}
-	m.where.Store(&at.folder)
-	l, err := m.openLedger()
+	m := &machine{spec: spec, work: work, appPages: appPages}
+	err = at.memory.Populate()
+	if err == nil {
+		m.fill(at)
+		err = m.begin(at)
+	}
 	if err != nil {
 		at.close()
 		return nil, fmt.Errorf("guest %s: %w", spec.Name, err)
 	}
-	m.app = newApp(spec.Seed, appPages, at.disk, l)
-	if err := m.memory.Populate(); err != nil {
-		at.close()
-		return nil, err
-	}
-	work.fill(m.memory)
-	m.app.fill(m.memory)
-	m.memory.takeOver()
 	return m, nil
+}
+
+// fill writes what a memory holds at the start.
+func (m *machine) fill(at *place) {
+	m.work.fill(at.memory)
+	newApp(m.spec.Seed, m.appPages, nil, nil).fill(at.memory)
+	at.filled = true
+}
+
+// begin takes over a place as a VM does that is switched on.
+func (m *machine) begin(at *place) error {
+	l, err := openLedger(m.spec, at.disk)
+	if err != nil {
+		return err
+	}
+	m.app = newApp(m.spec.Seed, m.appPages, at.disk, l)
+	m.memory, m.disk = at.memory, at.disk
+	m.memory.takeOver()
+	m.where.Store(&at.folder)
+	return nil
 }
 
 // openPlace opens what a host has of a VM.
@@ -116,28 +134,30 @@ func openPlace(folder string, spec Spec) (*place, error) {
 }
 
 // openLedger recovers the ledger from the disk, or formats a new disk.
-func (m *machine) openLedger() (*ledger, error) {
-	if m.disk == nil {
-		return formatLedger(nil, m.spec.Seed)
+func openLedger(spec Spec, disk *Disk) (*ledger, error) {
+	if disk == nil {
+		return formatLedger(nil, spec.Seed)
 	}
-	l, err := recoverLedger(m.disk, m.spec.Seed)
+	l, err := recoverLedger(disk, spec.Seed)
 	if !errors.Is(err, errNoLedger) {
 		return l, err
 	}
-	if err := fillDisk(m.disk, m.spec); err != nil {
+	if err := fillDisk(disk, spec); err != nil {
 		return nil, err
 	}
 	// Last: a disk with a ledger is whole.
-	return formatLedger(m.disk, m.spec.Seed)
+	return formatLedger(disk, spec.Seed)
 }
 
 // run does the workload until ctx ends.
 func (m *machine) run(ctx context.Context) {
 	defer m.background.Wait()
 	m.ctl.Lock()
-	m.began = event.Now()
+	if m.stood == nil {
+		m.began = event.Now()
+	}
 	m.ctl.Unlock()
-	tick, done := m.work.tick(), uint64(0)
+	tick := m.work.tick()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -152,7 +172,8 @@ func (m *machine) run(ctx context.Context) {
 		ran := m.ran + event.Now().Sub(m.began) // nobody changes them inside the gate
 		m.gate.leave()
 		due := uint64(ran / tick)
-		for ; done < due && ctx.Err() == nil; done++ {
+		// Steps are counted from the guest's first start, wherever that was.
+		for m.steps.Load() < due && ctx.Err() == nil {
 			if m.gate.enter(ctx) != nil {
 				return
 			}
@@ -189,17 +210,32 @@ func (m *machine) fail(err error) {
 func (m *machine) pause(ctx context.Context) (event.Mono, []byte, error) {
 	m.ctl.Lock()
 	defer m.ctl.Unlock()
-	if m.stood == nil {
-		at, err := m.gate.close(ctx)
-		if err != nil {
-			return 0, nil, err
-		}
-		m.standing.Store(true)
-		m.ran += at.Sub(m.began)
-		m.pauses++
-		m.stood = &stand{at: at, state: m.state().encode()}
+	if err := m.stop(ctx); err != nil {
+		return 0, nil, err
+	}
+	if m.stood.state == nil {
+		m.stood.state = m.state().encode()
 	}
 	return m.stood.at, m.stood.state, nil
+}
+
+// stop closes the gate, unless it is. ctl is held.
+func (m *machine) stop(ctx context.Context) error {
+	if m.memory == nil {
+		return errStandby
+	}
+	if m.stood != nil {
+		return nil
+	}
+	at, err := m.gate.close(ctx)
+	if err != nil {
+		return err
+	}
+	m.standing.Store(true)
+	m.ran += at.Sub(m.began)
+	m.pauses++
+	m.stood = &stand{at: at}
+	return nil
 }
 
 // state is what the virtual CPUs hold. The gate is closed.
@@ -223,13 +259,16 @@ func (m *machine) goOn() event.Mono {
 }
 
 // resume implements Control's Resume.
-func (m *machine) resume() event.Mono {
+func (m *machine) resume() (event.Mono, error) {
 	m.ctl.Lock()
 	defer m.ctl.Unlock()
-	if m.stood == nil {
-		return m.began
+	switch {
+	case m.memory == nil:
+		return 0, errStandby
+	case m.stood == nil:
+		return m.began, nil
 	}
-	return m.goOn()
+	return m.goOn(), nil
 }
 
 // prepare implements Control's Prepare. On the memory that the guest runs on it
@@ -237,8 +276,11 @@ func (m *machine) resume() event.Mono {
 func (m *machine) prepare(folder string, opt AdoptOptions) error {
 	m.ctl.Lock()
 	defer m.ctl.Unlock()
-	if folder == m.memory.Folder() {
+	if folder == *m.where.Load() {
 		return m.serveMissing(opt)
+	}
+	if opt.Boot && m.memory != nil {
+		return fmt.Errorf("prepare %s for a boot: the guest runs already, on %s", folder, m.memory.Folder())
 	}
 	return m.prepareLocked(folder, opt)
 }
@@ -266,6 +308,9 @@ func (m *machine) prepareLocked(folder string, opt AdoptOptions) error {
 		p.close()
 		return err
 	}
+	if opt.Boot {
+		m.fill(p)
+	}
 	m.prepared = p
 	return nil
 }
@@ -280,7 +325,7 @@ func (m *machine) adopt(folder string, state []byte, opt AdoptOptions) (event.Mo
 		}
 		return 0, fmt.Errorf("adopt %s: the guest runs on %s", folder, m.memory.Folder())
 	}
-	if folder == m.memory.Folder() {
+	if folder == *m.where.Load() {
 		return 0, fmt.Errorf("adopt %s: the guest stands there: want resume", folder)
 	}
 	s, err := m.checkState(state)
@@ -295,22 +340,28 @@ func (m *machine) adopt(folder string, state []byte, opt AdoptOptions) (event.Mo
 	if opt.Missing == "" { // prepared for missing pages, and there are none
 		m.prepared.memory.absent.end()
 	}
-	if err := m.moveTo(m.prepared, s); err != nil {
+	if m.memory == nil {
+		err = m.rise(m.prepared, s)
+	} else {
+		err = m.moveTo(m.prepared, s)
+	}
+	if err != nil {
 		return 0, fmt.Errorf("adopt %s: %w", folder, err)
 	}
 	return m.goOn(), nil
 }
 
-// checkState reads a state and refuses any but that of this pause.
+// checkState reads a state and refuses any but that of this pause; a standby
+// takes any of its guest's.
 func (m *machine) checkState(state []byte) (*cpuState, error) {
 	s, err := decodeState(state)
 	if err != nil {
 		return nil, err
 	}
-	if s.seed != m.spec.Seed || s.workload != m.spec.Workload || s.pages != uint64(m.memory.Pages()) {
+	if s.seed != m.spec.Seed || s.workload != m.spec.Workload || s.pages != uint64(m.spec.Memory/PageSize) {
 		return nil, errors.New("the state is another guest's")
 	}
-	if s.pauses != m.pauses {
+	if m.memory != nil && s.pauses != m.pauses {
 		return nil, fmt.Errorf("the state is of pause %d, and this is pause %d", s.pauses, m.pauses)
 	}
 	return s, nil
@@ -338,7 +389,7 @@ func (m *machine) moveTo(p *place, s *cpuState) error {
 	m.ran = time.Duration(s.ran)
 	m.steps.Store(s.steps)
 	m.acked.Store(s.acked)
-	former := &place{m.memory.Folder(), m.memory, m.disk}
+	former := &place{folder: m.memory.Folder(), memory: m.memory, disk: m.disk}
 	m.memory, m.disk, m.prepared = p.memory, p.disk, nil
 	m.where.Store(&p.folder)
 	m.background.Go(func() {

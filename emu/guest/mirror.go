@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The mirror of a disk is a stream socket between the guest and the agent of
@@ -16,10 +18,13 @@ import (
 // by 24 bytes, big endian: its number, counted from 1, its offset and its
 // length. The bytes are not in the report: the image has them before it is made,
 // and the agent reads them there, so what it sends is never older than what a
-// report was about. The agent answers with the number of the last report up to
+// report was about. An agent that needs to know what the disk held after each
+// write, and not some writes later, says hello with writesHello: then each report
+// is followed by the bytes that were written. The agent answers with the number of the last report up to
 // which the other host has everything on its disk, in 8 bytes.
 const (
 	mirrorHello = "vpcl-mr1"
+	writesHello = "vpcl-mw1"
 	reportSize  = 24
 	ackSize     = 8
 	// mirrorPatience bounds the exchange of hellos: both ends are on one host.
@@ -32,6 +37,7 @@ const (
 // a time, and go out together when they come faster than the socket takes them.
 type reporter struct {
 	conn *net.UnixConn
+	data bool          // reports have the bytes behind them
 	kick chan struct{} // wakes the writer
 	done chan struct{} // closed when the mirror is gone
 	over sync.WaitGroup
@@ -50,31 +56,32 @@ func openMirror(path string) (*reporter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mirror: %w", err)
 	}
-	if err := greetMirror(conn); err != nil {
+	theirs, err := greetMirror(conn, mirrorHello)
+	if err == nil && theirs != mirrorHello && theirs != writesHello {
+		err = fmt.Errorf("the other end says %q, not %q or %q", theirs, mirrorHello, writesHello)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("mirror %s: %w", path, err), conn.Close())
 	}
-	r := &reporter{conn: conn, kick: make(chan struct{}, 1), done: make(chan struct{})}
+	r := &reporter{conn: conn, data: theirs == writesHello, kick: make(chan struct{}, 1), done: make(chan struct{})}
 	r.over.Go(r.write)
 	r.over.Go(r.read)
 	return r, nil
 }
 
 // greetMirror exchanges hellos.
-func greetMirror(conn *net.UnixConn) error {
+func greetMirror(conn *net.UnixConn, ours string) (theirs string, err error) {
 	if err := conn.SetDeadline(time.Now().Add(mirrorPatience)); err != nil {
-		return err
+		return "", err
 	}
-	if _, err := conn.Write([]byte(mirrorHello)); err != nil {
-		return fmt.Errorf("say hello: %w", err)
+	if _, err := conn.Write([]byte(ours)); err != nil {
+		return "", fmt.Errorf("say hello: %w", err)
 	}
-	var theirs [len(mirrorHello)]byte
-	if _, err := io.ReadFull(conn, theirs[:]); err != nil {
-		return fmt.Errorf("waiting %v for the other end's hello: %w", mirrorPatience, err)
+	var b [len(mirrorHello)]byte
+	if _, err := io.ReadFull(conn, b[:]); err != nil {
+		return "", fmt.Errorf("waiting %v for the other end's hello: %w", mirrorPatience, err)
 	}
-	if string(theirs[:]) != mirrorHello {
-		return fmt.Errorf("the other end says %q, not %q", theirs, mirrorHello)
-	}
-	return conn.SetDeadline(time.Time{})
+	return string(b[:]), conn.SetDeadline(time.Time{})
 }
 
 // report hands a write on that the image has, and does not wait: acked is
@@ -91,6 +98,9 @@ func (r *reporter) report(off int64, data []byte, acked func()) {
 	r.out = binary.BigEndian.AppendUint64(r.out, r.number)
 	r.out = binary.BigEndian.AppendUint64(r.out, uint64(off))
 	r.out = binary.BigEndian.AppendUint64(r.out, uint64(len(data)))
+	if r.data {
+		r.out = append(r.out, data...)
+	}
 	r.waiting = append(r.waiting, acked)
 	r.mu.Unlock()
 	select {
@@ -180,11 +190,31 @@ func (r *reporter) close() {
 // connects at a time. Next is for one goroutine, and Ack for one.
 type MirrorServer struct {
 	path string
+	data bool // reports have the bytes behind them
 	l    *net.UnixListener
 	conn *net.UnixConn
 	buf  []byte
 	have int
-	next uint64 // number of the next report
+	// taken of those were given out by NextWrites.
+	taken int
+	next  uint64 // number of the next report
+}
+
+// DiskWrite is what a guest wrote to its disk.
+type DiskWrite struct {
+	Off  int64
+	Data []byte
+}
+
+// ListenWrites is ListenMirror with NextWrites in the place of Next: each write
+// comes with its bytes, so that another disk can have what this one had after
+// any of them.
+func ListenWrites(path string) (*MirrorServer, error) {
+	s, err := ListenMirror(path)
+	if err == nil {
+		s.data = true
+	}
+	return s, err
 }
 
 // ListenMirror listens at path, which is then given to Control.Mirror.
@@ -208,7 +238,11 @@ func (s *MirrorServer) Accept(ctx context.Context) error {
 			}
 			return fmt.Errorf("mirror %s: waiting for the guest: %w", s.path, err)
 		}
-		if err := greetMirror(conn); err != nil {
+		ours := mirrorHello
+		if s.data {
+			ours = writesHello
+		}
+		if theirs, err := greetMirror(conn, ours); err != nil || theirs != mirrorHello {
 			_ = conn.Close()
 			continue
 		}
@@ -221,9 +255,65 @@ func (s *MirrorServer) Accept(ctx context.Context) error {
 // bytes, and the number of the last of them. The error is io.EOF when the guest
 // has ended the mirror.
 func (s *MirrorServer) Next(ctx context.Context) (number uint64, extents [][2]int64, err error) {
+	if err := s.fill(ctx, reportSize); err != nil {
+		return 0, nil, err
+	}
+	whole := s.have / reportSize * reportSize
+	for at := 0; at < whole; at += reportSize {
+		r, err := s.report(s.buf[at:])
+		if err != nil {
+			return 0, nil, err
+		}
+		number, extents = r.number, append(extents, [2]int64{r.off, r.length})
+	}
+	s.have = copy(s.buf, s.buf[whole:s.have])
+	return number, extents, nil
+}
+
+// NextWrites waits for writes and gives all that have come, in order, and the
+// number of the last of them. The bytes are valid until the next call.
+func (s *MirrorServer) NextWrites(ctx context.Context) (number uint64, writes []DiskWrite, err error) {
+	s.have = copy(s.buf, s.buf[s.taken:s.have])
+	s.taken = 0
+	for need := reportSize; ; {
+		if err := s.fill(ctx, need); err != nil {
+			return 0, nil, err
+		}
+		for s.have-s.taken >= reportSize {
+			length := int64(binary.BigEndian.Uint64(s.buf[s.taken+16:]))
+			if length < 0 || length > maxReported {
+				return 0, nil, fmt.Errorf("mirror %s: report of %d bytes: want at most %d", s.path, length, maxReported)
+			}
+			if need = reportSize + int(length); s.have-s.taken < need {
+				break
+			}
+			r, err := s.report(s.buf[s.taken:])
+			if err != nil {
+				return 0, nil, err
+			}
+			writes = append(writes, DiskWrite{r.off, s.buf[s.taken+reportSize:][:length]})
+			number, s.taken = r.number, s.taken+need
+		}
+		if len(writes) > 0 {
+			return number, writes, nil
+		}
+	}
+}
+
+// maxReported bounds one write.
+const maxReported = 64 << 20
+
+// fill reads until the buffer holds at least so many bytes.
+func (s *MirrorServer) fill(ctx context.Context, atLeast int) error {
+	if s.have >= atLeast {
+		return nil
+	}
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	for s.have < reportSize {
+	if atLeast > len(s.buf) {
+		s.buf = append(s.buf, make([]byte, atLeast-len(s.buf))...)
+	}
+	for s.have < atLeast {
 		n, err := s.conn.Read(s.buf[s.have:])
 		s.have += n
 		if n > 0 || err == nil {
@@ -232,26 +322,32 @@ func (s *MirrorServer) Next(ctx context.Context) (number uint64, extents [][2]in
 		switch {
 		case ctx.Err() != nil:
 			err = errors.Join(context.Cause(ctx), s.conn.SetReadDeadline(time.Time{}))
+		case errors.Is(err, unix.ECONNRESET) && s.have == 0: // it left acknowledgements unread
+			return io.EOF
 		case err == io.EOF && s.have > 0:
 			err = io.ErrUnexpectedEOF
 		case err == io.EOF:
-			return 0, nil, io.EOF
+			return io.EOF
 		}
-		return 0, nil, fmt.Errorf("mirror %s: waiting for writes of the guest: %w", s.path, err)
+		return fmt.Errorf("mirror %s: waiting for writes of the guest: %w", s.path, err)
 	}
-	whole := s.have / reportSize * reportSize
-	for at := 0; at < whole; at += reportSize {
-		b := s.buf[at:]
-		number = binary.BigEndian.Uint64(b)
-		off, length := int64(binary.BigEndian.Uint64(b[8:])), int64(binary.BigEndian.Uint64(b[16:]))
-		if number != s.next || off < 0 || length < 0 || off+length < off {
-			return 0, nil, fmt.Errorf("mirror %s: report %d of %d bytes at %d: expected number %d", s.path, number, length, off, s.next)
-		}
-		s.next++
-		extents = append(extents, [2]int64{off, length})
+	return nil
+}
+
+// report is one, without its bytes.
+type report struct {
+	number      uint64
+	off, length int64
+}
+
+// report reads the next one.
+func (s *MirrorServer) report(b []byte) (report, error) {
+	r := report{binary.BigEndian.Uint64(b), int64(binary.BigEndian.Uint64(b[8:])), int64(binary.BigEndian.Uint64(b[16:]))}
+	if r.number != s.next || r.off < 0 || r.length < 0 || r.off+r.length < r.off {
+		return r, fmt.Errorf("mirror %s: report %d of %d bytes at %d: expected number %d", s.path, r.number, r.length, r.off, s.next)
 	}
-	s.have = copy(s.buf, s.buf[whole:s.have])
-	return number, extents, nil
+	s.next++
+	return r, nil
 }
 
 // Ack tells the guest that the other host has what was reported up to number.

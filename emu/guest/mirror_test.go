@@ -13,10 +13,14 @@ import (
 )
 
 func mirrored(t *testing.T) (*reporter, *MirrorServer, context.Context) {
+	return mirroredBy(t, ListenMirror)
+}
+
+func mirroredBy(t *testing.T, listen func(string) (*MirrorServer, error)) (*reporter, *MirrorServer, context.Context) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	path := filepath.Join(t.TempDir(), "mirror")
-	s, err := ListenMirror(path)
+	s, err := listen(path)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = s.Close() })
 	var g errgroup.Group
@@ -102,4 +106,39 @@ func TestMirrorIsPatientOnlyAsLongAsItsCaller(t *testing.T) {
 	defer cancel()
 	_, _, err := s.Next(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// TestWritesComeWithTheirBytes, whatever was written over them since.
+func TestWritesComeWithTheirBytes(t *testing.T) {
+	r, s, ctx := mirroredBy(t, ListenWrites)
+	const count = 3000
+	size := func(i int) int { return []int{0, 1, 512, 4096, 70000}[i%5] }
+	go func() {
+		b := make([]byte, 70000)
+		for i := range count {
+			for k := range b[:size(i)] {
+				b[k] = byte(i)
+			}
+			r.report(int64(i)*512, b[:size(i)], func() {})
+		}
+	}()
+	for seen := 0; seen < count; {
+		number, writes, err := s.NextWrites(ctx)
+		require.NoError(t, err)
+		for _, w := range writes {
+			require.Equal(t, int64(seen)*512, w.Off)
+			require.Len(t, w.Data, size(seen))
+			for _, c := range w.Data {
+				if c != byte(seen) {
+					t.Fatalf("write %d has bytes of write %d", seen, c)
+				}
+			}
+			seen++
+		}
+		require.EqualValues(t, seen, number)
+		require.NoError(t, s.Ack(number))
+	}
+	r.close()
+	_, _, err := s.NextWrites(ctx)
+	require.ErrorIs(t, err, io.EOF)
 }

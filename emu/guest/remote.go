@@ -48,7 +48,13 @@ func (r *Remote) Close() error { return r.conn.Close() }
 // Pause implements Control.
 func (r *Remote) Pause(ctx context.Context) (at event.Mono, state []byte, err error) {
 	a, err := r.call(ctx, request{Op: opPause, On: r.on})
-	return a.At, a.State, err
+	return a.At, a.state, err
+}
+
+// Checkpoint implements Control.
+func (r *Remote) Checkpoint(ctx context.Context, connections bool) (at event.Mono, state []byte, err error) {
+	a, err := r.call(ctx, request{Op: opCheckpoint, On: r.on, Connections: connections})
+	return a.At, a.state, err
 }
 
 // Resume implements Control.
@@ -59,14 +65,26 @@ func (r *Remote) Resume(ctx context.Context) (at event.Mono, err error) {
 
 // Prepare implements Control.
 func (r *Remote) Prepare(ctx context.Context, folder string, opt AdoptOptions) error {
-	_, err := r.call(ctx, request{Op: opPrepare, Folder: folder, Missing: opt.Missing})
+	_, err := r.call(ctx, request{Op: opPrepare, Folder: folder, Missing: opt.Missing, Boot: opt.Boot})
 	return err
 }
 
 // Adopt implements Control.
 func (r *Remote) Adopt(ctx context.Context, folder string, state []byte, opt AdoptOptions) (at event.Mono, err error) {
-	a, err := r.call(ctx, request{Op: opAdopt, Folder: folder, State: state, Missing: opt.Missing})
+	a, err := r.call(ctx, request{Op: opAdopt, Folder: folder, state: state, Missing: opt.Missing})
 	return a.At, err
+}
+
+// Boot implements Control.
+func (r *Remote) Boot(ctx context.Context, folder string) (at event.Mono, err error) {
+	a, err := r.call(ctx, request{Op: opBoot, Folder: folder})
+	return a.At, err
+}
+
+// Resend implements Control.
+func (r *Remote) Resend(ctx context.Context) error {
+	_, err := r.call(ctx, request{Op: opResend, On: r.on})
+	return err
 }
 
 // Mirror implements Control.
@@ -103,13 +121,14 @@ func (r *Remote) call(ctx context.Context, q request) (reply, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		q.WithinMS = max(1, time.Until(deadline).Milliseconds())
 	}
+	q.State = len(q.state)
 	line, err := encodeLine(q)
 	if err != nil {
 		return reply{}, fmt.Errorf("%s: %w", what, err)
 	}
 	stop := context.AfterFunc(ctx, func() { r.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	a, err := r.exchange(line)
+	a, err := r.exchange(line, q.state)
 	if err == nil && a.ID != q.ID {
 		err = fmt.Errorf("answer has number %d: want %d", a.ID, q.ID)
 	}
@@ -124,15 +143,19 @@ func (r *Remote) call(ctx context.Context, q request) (reply, error) {
 	return a, nil
 }
 
-func (r *Remote) exchange(line []byte) (reply, error) {
-	if _, err := r.conn.Write(line); err != nil {
+func (r *Remote) exchange(line, state []byte) (reply, error) {
+	if err := send(r.conn, line, state); err != nil {
 		return reply{}, err
 	}
 	answer, err := readLine(r.lines)
 	if err != nil {
 		return reply{}, err
 	}
-	return decodeReply(answer)
+	a, err := decodeReply(answer)
+	if err == nil {
+		a.state, err = readState(r.lines, a.State)
+	}
+	return a, err
 }
 
 // readLine reads up to a newline, at most maxLine.

@@ -25,14 +25,18 @@ type cpuState struct {
 	steps    uint64
 	acked    uint64
 	ledger   uint64   // sequence number of the last record
+	draws    uint64   // of the server's own random numbers
+	stored   uint64   // digest of the blocks that the server wrote to the disk
 	app      []uint64 // versions of the pages that clients work on
+	counts   []uint64 // of a ledger without a disk: client, count, client, count …
 }
 
 const (
 	stateMagic   = "vpcl-cpu"
-	stateVersion = 1
+	stateVersion = 2
 	maxCursors   = 1 << 10
 	maxApp       = 1 << 20
+	maxCounts    = 2 * maxClients
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -44,7 +48,7 @@ func (s *cpuState) encode() []byte {
 	for _, p := range s.numbers() {
 		b = binary.AppendUvarint(b, *p)
 	}
-	for _, list := range [][]uint64{s.cursors, s.app} {
+	for _, list := range [][]uint64{s.cursors, s.app, s.counts} {
 		b = binary.AppendUvarint(b, uint64(len(list)))
 		for _, v := range list {
 			b = binary.AppendUvarint(b, v)
@@ -55,7 +59,7 @@ func (s *cpuState) encode() []byte {
 
 // numbers are the single ones, in their order on the wire.
 func (s *cpuState) numbers() []*uint64 {
-	return []*uint64{&s.seed, &s.pages, &s.pauses, &s.ran, &s.ticks, &s.rng, &s.steps, &s.acked, &s.ledger}
+	return []*uint64{&s.seed, &s.pages, &s.pauses, &s.ran, &s.ticks, &s.rng, &s.steps, &s.acked, &s.ledger, &s.draws, &s.stored}
 }
 
 func decodeState(b []byte) (*cpuState, error) {
@@ -77,6 +81,10 @@ func decodeState(b []byte) (*cpuState, error) {
 	}
 	s.cursors = r.list(maxCursors)
 	s.app = r.list(maxApp)
+	s.counts = r.list(maxCounts)
+	if r.err == nil && len(s.counts)%2 != 0 {
+		r.err = errors.New("a client of the ledger without a count")
+	}
 	if r.err == nil && len(r.b) > 0 {
 		r.err = fmt.Errorf("%d bytes too many", len(r.b))
 	}

@@ -220,15 +220,31 @@ func (p *playback) tick() time.Duration { return p.every }
 func (p *playback) step(m *Memory) error {
 	var wrong []error
 	p.readSome(m, &wrong)
-	p.player.ticks++
-	length := p.ticks[len(p.ticks)-1].tick
-	if (p.player.ticks-1)%length+1 == p.ticks[p.next].tick {
-		for _, q := range p.ticks[p.next].pages {
-			if err := p.write(m, int(q)); err != nil {
-				wrong = append(wrong, err)
-			}
+	for _, q := range p.due() {
+		if err := p.write(m, int(q)); err != nil {
+			wrong = append(wrong, err)
 		}
-		p.next = (p.next + 1) % len(p.ticks)
 	}
 	return errors.Join(wrong...)
+}
+
+// due counts a tick and tells what is written at it.
+func (p *playback) due() []uint32 {
+	p.player.ticks++
+	length := p.ticks[len(p.ticks)-1].tick
+	t := p.ticks[p.next]
+	if (p.player.ticks-1)%length+1 != t.tick {
+		return nil
+	}
+	p.next = (p.next + 1) % len(p.ticks)
+	return t.pages
+}
+
+func (p *playback) load(s *cpuState) error {
+	for p.player.ticks < s.ticks {
+		for _, q := range p.due() {
+			p.written(int(q))
+		}
+	}
+	return p.player.load(s)
 }
