@@ -144,17 +144,18 @@ func (s *sockets) receive(multihop bool, now event.Mono, each func(incoming)) er
 	if multihop {
 		r = &s.in[1]
 	}
-	// Stamps are of the other clock, which may be set; the distance is what counts.
-	wall := time.Now().UnixNano()
 	for {
 		n, err := r.read()
 		if err != nil {
 			return fmt.Errorf("receive BFD packets: %w", err)
 		}
+		// Stamps are of the other clock, which may be set; the distance is what
+		// counts. This process may have been held up since now was.
+		clocks := event.Now() - event.Mono(time.Now().UnixNano())
 		for i := range n {
 			m := &r.messages[i]
 			in := incoming{at: now, from: netip.AddrFrom4(r.names[i].Addr), data: r.data[i][:m.n]}
-			in.control(unsafe.Slice((*byte)(unsafe.Pointer(&r.controls[i])), int(m.hdr.Controllen)), now, wall)
+			in.control(unsafe.Slice((*byte)(unsafe.Pointer(&r.controls[i])), int(m.hdr.Controllen)), now, clocks)
 			each(in)
 		}
 		if n < atOnce {
@@ -183,8 +184,9 @@ func (r *receiver) read() (int, error) {
 	}
 }
 
-// control takes what the kernel says of a packet beside its bytes.
-func (in *incoming) control(b []byte, now event.Mono, wall int64) {
+// control takes what the kernel says of a packet beside its bytes. clocks is how
+// far the one clock is ahead of the other.
+func (in *incoming) control(b []byte, now, clocks event.Mono) {
 	for len(b) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
 		if h.Len < unix.SizeofCmsghdr || h.Len > uint64(len(b)) {
@@ -198,9 +200,9 @@ func (in *incoming) control(b []byte, now event.Mono, wall int64) {
 			info := (*unix.Inet4Pktinfo)(unsafe.Pointer(&v[0]))
 			in.index, in.to = int(info.Ifindex), netip.AddrFrom4(info.Addr)
 		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_TIMESTAMPNS && len(v) >= 16:
-			stamp := int64(binary.NativeEndian.Uint64(v))*1e9 + int64(binary.NativeEndian.Uint64(v[8:]))
-			if age := wall - stamp; age > 0 && age < int64(time.Second) {
-				in.at = now - event.Mono(age)
+			stamp := event.Mono(binary.NativeEndian.Uint64(v))*1e9 + event.Mono(binary.NativeEndian.Uint64(v[8:]))
+			if at := stamp + clocks; now-at < event.Mono(time.Second) {
+				in.at = min(at, in.at)
 			}
 		}
 		b = b[min(unix.CmsgSpace(int(h.Len)-unix.SizeofCmsghdr), len(b)):]

@@ -16,6 +16,7 @@ import (
 	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/emu/frr"
 	"github.com/vpclab/vpclab/emu/mpls"
+	"github.com/vpclab/vpclab/emu/repair"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -51,7 +52,7 @@ type ApplyOptions struct {
 
 // Phase is a step of Apply. Done and Total count its parts, where it has any.
 type Phase struct {
-	Name  string `json:"name"` // withdraw, fabric, speakers, configure, policy, converge, guests
+	Name  string `json:"name"` // withdraw, fabric, speakers, configure, policy, converge, reflexes, guests
 	Done  int    `json:"done,omitempty"`
 	Total int    `json:"total,omitempty"`
 }
@@ -178,12 +179,14 @@ func (a *application) run(ctx context.Context) error {
 		stamp *event.Mono
 	}{
 		{"halt", a.halt, nil},
+		{"calm", a.calm, nil},
 		{"withdraw", a.withdraw, &a.tl.Withdrawn},
 		{"fabric", a.build, &a.tl.Fabric},
 		{"speakers", a.start, nil},
 		{"configure", a.configure, &a.tl.Configured},
 		{"policy", a.admit, &a.tl.Policy},
 		{"converge", a.converge, &a.tl.Programmed},
+		{"reflexes", a.reflexes, nil},
 		{"guests", a.guests, nil},
 	} {
 		if a.shows(phase.name) {
@@ -207,10 +210,12 @@ func (a *application) run(ctx context.Context) error {
 // shows tells whether a phase has anything to do that a person would see.
 func (a *application) shows(phase string) bool {
 	switch phase {
-	case "halt":
+	case "halt", "calm":
 		return false
 	case "withdraw":
 		return len(a.old) > 0
+	case "reflexes":
+		return a.plan.Recovery.Reflexes()
 	case "guests":
 		return len(a.plan.Guests()) > 0
 	}
@@ -314,9 +319,12 @@ func (a *application) build(ctx context.Context) error {
 	return knew.restore(a.fabric)
 }
 
-// start brings up the speakers that are missing.
+// start brings up the speakers that are missing, and the reflexes.
 func (a *application) start(ctx context.Context) error {
-	return a.lab.speakers.ensure(ctx, a.fabric, a.configs)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.lab.speakers.ensure(gctx, a.fabric, a.configs) })
+	g.Go(func() error { return a.lab.repairs.ensure(gctx, a.fabric, repair.Configs(a.plan, a.state)) })
+	return g.Wait()
 }
 
 // configure tells every speaker its neighbours, VRFs, circuits and tunnels.

@@ -33,12 +33,13 @@ const (
 	RIB    Section = "rib"    // every path of every speaker
 
 	Machines     Section = "machines"     // machines and VMs and where they run
+	Recovery     Section = "recovery"     // what routers know of their links and neighbours
 	MACs         Section = "macs"         // what the bridges of VPLS instances have learned
 	Reservations Section = "reservations" // bandwidth set aside, and by which path
 )
 
 // Sections are all there are, in the order they are printed.
-var Sections = []Section{Nodes, Links, VPCs, VRFs, VSIs, Routes, LSPs, Reservations, BGP, Machines, MACs, RIB}
+var Sections = []Section{Nodes, Links, VPCs, VRFs, VSIs, Routes, LSPs, Reservations, BGP, Recovery, Machines, MACs, RIB}
 
 // onRequest are the sections that are read only when they are named.
 var onRequest = []Section{Machines, MACs, RIB}
@@ -95,6 +96,7 @@ type Report struct {
 	Machines     []MachineInfo     `json:"machines,omitempty"`
 	MACs         []MACInfo         `json:"macs,omitempty"`
 	Reservations []ReservationInfo `json:"reservations,omitempty"`
+	Recovery     []RepairInfo      `json:"recovery,omitempty"`
 }
 
 // NodeInfo is a network namespace.
@@ -293,6 +295,7 @@ func (l *Lab) Inspect(ctx context.Context, r InspectRequest) (*Report, error) {
 		{r.wants(MACs), i.macs},
 		{r.wants(Reservations), i.reservations},
 		{r.wants(BGP), i.speakers},
+		{r.wants(Recovery), i.recovery},
 		{r.wants(RIB), i.rib},
 	} {
 		if !step.wanted {

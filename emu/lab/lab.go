@@ -44,6 +44,8 @@ type Lab struct {
 	routes   *routeTable
 	sessions *sessionTable
 	speakers *speakers
+	repairs  *repairs
+	alive    changes // of sessions between routers
 	since    time.Time
 
 	hypers   *hypervisors
@@ -76,6 +78,7 @@ func New(cfg Config) *Lab {
 	l := &Lab{cfg: cfg, log: cfg.Log, bus: newBus(), routes: newRouteTable(), sessions: newSessionTable(),
 		since: time.Now(), turn: make(chan struct{}, 1), unannounced: map[string]bool{}, migrations: map[string]*migration{}}
 	l.speakers = newSpeakers(l.observe, l.forget, l.log)
+	l.repairs = newRepairs(l.observe, l.log)
 	l.hypers = newHypervisors(l)
 	l.turn <- struct{}{}
 	return l
@@ -121,6 +124,7 @@ func (l *Lab) Emit(e event.Event) { l.observe(e) }
 func (l *Lab) observe(e event.Event) {
 	l.routes.observe(e)
 	l.sessions.observe(e)
+	l.alive.observe(e)
 	l.bus.publish(e)
 }
 
@@ -152,7 +156,7 @@ func (l *Lab) Destroy(ctx context.Context) error {
 // destroy is Destroy for whoever has the turn.
 func (l *Lab) destroy(ctx context.Context) error {
 	start := time.Now()
-	err := errors.Join(l.endMigrations(ctx, errDestroyed), l.hypers.stopAll(), l.speakers.stopAll(ctx))
+	err := errors.Join(l.endMigrations(ctx, errDestroyed), l.hypers.stopAll(), l.repairs.killAll(), l.speakers.stopAll(ctx))
 	if f := l.Fabric(); f != nil {
 		err = errors.Join(err, f.Destroy(ctx))
 	}

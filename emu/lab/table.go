@@ -30,6 +30,7 @@ func (r *Report) Text(w io.Writer) {
 	r.machineTable(w)
 	r.macTable(w)
 	r.bgpTable(w)
+	r.recoveryTable(w)
 	r.ribTable(w)
 }
 
@@ -158,6 +159,51 @@ func (r *Report) bgpTable(w io.Writer) {
 		}
 	}
 	show(w, t)
+}
+
+func (r *Report) recoveryTable(w io.Writer) {
+	t := Table("Links and neighbours that routers watch", "router", "link", "neighbour", "alive", "session", "sends every", "detects in", "went down", "routes switched")
+	for _, x := range r.Recovery {
+		name, switched := x.Node, fmt.Sprintf("%d of %d", x.Switched, x.Protect)
+		if !x.Running {
+			t.AppendRow(table.Row{name, "", "", "", "given up: " + x.Fault})
+		}
+		row := func(dev, peer, alive string, session ...any) {
+			t.AppendRow(append(table.Row{name, dev, peer, alive}, append(session, switched)...))
+			name, switched = "", ""
+		}
+		has := map[string]bool{}
+		for _, s := range x.Sessions {
+			has[s.Dev] = true
+			state := fmt.Sprintf("%s for %v", s.State, s.For.Round(time.Second))
+			if s.State != "up" && s.Diag != "" {
+				state += " (" + s.Diag + ")"
+			}
+			row(s.Dev, s.Peer.String(), x.alive(s.Dev), state, s.Interval, s.Detection, s.Downs)
+		}
+		for _, l := range x.Links {
+			if !has[l.Dev] {
+				row(l.Dev, l.Peer.String(), x.alive(l.Dev), "", "", "", "")
+			}
+		}
+	}
+	show(w, t)
+}
+
+// alive says of a link whether its router takes it for one that carries.
+func (x RepairInfo) alive(dev string) string {
+	for _, l := range x.Links {
+		switch {
+		case l.Dev != dev:
+		case l.Alive:
+			return "yes"
+		case !l.Carrier:
+			return "no carrier"
+		default:
+			return "no"
+		}
+	}
+	return ""
 }
 
 func (r *Report) ribTable(w io.Writer) {

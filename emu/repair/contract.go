@@ -23,7 +23,7 @@
 // without dev a router further away. repair.switched and repair.restored {dev,
 // routes, took}: took is from when it was found out until the kernel had the
 // routes. repair.forgotten {dev, routes}: what the kernel had dropped was put back.
-// repair.refused {error}; repair.exit {status, stderr}, by the parent.
+// bfd.up and bfd.down {dev, peer, diag}: a session. repair.refused {error}; repair.exit {status, stderr}, by the parent.
 package repair
 
 import (

@@ -57,6 +57,7 @@ type process struct {
 
 	configured bool
 	done       bool
+	now        event.Mono      // when the last turn began
 	up         map[string]bool // interfaces, as last seen
 	fds        []unix.PollFd
 }
@@ -90,8 +91,8 @@ func (p *process) close() {
 
 // Times of the loop.
 const (
-	// late is by how much this process may wake up too late without anything
-	// being said of it: then the machine was busy or stood still.
+	// late is by how much this process may be too late without the machine having
+	// been busy or stood still.
 	late = 2 * time.Millisecond
 	// soon is how long what arrives may lie before it is read, while sessions
 	// come up.
@@ -111,7 +112,7 @@ const (
 
 // turn is one sleep and what follows it.
 func (p *process) turn() (done bool, err error) {
-	next := max(p.group.Next(), event.Now())
+	next := max(p.group.Next(), p.now)
 	if err := p.sleep(next); err != nil {
 		return false, err
 	}
@@ -119,6 +120,7 @@ func (p *process) turn() (done bool, err error) {
 	if now.Sub(next) > late {
 		p.group.Excuse(next, now)
 	}
+	p.now = now
 	if p.fds[atLinks].Revents != 0 {
 		if err := p.links(now); err != nil {
 			return false, err
@@ -132,6 +134,7 @@ func (p *process) turn() (done bool, err error) {
 		p.reflexes.session(t)
 	}
 	p.act()
+	p.chronicle(told)
 	if p.fds[atServer].Revents != 0 {
 		if err := p.server.Accept(); err != nil {
 			return false, err
@@ -277,6 +280,31 @@ func (p *process) report(changes []change, since, done event.Mono) {
 		}
 		e := event.New(p.node(), kind, map[string]string{"dev": w.dev, "routes": strconv.Itoa(n), "took": done.Sub(since).String()})
 		e.T = done
+		p.emit(e)
+	}
+}
+
+// chronicle tells the lab which sessions came up and which went down, whatever
+// that says of the way to the peer.
+func (p *process) chronicle(told []bfd.Told) {
+	for _, t := range told {
+		kind := "bfd.up"
+		switch {
+		case t.To == bfd.Up:
+		case t.From == bfd.Up:
+			kind = "bfd.down"
+		default:
+			continue
+		}
+		attr := map[string]string{"peer": t.Peer.Remote.String()}
+		if t.Peer.Dev != "" {
+			attr["dev"] = t.Peer.Dev
+		}
+		if t.Diag != bfd.NoDiag {
+			attr["diag"] = t.Diag.String()
+		}
+		e := event.New(p.node(), kind, attr)
+		e.T = t.At
 		p.emit(e)
 	}
 }
