@@ -16,7 +16,6 @@ import (
 	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/emu/frr"
 	"github.com/vpclab/vpclab/emu/mpls"
-	"github.com/vpclab/vpclab/emu/repair"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -76,6 +75,7 @@ func (l *Lab) apply(ctx context.Context, plan *topo.Plan, opt ApplyOptions, requ
 	if err != nil {
 		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
 	}
+	plan = l.reroutes.around(plan)
 	now, err := l.relocate(plan)
 	if err != nil {
 		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
@@ -95,6 +95,7 @@ func (l *Lab) reach(ctx context.Context, f *fabric.Fabric, plan *topo.Plan, opt 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	fresh := l.begin(plan, cancel)
+	l.reroutes.ensure(plan)
 	l.speakers.watchDeaths(func(err error) { cancel(err) })
 	defer l.speakers.watchDeaths(nil)
 
@@ -161,6 +162,9 @@ type application struct {
 	routes  map[routeKey]netip.Addr
 	configs map[string]bgp.Config // by node
 	old     map[string]bgp.Config
+	// spared are routers that are cut off from all others: nobody waits for
+	// them. They are told everything when they are back.
+	spared map[string]bool
 }
 
 // run goes through the phases. Each stamps the time line when it is over.
@@ -171,7 +175,8 @@ func (a *application) run(ctx context.Context) error {
 	a.configs = bgp.Configs(a.plan)
 	a.old = a.lab.speakers.configs()
 	a.routes = expectedRoutes(a.plan)
-	a.lab.routes.want(a.configs)
+	a.spared = apart(a.plan)
+	a.lab.routes.want(a.configs, unsureRoutes(a.plan))
 
 	for _, phase := range []struct {
 		name  string
@@ -322,9 +327,20 @@ func (a *application) build(ctx context.Context) error {
 // start brings up the speakers that are missing, and the reflexes.
 func (a *application) start(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.lab.speakers.ensure(gctx, a.fabric, a.configs) })
-	g.Go(func() error { return a.lab.repairs.ensure(gctx, a.fabric, repair.Configs(a.plan, a.state)) })
+	g.Go(func() error { return a.lab.speakers.ensure(gctx, a.fabric, a.unspared(a.configs)) })
+	g.Go(func() error { return a.lab.repairs.ensure(gctx, a.fabric, a.watchful()) })
 	return g.Wait()
+}
+
+// unspared are configurations without those of routers that are spared.
+func (a *application) unspared(configs map[string]bgp.Config) map[string]bgp.Config {
+	out := make(map[string]bgp.Config, len(configs))
+	for node, cfg := range configs {
+		if !a.spared[node] || a.lab.speakers.member(node) == nil {
+			out[node] = cfg
+		}
+	}
+	return out
 }
 
 // configure tells every speaker its neighbours, VRFs, circuits and tunnels.
@@ -344,7 +360,7 @@ func (a *application) configure(ctx context.Context) error {
 // tell configures speakers, all at the same time, and stamps each.
 func (a *application) tell(ctx context.Context, configs map[string]bgp.Config) error {
 	g, gctx := errgroup.WithContext(ctx)
-	for node, cfg := range configs {
+	for node, cfg := range a.unspared(configs) {
 		g.Go(func() error {
 			told, err := a.lab.speakers.configure(gctx, node, cfg)
 			if err != nil || !told || cfg.Reflector {
@@ -380,7 +396,19 @@ func (a *application) admit(ctx context.Context) error {
 }
 
 // converge waits for the routes.
-func (a *application) converge(ctx context.Context) error { return a.wait(ctx, false) }
+func (a *application) converge(ctx context.Context) error {
+	for {
+		watched, release := a.lab.reroutes.watched(ctx)
+		err := a.wait(watched, false)
+		release()
+		if !errors.Is(err, errPathsChange) {
+			return err
+		}
+		if err := a.replan(ctx); err != nil {
+			return err
+		}
+	}
+}
 
 func (a *application) wait(ctx context.Context, onlyRemoved bool) error {
 	d := a.opt.Deadline

@@ -46,6 +46,7 @@ type Lab struct {
 	speakers *speakers
 	repairs  *repairs
 	alive    changes // of sessions between routers
+	reroutes *rerouter
 	since    time.Time
 
 	hypers   *hypervisors
@@ -80,6 +81,7 @@ func New(cfg Config) *Lab {
 	l.speakers = newSpeakers(l.observe, l.forget, l.log)
 	l.repairs = newRepairs(l.observe, l.log)
 	l.hypers = newHypervisors(l)
+	l.reroutes = newRerouter(l)
 	l.turn <- struct{}{}
 	return l
 }
@@ -125,6 +127,7 @@ func (l *Lab) observe(e event.Event) {
 	l.routes.observe(e)
 	l.sessions.observe(e)
 	l.alive.observe(e)
+	l.reroutes.observe(e)
 	l.bus.publish(e)
 }
 
@@ -146,6 +149,7 @@ func (l *Lab) Destroy(ctx context.Context) error {
 		l.abort(errDestroyed)
 	}
 	l.mu.Unlock()
+	l.reroutes.halt()
 	if err := l.take(ctx); err != nil {
 		return fmt.Errorf("destroy lab %s: %w", l.Name(), err)
 	}
@@ -156,6 +160,7 @@ func (l *Lab) Destroy(ctx context.Context) error {
 // destroy is Destroy for whoever has the turn.
 func (l *Lab) destroy(ctx context.Context) error {
 	start := time.Now()
+	l.reroutes.halt()
 	err := errors.Join(l.endMigrations(ctx, errDestroyed), l.hypers.stopAll(), l.repairs.killAll(), l.speakers.stopAll(ctx))
 	if f := l.Fabric(); f != nil {
 		err = errors.Join(err, f.Destroy(ctx))

@@ -235,7 +235,7 @@ func TestWaitForReservedFlows(t *testing.T) {
 		return event.New("pe1", kind, map[string]string{"vsi": "vsi-x", "flow": "video", "error": "file exists"})
 	}
 	wanted := map[string]bgp.Config{"pe1": {VSIs: []bgp.VSI{{Name: "vsi-x", Flows: []bgp.Flow{{Name: "video"}}}}}}
-	tab.want(wanted)
+	tab.want(wanted, nil)
 	tab.observe(flow("flow.failed"))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
@@ -250,7 +250,7 @@ func TestWaitForReservedFlows(t *testing.T) {
 		func() { tab.observe(flow("flow.up")) },
 		func() { tab.observe(flow("flow.down")) },
 		func() { tab.forget("pe1") },
-		func() { tab.want(nil) }, // the reservation is released
+		func() { tab.want(nil, nil) }, // the reservation is released
 	} {
 		tab.observe(flow("flow.failed"))
 		mend()

@@ -243,11 +243,22 @@ func (a *application) calm(ctx context.Context) error {
 // reflexes tells the routers which links and neighbours to watch, and what to do
 // when one fails.
 func (a *application) reflexes(ctx context.Context) error {
-	wanted := repair.Configs(a.plan, a.state)
+	wanted := a.watchful()
 	if err := a.lab.repairs.ensure(ctx, a.fabric, wanted); err != nil {
 		return err
 	}
 	return a.lab.repairs.configure(ctx, wanted)
+}
+
+// watchful is what the routers are told that are not spared.
+func (a *application) watchful() map[string]repair.Config {
+	wanted := repair.Configs(a.plan, a.state)
+	for node := range a.spared {
+		if a.lab.repairs.member(node) != nil {
+			delete(wanted, node)
+		}
+	}
+	return wanted
 }
 
 // Awake waits until every BFD session that the plan asks for is up, ctx's

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -62,15 +63,17 @@ func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
 }
 
 // egress is the PE by which packets from another go to an attachment: the
-// preferred one of those that an LSP leads to. It is "" where none is: there
-// is no way, the attachment is there itself, or it has not joined.
+// preferred one of those that it reaches, or that an LSP leads to at all. It is
+// "" where none is: the attachment is at that PE itself, or has not joined.
 func egress(plan *topo.Plan, from string, to topo.Attachment) string {
 	if _, here := to.At(from); here || !to.Joined {
 		return ""
 	}
-	for _, k := range to.Circuits() {
-		if reaches(plan, from, k.PE) {
-			return k.PE
+	for _, leads := range []func(*topo.Plan, string, string) bool{(*topo.Plan).Reaches, reaches} {
+		for _, k := range to.Circuits() {
+			if leads(plan, from, k.PE) {
+				return k.PE
+			}
 		}
 	}
 	return ""
@@ -86,6 +89,22 @@ func reaches(plan *topo.Plan, from, to string) bool {
 	return ok
 }
 
+// unsureRoutes says which routes of a plan may be there or not, as something is
+// lost between the PE and the egress: sooner or later BGP's hold timer takes
+// them away. Nil: none.
+func unsureRoutes(plan *topo.Plan) func(k routeKey, egress netip.Addr) bool {
+	if !slices.ContainsFunc(plan.Links, func(l topo.Link) bool { return l.Lost }) {
+		return nil
+	}
+	cut, names := apart(plan), map[netip.Addr]string{}
+	for _, n := range plan.OfKind(topo.KindPE) {
+		names[n.Loopback] = n.Name
+	}
+	return func(k routeKey, egress netip.Addr) bool {
+		return cut[k.PE] || names[egress] != "" && !plan.Reaches(k.PE, names[egress])
+	}
+}
+
 // routeTable is what the PEs' kernels have acknowledged, as the speakers
 // report it.
 type routeTable struct {
@@ -99,7 +118,9 @@ type routeTable struct {
 	flows   map[string]string // reserved flows of pseudowires that were refused, likewise
 	wanted  map[string]bool   // those of the plan that is being applied, or was last
 	record  *Timeline         // of the Apply that is running, if any
-	changed chan struct{}     // has a token when something changed since the last look
+	// unsure are routes that nobody waits for, of the same plan; nil: none.
+	unsure  func(k routeKey, egress netip.Addr) bool
+	changed chan struct{} // has a token when something changed since the last look
 }
 
 func newRouteTable() *routeTable {
@@ -136,11 +157,12 @@ func (t *routeTable) observe(e event.Event) {
 // flowPlace is the place of a reserved flow, as text.
 func flowPlace(node, vsi, flow string) string { return node + " " + vsi + " reservation " + flow }
 
-// want takes the reserved flows that speakers are told.
-func (t *routeTable) want(configs map[string]bgp.Config) {
+// want takes the reserved flows that speakers are told, and which routes nobody
+// waits for.
+func (t *routeTable) want(configs map[string]bgp.Config, unsure func(routeKey, netip.Addr) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.wanted = map[string]bool{}
+	t.wanted, t.unsure = map[string]bool{}, unsure
 	for node, cfg := range configs {
 		for _, v := range cfg.VSIs {
 			for _, f := range v.Flows {
@@ -248,13 +270,17 @@ func (t *routeTable) count() int {
 // them all with each event. The caller holds t.mu.
 func (t *routeTable) aim(want map[routeKey]netip.Addr) {
 	t.goal, t.missing, t.extra = want, 0, 0
+	unsure := func(k routeKey, egress netip.Addr) bool { return t.unsure != nil && t.unsure(k, egress) }
 	for k, egress := range want {
+		if unsure(k, egress) {
+			continue
+		}
 		if got, ok := t.have[k]; !ok || !leads(got, egress) {
 			t.missing++
 		}
 	}
-	for k := range t.have {
-		if _, ok := want[k]; !ok {
+	for k, egress := range t.have {
+		if _, ok := want[k]; !ok && !unsure(k, egress) {
 			t.extra++
 		}
 	}
@@ -302,13 +328,17 @@ func (t *routeTable) open() (missing, extra int) {
 func (t *routeTable) diff(want map[routeKey]netip.Addr) (missing, extra []routeKey) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	unsure := func(k routeKey, egress netip.Addr) bool { return t.unsure != nil && t.unsure(k, egress) }
 	for k, egress := range want {
+		if unsure(k, egress) {
+			continue
+		}
 		if got, ok := t.have[k]; !ok || !leads(got, egress) {
 			missing = append(missing, k)
 		}
 	}
-	for k := range t.have {
-		if _, ok := want[k]; !ok {
+	for k, egress := range t.have {
+		if _, ok := want[k]; !ok && !unsure(k, egress) {
 			extra = append(extra, k)
 		}
 	}
