@@ -106,6 +106,8 @@ func (r *removal) add(k key, o object) {
 		tree{k.dev, index}.unite(b)
 	case blockObj:
 		b.ClsactDel(index, k.dev, gone)
+	case deafObj:
+		b.Undeafen(index, k.dev, gone)
 	case addrObj:
 		b.AddrDel(rtnl.Address{Index: index, Prefix: v.prefix, Dev: k.dev}, gone)
 	case masterObj:
@@ -366,8 +368,8 @@ func (f *Fabric) fillings(w *work) (map[string]*filling, error) {
 			if err != nil {
 				return nil, fmt.Errorf("link %s:%s--%s:%s: %w", k.node, k.dev, v.peerNode, v.peerIf, err)
 			}
-			p := peer{dev: k.dev, mac: v.mac, far: far.node, farDev: v.peerIf, farMAC: v.peerMAC, mtu: v.mtu, down: v.down != noEnd, link: k}
-			q := peer{dev: v.peerIf, mac: v.peerMAC, far: fill.node, farDev: k.dev, farMAC: v.mac, mtu: v.mtu, down: v.down != noEnd, link: k}
+			p := peer{dev: k.dev, mac: v.mac, far: far.node, farDev: v.peerIf, farMAC: v.peerMAC, mtu: v.mtu, down: v.down&endA != 0, link: k}
+			q := peer{dev: v.peerIf, mac: v.peerMAC, far: fill.node, farDev: k.dev, farMAC: v.mac, mtu: v.mtu, down: v.down&endB != 0, link: k}
 			if old, ok := w.old[k].(linkObj); ok {
 				p.old, p.oldMAC, q.old, q.oldMAC = &old, old.mac, &old, old.peerMAC
 				q.leave = v.seat != topo.NoSeat
@@ -405,7 +407,14 @@ func (fill *filling) encode(b *rtnl.Batch, w *work, tag string, made map[key]boo
 	for _, p := range fill.ends {
 		if p.old == nil && !made[p.link] {
 			made[p.link] = true
-			b.Veth(rtnl.Veth{Link: n.newEnd(p.dev, p.mac, p.mtu), Peer: p.far.newEnd(p.farDev, p.farMAC, p.mtu), PeerNS: int(p.far.ns)})
+			near, far := n.newEnd(p.dev, p.mac, p.mtu), p.far.newEnd(p.farDev, p.farMAC, p.mtu)
+			// Where both ends have the same number, though in two namespaces,
+			// the kernel takes them for no pair and lets up to a second pass
+			// until it tells that one of them has lost its carrier.
+			if near.Index == far.Index {
+				far.Index = p.far.alloc(p.farDev)
+			}
+			b.Veth(rtnl.Veth{Link: near, Peer: far, PeerNS: int(p.far.ns)})
 		}
 	}
 	for _, p := range fill.ends {
@@ -485,6 +494,8 @@ func (n *node) set(b *rtnl.Batch, k key, o, old object) {
 		tree{k.dev, index}.reserve(b, v.reserved, n.class(k))
 	case blockObj:
 		b.Clsact(index, k.dev, v.block)
+	case deafObj:
+		b.Deafen(index, k.dev)
 	case ruleObj:
 		n.rule(b, v.Rule, v.Del)
 	case routeObj:

@@ -10,8 +10,8 @@
 // little (package direct). A record under /run/vpclab (record.go) lets a
 // successor go on or clean up (gc.go, graves.go, process.go) after a crash.
 // inspect.go, macs.go and capture.go are for looking; announce.go tells a LAN
-// where a machine is. Nothing outside this folder calls setns or locks a
-// thread.
+// where a machine is; wound.go breaks things and mends them. Nothing outside
+// this folder calls setns or locks a thread.
 package fabric
 
 import (
@@ -55,6 +55,8 @@ type Fabric struct {
 	applied objects
 	suspect bool
 	unseen  bool
+	// wounds are what faults have done to the lab, by number; see wound.go.
+	wounds wounds
 }
 
 // heapPerNode is about what Apply allocates for a new node, in bytes.
@@ -146,7 +148,7 @@ func (f *Fabric) Plan(want State) (Changes, error) {
 	if err := want.check(); err != nil {
 		return nil, fmt.Errorf("plan lab %s: %w", f.lab, err)
 	}
-	goal := flatten(want)
+	goal := f.goal(want)
 	have, _, err := f.observe(goal)
 	if err != nil {
 		return nil, err
@@ -169,7 +171,7 @@ func (f *Fabric) Apply(ctx context.Context, want State, opts ...Option) (Changes
 		return nil, fmt.Errorf("apply to lab %s: %w", f.lab, err)
 	}
 	defer warm.Heap(max(0, len(want.Nodes)-len(f.nodes)) * heapPerNode)()
-	goal := flatten(want)
+	goal := f.goal(want)
 	have, stale, err := f.have(goal, opts)
 	if err != nil {
 		return nil, err
@@ -370,7 +372,7 @@ func (f *Fabric) drop() {
 		f.witness.close()
 		f.witness = nil
 	}
-	f.nodes, f.applied, f.state = map[string]*node{}, objects{}, State{}
+	f.nodes, f.applied, f.state, f.wounds = map[string]*node{}, objects{}, State{}, nil
 }
 
 // NSPath is where the node's namespace is mounted: `ip netns exec` takes its

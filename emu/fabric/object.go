@@ -27,6 +27,7 @@ const (
 	rankQdisc
 	rankClass // divisions of a line
 	rankBlock
+	rankDeaf // an end that loses what arrives
 	rankRule
 	rankRoute
 	rankLabel
@@ -70,6 +71,7 @@ type (
 	addrObj   struct{ prefix netip.Prefix }
 	qdiscObj  struct{ egress }
 	blockObj  struct{ block uint32 }
+	deafObj   struct{}
 	sharedObj struct{ shared }
 	classObj  struct{ reserved }
 	strayObj  struct{ stray } // never wanted, but it happens
@@ -83,9 +85,10 @@ type (
 type downEnds uint8
 
 const (
-	noEnd    downEnds = iota
-	oneEnd            // never wanted, but it happens
-	bothEnds          // as is wanted of a link that failed
+	noEnd    downEnds = 0
+	endA     downEnds = 1 // wanted only of what a fault did
+	endB     downEnds = 2 // likewise
+	bothEnds          = endA | endB
 )
 
 // objects is a State taken apart.
@@ -118,25 +121,33 @@ var defaultRoute = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 // them and takes no new ones. So are its queueing disciplines: a class of HFSC
 // in which packets wait when the device goes down never sends again (the
 // kernel throws the packets away, but the class passes for one that still
-// waits its turn; seen on 6.1.176), so they are made anew when it comes up.
+// waits its turn; seen on 6.1.176), so they are made anew when it comes up. An end
+// whose other end alone is down has no carrier, which is the same to them.
 func flatten(s State) objects {
 	o := make(objects, 4*len(s.Nodes)+3*len(s.Links))
-	down := map[end]bool{}
-	subnets := s.searched() // node -> subnet -> device
+	down := map[end]bool{}    // ends of links
+	unlined := map[end]bool{} // those of which at least one is down
+	subnets := s.searched()   // node -> subnet -> device
 	subnet := func(node, dev string, p netip.Prefix) {
 		if of := subnets[node]; of != nil && p.IsValid() {
 			of[p.Masked()] = dev
 		}
 	}
 	for _, l := range s.Links {
-		link := linkObj{l.B.Node, l.B.Ifname, l.A.MAC, l.B.MAC, l.MTU, noEnd, l.Seat}
+		link := linkObj{l.B.Node, l.B.Ifname, l.A.MAC, l.B.MAC, l.MTU, l.dark, l.Seat}
 		if l.Down {
 			link.down = bothEnds
-			down[end{l.A.Node, l.A.Ifname}], down[end{l.B.Node, l.B.Ifname}] = true, true
 		}
 		o[key{rankLink, l.A.Node, l.A.Ifname, ""}] = link
-		for _, e := range [2]End{l.A, l.B} {
+		for i, e := range [2]End{l.A, l.B} {
+			if link.down != noEnd {
+				down[end{e.Node, e.Ifname}] = link.down&(endA<<i) != 0
+				unlined[end{e.Node, e.Ifname}] = true
+			}
 			o.addEnd(e)
+			if l.deaf&(endA<<i) != 0 {
+				o[key{rankDeaf, e.Node, e.Ifname, ""}] = deafObj{}
+			}
 			subnet(e.Node, e.Ifname, e.Addr)
 		}
 	}
@@ -146,12 +157,12 @@ func flatten(s State) objects {
 		}
 		o.addNode(name, n, subnets[name])
 	}
-	if len(down) > 0 {
+	if len(unlined) > 0 {
 		maps.DeleteFunc(o, func(k key, v object) bool {
 			if r, ok := v.(routeObj); ok {
 				return down[end{k.node, r.Dev}]
 			}
-			return (k.rank == rankQdisc || k.rank == rankClass) && down[end{k.node, k.dev}]
+			return (k.rank == rankQdisc || k.rank == rankClass) && unlined[end{k.node, k.dev}]
 		})
 	}
 	return o
@@ -334,7 +345,7 @@ func (k key) describe(o object) (name, detail string) {
 		return k.node + ": vrf " + k.dev, state("table "+strconv.Itoa(v.table), v.down)
 	case linkObj:
 		return "link " + at + "--" + v.peerNode + ":" + v.peerIf,
-			fmt.Sprintf("mtu %d, %v, %v%s", v.mtu, v.mac, v.peerMAC, [...]string{noEnd: "", oneEnd: ", one end down", bothEnds: ", down"}[v.down])
+			fmt.Sprintf("mtu %d, %v, %v%s", v.mtu, v.mac, v.peerMAC, [...]string{noEnd: "", endA: ", first end down", endB: ", second end down", bothEnds: ", down"}[v.down])
 	case masterObj:
 		return at + ": port", "of " + v.master
 	case addrObj:
@@ -349,6 +360,8 @@ func (k key) describe(o object) (name, detail string) {
 		return at + ": " + k.name, ""
 	case blockObj:
 		return at + ": ingress filters", fmt.Sprintf("block %d", v.block)
+	case deafObj:
+		return at + ": deaf", ""
 	case ruleObj:
 		verb := "lookup"
 		if v.Del {

@@ -21,11 +21,25 @@ type staleDevice struct {
 // where they are known, applied or wanted. Sysctls are taken as they were
 // written by a settled Apply.
 func (f *Fabric) observe(want objects) (have objects, stale []staleDevice, err error) {
-	o := observation{f: f, have: make(objects, len(f.applied)), ends: map[end]rtnl.LinkInfo{}, needs: map[string]needs{}, known: want}
+	o, err := f.look(sortedKeys(f.nodes), want)
+	if err != nil {
+		return nil, nil, err
+	}
+	for e, l := range o.ends {
+		stale = append(stale, staleDevice{e.node, l.Index})
+	}
+	o.believed()
+	f.unseen = false
+	return o.have, stale, nil
+}
+
+// look sees what the kernel holds in some nodes, and the links between them.
+func (f *Fabric) look(nodes []string, want objects) (*observation, error) {
+	o := &observation{f: f, have: make(objects, len(f.applied)), ends: map[end]rtnl.LinkInfo{}, needs: map[string]needs{}, known: want}
 	o.count(want)
 	o.count(f.applied)
-	err = onThread(func() error {
-		for _, name := range sortedKeys(f.nodes) {
+	err := onThread(func() error {
+		for _, name := range nodes {
 			if err := o.node(f.nodes[name]); err != nil {
 				return err
 			}
@@ -33,16 +47,11 @@ func (f *Fabric) observe(want objects) (have objects, stale []staleDevice, err e
 		return nil
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("lab %s: see what the kernel holds: %w", f.lab, err)
+		return nil, fmt.Errorf("lab %s: see what the kernel holds: %w", f.lab, err)
 	}
 	o.links(f.applied)
 	o.links(want)
-	for e, l := range o.ends {
-		stale = append(stale, staleDevice{e.node, l.Index})
-	}
-	o.believed()
-	f.unseen = false
-	return o.have, stale, nil
+	return o, nil
 }
 
 // needs says which tables of a node are worth reading.
@@ -182,6 +191,9 @@ func (o *observation) devices(n *node, links []rtnl.LinkInfo) (names map[int]str
 			wanted, _ := o.known[k].(masterObj)
 			o.have[k] = masterObj{names[l.Master], wanted.closed}
 		}
+		if l.Deaf {
+			o.have[key{rankDeaf, n.name, l.Name, ""}] = deafObj{}
+		}
 	}
 	return names
 }
@@ -200,11 +212,11 @@ func (o *observation) links(known objects) {
 			continue
 		}
 		seen := linkObj{l.peerNode, l.peerIf, x.MAC, y.MAC, x.MTU, noEnd, l.seat}
-		switch {
-		case !x.Up && !y.Up:
-			seen.down = bothEnds
-		case !x.Up || !y.Up && l.seat == topo.NoSeat:
-			seen.down = oneEnd
+		if !x.Up {
+			seen.down |= endA
+		}
+		if !y.Up && (l.seat == topo.NoSeat || !x.Up) {
+			seen.down |= endB
 		}
 		if x.MTU != y.MTU {
 			seen.mtu = 0 // not as anybody wants it
@@ -212,6 +224,26 @@ func (o *observation) links(known objects) {
 		o.have[k] = seen
 		delete(o.ends, a)
 		delete(o.ends, b)
+		if seen.down != noEnd {
+			o.unline(a)
+			o.unline(b)
+		}
+	}
+}
+
+// unline takes the line of an end of a link of which an end is down for none:
+// see flatten. What is made in its place is made anew.
+func (o *observation) unline(e end) {
+	k := key{rankQdisc, e.node, e.dev, ""}
+	if q, ok := o.have[k].(qdiscObj); ok {
+		q.rate = 0
+		o.have[k] = q
+	}
+	for k := range o.have {
+		if k.rank == rankClass && k.node == e.node && k.dev == e.dev {
+			delete(o.have, k)
+			delete(o.f.nodes[e.node].classes, k)
+		}
 	}
 }
 
@@ -237,9 +269,6 @@ func (o *observation) qdiscs(n *node, names map[int]string) error {
 	seen, err := readLines(n.conn, qdiscs)
 	clear(n.classes)
 	for index, l := range seen {
-		if d, ok := o.ends[end{n.name, names[index]}]; ok && !d.Up {
-			l.rate = 0 // as good as none: see flatten
-		}
 		o.have[key{rankQdisc, n.name, names[index], ""}] = qdiscObj{l.egress}
 		o.division(n, names[index], l)
 	}

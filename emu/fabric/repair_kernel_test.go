@@ -239,7 +239,7 @@ func TestLinkFailsAndComesBack(t *testing.T) {
 			require.NoError(t, err, "%s", out)
 			ch, err = f.Plan(failed)
 			require.NoError(t, err)
-			require.Contains(t, ch.String(), "one end down -> ")
+			require.Contains(t, ch.String(), "second end down -> ")
 			continue
 		}
 		_, err = f.Apply(t.Context(), router(), opts...)

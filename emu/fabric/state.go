@@ -52,6 +52,9 @@ type Link struct {
 	// Seat says how B is made, up or down, where that is not for the fabric to
 	// say afterwards; see topo.Link.
 	Seat topo.Seat
+
+	dark downEnds // ends that are down by a wound, see wound.go
+	deaf downEnds // likewise those that lose what arrives
 }
 
 // End is one end of a Link with all that hangs on it.

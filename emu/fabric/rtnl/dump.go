@@ -26,6 +26,7 @@ type LinkInfo struct {
 	Up     bool
 	// Carrier says that something is at the other end: it is up, and so is that.
 	Carrier bool
+	Deaf    bool // see Batch.Deafen
 	Alias   string
 	Group   uint32
 	Table   int // vrf
@@ -231,6 +232,8 @@ func (l *LinkInfo) set(typ uint16, v []byte) {
 		copy(l.MAC[:], v)
 	case unix.IFLA_LINKINFO:
 		attrs(v, 0, l.setInfo)
+	case unix.IFLA_XDP:
+		attrs(v, 0, l.setXDP)
 	case unix.IFLA_PROTINFO:
 		attrs(v, 0, l.setPort)
 	}
@@ -336,16 +339,16 @@ func labels(v []byte) (out []uint32) {
 	return out
 }
 
-// MPLSRoutes reads the incoming label map: the entries that carry protocol.
-// Without the kernel's mpls_router there are none.
+// MPLSRoutes reads the incoming label map: the entries that carry protocol;
+// 0: any. Without the kernel's mpls_router there are none.
 func (c *Conn) MPLSRoutes(protocol uint8) (out []MPLSRoute, err error) {
 	body := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_MPLS}}).Serialize()
 	err = c.dump("labels", unix.RTM_GETROUTE, body, func() { out = out[:0] }, func(p []byte) {
 		// A kernel without MPLS answers for all families it has.
-		if len(p) < unix.SizeofRtMsg || p[0] != unix.AF_MPLS || p[5] != protocol {
+		if len(p) < unix.SizeofRtMsg || p[0] != unix.AF_MPLS || protocol != 0 && p[5] != protocol {
 			return
 		}
-		r := MPLSRoute{Protocol: protocol}
+		r := MPLSRoute{Protocol: p[5]}
 		attrs(p, unix.SizeofRtMsg, func(typ uint16, v []byte) { r.set(typ, v) })
 		out = append(out, r)
 	})
