@@ -191,8 +191,9 @@ type Report struct {
 	Bytes     int64      // on TCP, to the standby, in all
 	Raw       int64      // bytes of pages and blocks in epochs, before encoding
 	Verified  uint64     // epochs whose root hash was compared
-	// Late epochs began later than Epoch says, because the ones before were not
-	// acknowledged: the WAN, or the standby, cannot keep up.
+	// Late epochs began more than an Epoch after they were due (Pipelined, Sync:
+	// had to wait for room in the window), because the ones before were not sent or
+	// not acknowledged: the WAN, or the standby, cannot keep up.
 	Late       uint64
 	Interval   time.Duration // from one epoch to the next, on average
 	Stood      time.Duration // the VM, in all

@@ -33,7 +33,7 @@ func (s *sender) epochs(ctx context.Context) error {
 func (s *sender) pace(ctx context.Context, next event.Mono) (*switching, error) {
 	timer := time.NewTimer(next.Sub(event.Now()))
 	defer timer.Stop()
-	due, late := false, false
+	due := false
 	for {
 		room := s.underway() < s.opt.Window
 		if room {
@@ -42,14 +42,11 @@ func (s *sender) pace(ctx context.Context, next event.Mono) (*switching, error) 
 			}
 		}
 		if due && room {
-			if late {
-				s.mu.Lock()
-				s.rep.Late++
-				s.mu.Unlock()
+			if event.Now().Sub(next) > s.opt.Epoch {
+				s.late()
 			}
 			return nil, nil
 		}
-		late = late || due
 		select {
 		case <-timer.C:
 			due = true
@@ -58,6 +55,13 @@ func (s *sender) pace(ctx context.Context, next event.Mono) (*switching, error) 
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// late notes that an epoch begins late.
+func (s *sender) late() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rep.Late++
 }
 
 // handOver takes the last checkpoint and leaves the VM standing.

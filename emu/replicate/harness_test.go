@@ -96,6 +96,8 @@ type vm struct {
 	stop    chan struct{}
 	ended   sync.WaitGroup
 	pauses  int
+	// stall has the next checkpoint wait for the end of its session, and fail.
+	stall atomic.Pointer[chan struct{}]
 }
 
 func newVM(t testing.TB, pages, blocks int, seed uint64) *vm {
@@ -168,7 +170,7 @@ func (v *vm) step(r *rand.Rand) {
 	v.n++
 	n := v.n
 	for range 1 + r.IntN(8) {
-		page := r.IntN(len(v.memory) / pageSize)
+		page := r.IntN(len(v.memory) / pageSize / 3)
 		at := page*pageSize + r.IntN(pageSize-16)&^7
 		binary.LittleEndian.PutUint64(v.memory[at:], n)
 		fillText(r, v.memory[at+8:at+16])
@@ -224,7 +226,12 @@ func (v *vm) Disk() Disk                { return (*vmDisk)(v) }
 
 func (v *vm) sum() [2]uint64 { return [2]uint64{xxh3.Hash(v.memory), xxh3.Hash(v.disk.b)} }
 
-func (v *vm) Checkpoint(context.Context, bool) (event.Mono, []byte, error) {
+func (v *vm) Checkpoint(ctx context.Context, _ bool) (event.Mono, []byte, error) {
+	if stall := v.stall.Swap(nil); stall != nil {
+		close(*stall)
+		<-ctx.Done()
+		return 0, nil, context.Cause(ctx)
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.dead.Load() {

@@ -43,10 +43,14 @@ const (
 )
 
 func newPair(t testing.TB, opt Options, rate float64, delay time.Duration) *pair {
+	return newPairOf(t, opt, rate, delay, testPages, testBlocks, 1)
+}
+
+func newPairOf(t testing.TB, opt Options, rate float64, delay time.Duration, pages, blocks int, seed uint64) *pair {
 	t.Helper()
 	p := &pair{
-		t: t, opt: opt, vm: newVM(t, testPages, testBlocks, 1), gate: newGate(), wan: newWAN(t, rate, delay),
-		at: &place{memory: mapMemory(t, testPages), disk: &image{b: make([]byte, testBlocks*pageSize)}, folder: t.TempDir()},
+		t: t, opt: opt, vm: newVM(t, pages, blocks, seed), gate: newGate(), wan: newWAN(t, rate, delay),
+		at: &place{memory: mapMemory(t, pages), disk: &image{b: make([]byte, blocks*pageSize)}, folder: t.TempDir()},
 		id: [16]byte{1, 2, 3}, synced: make(chan uint64, 8), silent: make(chan struct{}, 8),
 	}
 	p.vm.gate = p.gate

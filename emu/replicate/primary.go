@@ -374,6 +374,8 @@ type sender struct {
 	sent    int64
 	waited  time.Duration // for the link, until the last batch
 	batchAt event.Mono
+
+	closedAt event.Mono // of the last batch of writes
 }
 
 func (s *sender) close() {

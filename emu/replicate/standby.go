@@ -25,8 +25,9 @@ type StandbyEnd struct {
 	size   int64 // of it
 
 	rec  *records
-	undo *undo // nil: no memory
-	tree *tree // nil: not known yet, or nobody asks
+	undo *undo  // nil: no memory
+	redo []byte // extents of the epoch that is held, which are not in the image
+	tree *tree  // nil: not known yet, or nobody asks
 	seed uint64
 
 	run     sync.Mutex // held by Run, and by what must not be done beside it
@@ -60,10 +61,8 @@ func NewStandby(place Place, opt Options, tell Tell) (*StandbyEnd, error) {
 			return nil, fmt.Errorf("open the standby in %s: %w", place.Folder(), err)
 		}
 	}
-	var extents []byte
-	if s.rec, s.held, extents, err = openRecords(place.Folder()); err == nil && s.held.Synced {
-		s.takeBack()
-		err = s.write(extents)
+	if s.rec, s.held, s.redo, err = openRecords(place.Folder()); err == nil && s.held.Synced {
+		err = s.settle()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the standby in %s: %w", place.Folder(), err), s.Close())
@@ -217,8 +216,20 @@ func (s *StandbyEnd) Activate(ctx context.Context) (Held, error) {
 	if err := s.opt.step(StepStandbyActivate); err != nil {
 		return h, err
 	}
-	s.takeBack()
+	if err := s.settle(); err != nil {
+		return h, err
+	}
 	return h, s.opt.step(StepStandbyBack)
+}
+
+// settle makes memory and disk what they were at the epoch that is held.
+func (s *StandbyEnd) settle() error {
+	s.takeBack()
+	err := s.write(s.redo)
+	if err == nil {
+		s.redo = s.redo[:0]
+	}
+	return err
 }
 
 // takeBack makes memory what it was at the epoch that is held.
@@ -321,7 +332,9 @@ func (r *receiver) open(ctx context.Context) error {
 	if err := r.opt.step(StepStandbyBegin); err != nil {
 		return err
 	}
-	r.takeBack() // of the session before
+	if err := r.settle(); err != nil { // after the session before
+		return err
+	}
 	if r.pages > 0 {
 		r.in = newBitmap(r.pages)
 		if r.dec, err = codec.NewDecoder(ours.Codec); err != nil {
@@ -512,10 +525,9 @@ func (r *receiver) whole(ctx context.Context, b []byte) error {
 	if err := r.opt.step(StepStandbyAcked); err != nil {
 		return err
 	}
-	if err := r.write(r.disk); err != nil {
+	if err := r.settle(); err != nil {
 		return err
 	}
-	r.disk, r.state, r.begun = r.disk[:0], r.state[:0], false
 	return r.opt.step(StepStandbyApplied)
 }
 
@@ -550,6 +562,9 @@ func (r *receiver) keep(ctx context.Context, w whole) error {
 	if err := r.rec.write(&h, r.disk); err != nil {
 		return &neverError{err}
 	}
+	// From here on it is held, also where it cannot be acknowledged.
+	r.redo, r.disk = r.disk, r.redo[:0]
+	r.state, r.begun = r.state[:0], false
 	r.mu.Lock()
 	r.held = h
 	r.rep.Epochs++

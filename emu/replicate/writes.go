@@ -236,29 +236,30 @@ func (s *sender) batches(ctx context.Context) error {
 	}
 }
 
-// gather waits until there is something to send, an Epoch has passed for more to
-// come, and there is room for it in the window.
+// gather waits until there is something to send, an Epoch has passed since the
+// last batch, and there is room for one in the window.
 func (s *sender) gather(ctx context.Context) (*switching, error) {
-	var due <-chan time.Time
-	ripe, late := s.opt.Mode == Sync, false
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	late := !s.log.empty() && event.Now().Sub(s.closedAt) > 2*s.opt.Epoch
 	for {
 		if a := s.claim(); a != nil {
 			return a, nil
 		}
-		if some := !s.log.empty(); some && ripe {
-			if s.underway() < s.opt.Window {
+		if !s.log.empty() {
+			wait := s.opt.Epoch - event.Now().Sub(s.closedAt)
+			room := s.underway() < s.opt.Window
+			switch ripe := s.opt.Mode == Sync || wait <= 0; {
+			case ripe && room:
 				if late {
-					s.mu.Lock()
-					s.rep.Late++
-					s.mu.Unlock()
+					s.late()
 				}
 				return nil, nil
+			case ripe:
+				late = true
+			default:
+				timer.Reset(wait)
 			}
-			late = true
-		} else if some && due == nil {
-			timer := time.NewTimer(s.opt.Epoch)
-			defer timer.Stop()
-			due = timer.C
 		}
 		if _, err := s.log.pass(); err != nil {
 			return nil, err
@@ -266,8 +267,7 @@ func (s *sender) gather(ctx context.Context) (*switching, error) {
 		select {
 		case <-s.log.kick:
 		case <-s.news:
-		case <-due:
-			ripe = true
+		case <-timer.C:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -281,6 +281,7 @@ func (s *sender) batchOf(ctx context.Context, final bool) (err error) {
 		return err
 	}
 	f.at = event.Now()
+	s.closedAt = f.at
 	count := s.log.take(f)
 	s.mu.Lock()
 	s.rep.Blocks += count
