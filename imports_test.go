@@ -37,7 +37,7 @@ var allowed = map[string][]string{
 	"emu/audit":      {"topo", "emu/event", "emu/fabric", "emu/traffic"},
 	"emu/guest":      {"emu/event", "emu/tcp", "emu/warm"},
 	"emu/migrate":    {"emu/event", "emu/warm"},
-	"emu/hypervisor": {"emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/lease", "emu/migrate", "emu/plug", "emu/replicate", "emu/tcp"},
+	"emu/hypervisor": {"topo", "emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/lease", "emu/migrate", "emu/plug", "emu/replicate", "emu/tcp"},
 	"emu/lab":        {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor"},
 	"scenarios":      {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/lab", "metrics", "plots"},
 	"cmd":            {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor", "emu/lab", "emu/warm", "scenarios", "metrics", "plots"},

@@ -230,7 +230,7 @@ func (b *builder) seatsAt(vpc, site string) (vms []string) {
 func (p *Plan) Seated(at func(vm string) string) *Plan {
 	var away []Pair
 	for _, pair := range p.Pairs() {
-		if at(pair.VM) == pair.Standby {
+		if n, _ := p.Node(pair.VM); at(pair.VM) == pair.Standby && p.routed(n.VPC) {
 			away = append(away, pair)
 		}
 	}
@@ -244,14 +244,17 @@ func (p *Plan) Seated(at func(vm string) string) *Plan {
 	return q
 }
 
+// routed tells whether a VPC is an l3vpn.
+func (p *Plan) routed(vpc string) bool {
+	v, ok := p.VPC(vpc)
+	return ok && v.Service == ServiceL3VPN
+}
+
 // lead has an l3vpn lead to the standby's site.
 func (p *Plan) lead(pair Pair) {
 	n, _ := p.Node(pair.VM)
 	second, _ := p.Node(pair.Standby)
 	v, _ := p.VPC(n.VPC)
-	if v.Service != ServiceL3VPN {
-		return
-	}
 	alone := host(n.Addr)
 	for i := range v.Attachments {
 		a := &v.Attachments[i]

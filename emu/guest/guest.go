@@ -26,8 +26,8 @@ type Config struct {
 	// Record, where it is not empty, is a file that the run's writes are recorded
 	// in, to be played by workload trace.
 	Record string `json:",omitempty"`
-	// Leash has it run only as long as the leash in Folder says.
-	Leash bool `json:",omitempty"`
+	// Leash, where it is not empty, is the folder of a leash that it is on.
+	Leash string `json:",omitempty"`
 }
 
 // ParseConfig reads the verb's argument.
@@ -100,8 +100,8 @@ func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
 		}
 		defer func() { result = errors.Join(result, end()) }()
 	}
-	if c.Leash {
-		if m.gate.leash, err = OpenLeash(c.Folder); err != nil {
+	if c.Leash != "" {
+		if m.gate.leash, err = OpenLeash(c.Leash); err != nil {
 			return err
 		}
 	}

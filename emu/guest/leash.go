@@ -67,6 +67,9 @@ func OpenLeash(folder string) (*Leash, error) {
 // Close unmaps it.
 func (l *Leash) Close() error { return unix.Munmap(l.mapped) }
 
+// End is the word that says how far it goes, for whoever moves it on all the time.
+func (l *Leash) End() *atomic.Int64 { return l.until }
+
 // Extend lets the guest run until then; 0: no more.
 func (l *Leash) Extend(until event.Mono) { l.until.Store(int64(until)) }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
+	"github.com/vpclab/vpclab/emu/lease"
 )
 
 // Run is the body of the hidden verb `vpclab hypervisor`: the agent of a host, in
@@ -22,7 +23,7 @@ import (
 // VMs. It returns nil when conn ends, because then the lab is gone.
 func Run(ctx context.Context, conn net.Conn, host, at, dir string) error {
 	standBack()
-	a := &agent{host: host, dir: dir, vms: map[string]*vm{}, moves: map[[16]byte]*moving{}}
+	a := &agent{host: host, dir: dir, vms: map[string]*vm{}, moves: map[[16]byte]*moving{}, seats: map[string]*seat{}}
 	if at != "" {
 		var err error
 		if a.addr, err = netip.ParseAddr(at); err != nil {
@@ -51,6 +52,10 @@ type agent struct {
 	mu    sync.Mutex
 	vms   map[string]*vm
 	moves map[[16]byte]*moving
+
+	seating sync.Mutex       // held by whoever begins or ends a seat
+	seats   map[string]*seat // of protected VMs, by VM
+	leases  *lease.Node      // theirs; nil: there was none yet
 }
 
 func (a *agent) sockets() string { return filepath.Join(a.dir, "sockets") }
@@ -83,7 +88,23 @@ func (a *agent) answer(ctx context.Context, op string, body json.RawMessage) (an
 	if moves && o.Move == nil {
 		return nil, errors.New("which migration is not said")
 	}
+	if op == opProtect && o.Pair == nil {
+		return nil, errors.New("which pair is not said")
+	}
 	switch op {
+	case opProtect:
+		return nil, a.protect(*o.Pair)
+	case opUnprotect:
+		return nil, a.unprotect(ctx, o.VM)
+	case opSwitchOver, opSeatStatus:
+		s, err := a.seat(o.VM)
+		if err != nil {
+			return nil, err
+		}
+		if op == opSwitchOver {
+			return nil, s.switchOver(ctx)
+		}
+		return s.status(ctx)
 	case opOwn:
 		if o.Spec == nil {
 			return nil, errors.New("what the VM is is not said")
@@ -163,6 +184,7 @@ func (a *agent) leave() {
 	a.mu.Unlock()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), leaveWithin, fmt.Errorf("waited %v for guests to end", leaveWithin))
 	defer cancel()
+	a.leaveSeats(ctx)
 	// One that stands in the middle of a migration is nobody's, and still runs on
 	// this host's memory.
 	var all sync.WaitGroup

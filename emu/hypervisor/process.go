@@ -43,7 +43,10 @@ type Process struct {
 	err  error         // valid after done
 }
 
-var _ Agent = (*Process)(nil)
+var (
+	_ Agent     = (*Process)(nil)
+	_ Protector = (*Process)(nil)
+)
 
 // Start runs an agent in the host's namespace. addr is the host's in the network
 // of the hosts; a zero one: it can keep VMs and move none. dir is the lab's
@@ -148,6 +151,11 @@ const (
 	opCancel   = "cancel"
 	opStatus   = "status"
 	opPing     = "ping"
+
+	opProtect    = "protect"
+	opUnprotect  = "unprotect"
+	opSwitchOver = "switch-over"
+	opSeatStatus = "seat-status"
 )
 
 // order is what they say; each uses what it needs.
@@ -157,6 +165,7 @@ type order struct {
 	NetNS string         `json:"netns,omitempty"`
 	Move  *Move          `json:"move,omitempty"`
 	To    netip.AddrPort `json:"to,omitzero"`
+	Pair  *Pair          `json:"pair,omitempty"`
 }
 
 // do asks the agent, within the time that a short call may take.
@@ -234,6 +243,27 @@ func (p *Process) Cancel(ctx context.Context, move Move) error {
 // Status implements Agent.
 func (p *Process) Status(ctx context.Context, vm string) (s guest.Status, err error) {
 	err = p.do(ctx, opStatus, order{VM: vm}, &s)
+	return s, err
+}
+
+// Protect implements Protector.
+func (p *Process) Protect(ctx context.Context, pair Pair) error {
+	return p.do(ctx, opProtect, order{VM: pair.VM, Pair: &pair}, nil)
+}
+
+// Unprotect implements Protector.
+func (p *Process) Unprotect(ctx context.Context, vm string) error {
+	return p.do(ctx, opUnprotect, order{VM: vm}, nil)
+}
+
+// SwitchOver implements Protector.
+func (p *Process) SwitchOver(ctx context.Context, vm string) error {
+	return p.do(ctx, opSwitchOver, order{VM: vm}, nil)
+}
+
+// SeatStatus implements Protector.
+func (p *Process) SeatStatus(ctx context.Context, vm string) (s SeatStatus, err error) {
+	err = p.do(ctx, opSeatStatus, order{VM: vm}, &s)
 	return s, err
 }
 

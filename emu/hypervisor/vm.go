@@ -136,8 +136,13 @@ func (v *vm) start(ctx context.Context) error {
 	if err := v.furnish(); err != nil {
 		return err
 	}
+	return v.launch(ctx, guest.Config{Spec: v.spec, Folder: v.folder(), Socket: v.socket()})
+}
+
+// launch starts a guest's process, and tells of its end.
+func (v *vm) launch(ctx context.Context, c guest.Config) error {
 	last := &child.Tail{}
-	cmd, err := guest.Launch(ctx, "/proc/self/exe", guest.Config{Spec: v.spec, Folder: v.folder(), Socket: v.socket()}, func(cmd *exec.Cmd) error {
+	cmd, err := guest.Launch(ctx, "/proc/self/exe", c, func(cmd *exec.Cmd) error {
 		cmd.Stderr = last
 		cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // it outlives this process
 		return fabric.StartIn(v.netns, cmd)

@@ -172,9 +172,10 @@ func (a *application) run(ctx context.Context) error {
 	if err := a.compile(); err != nil {
 		return err
 	}
-	a.configs = bgp.Configs(a.plan)
+	seated := a.lab.seated(a.plan)
+	a.configs = bgp.Configs(seated)
 	a.old = a.lab.speakers.configs()
-	a.routes = expectedRoutes(a.plan)
+	a.routes = expectedRoutes(seated)
 	a.spared = apart(a.plan)
 	a.lab.routes.want(a.configs, unsureRoutes(a.plan))
 
@@ -240,11 +241,19 @@ func (a *application) compile() error {
 }
 
 // halt ends the guests that the plan does not have, or not there.
-func (a *application) halt(ctx context.Context) error { return a.lab.hypers.halt(ctx, a.plan) }
+func (a *application) halt(ctx context.Context) error {
+	if err := a.lab.pairs.halt(ctx, a.plan); err != nil {
+		return err
+	}
+	return a.lab.hypers.halt(ctx, a.plan)
+}
 
 // guests starts those that do not run yet.
 func (a *application) guests(ctx context.Context) error {
-	return a.lab.hypers.ensure(ctx, a.fabric, a.plan)
+	if err := a.lab.hypers.ensure(ctx, a.fabric, a.plan); err != nil {
+		return err
+	}
+	return a.lab.pairs.ensure(ctx, a.fabric, a.plan)
 }
 
 // stamp sets a stage that no event has stamped to this moment.
@@ -453,6 +462,7 @@ func (l *Lab) Preview(plan *topo.Plan) (*Preview, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preview of lab %s: %w", plan.Lab, err)
 	}
+	plan = l.seated(plan)
 	state := fabric.Compile(plan)
 	mpls.Compile(plan, &state)
 	changes, err := f.Plan(state)

@@ -25,7 +25,7 @@ func (h *hypervisors) status(ctx context.Context, vm string) (guest.Status, erro
 	if h.record() == nil {
 		return guest.Status{}, errors.New("no guest was started")
 	}
-	r, err := guest.Connect(ctx, filepath.Join(h.dir, "sockets", vm), "")
+	r, err := guest.Connect(ctx, filepath.Join(h.dir, "sockets", h.lab.pairs.seatOf(vm)), "")
 	if err != nil {
 		return guest.Status{}, err
 	}

@@ -185,7 +185,7 @@ func (h *hypervisors) watch(host *hypervisorHost, proc *hypervisor.Process) {
 // is being decided.
 func (h *hypervisors) own(ctx context.Context, host string) error {
 	plan := h.lab.planOrPending()
-	if plan == nil {
+	if plan == nil || h.lab.down(host) {
 		return nil
 	}
 	agent, err := h.agent(ctx, plan, host)
@@ -194,10 +194,13 @@ func (h *hypervisors) own(ctx context.Context, host string) error {
 	}
 	var errs []error
 	for vm, at := range h.record().all() {
-		if at != host || h.lab.migrationOf(vm) != nil {
+		if _, paired := h.lab.pairs.of(vm); paired || at != host || h.lab.migrationOf(vm) != nil {
 			continue
 		}
 		errs = append(errs, h.bringBack(ctx, agent, vm, host))
+	}
+	if f := h.lab.Fabric(); f != nil {
+		errs = append(errs, h.lab.pairs.keep(ctx, f, plan, host))
 	}
 	return errors.Join(errs...)
 }
@@ -240,13 +243,15 @@ func (h *hypervisors) halt(ctx context.Context, plan *topo.Plan) error {
 	}
 	var errs []error
 	for vm, host := range record.all() {
-		if h.lab.migrationOf(vm) != nil {
+		if _, paired := h.lab.pairs.of(vm); paired || h.lab.migrationOf(vm) != nil {
 			continue
 		}
 		n, stays := plan.Node(vm)
 		stays = stays && n.Guest != nil
 		spec, _ := h.spec(vm)
 		switch {
+		case stays && n.Host == host && n.Pair != nil: // its seats start it anew, from its disk
+			errs = append(errs, h.end(ctx, vm, host))
 		case stays && n.Host == host && specOf(*n) == spec:
 		case stays && specOf(*n) == spec:
 			errs = append(errs, h.carry(ctx, vm, host, n.Host))
@@ -341,7 +346,7 @@ func (h *hypervisors) ensure(ctx context.Context, f *fabric.Fabric, plan *topo.P
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, n := range guests {
-		if h.lab.migrationOf(n.Name) != nil {
+		if n.Pair != nil || h.lab.migrationOf(n.Name) != nil {
 			continue
 		}
 		spec := specOf(n)

@@ -49,8 +49,10 @@ type Lab struct {
 	reroutes *rerouter
 	since    time.Time
 
-	hypers   *hypervisors
-	plugging sync.Mutex // held by whoever moves a VM's port, or builds
+	hypers    *hypervisors
+	pairs     *pairs
+	witnesses *witnesses
+	plugging  sync.Mutex // held by whoever moves a VM's port, or builds
 
 	turn     chan struct{} // holds one token: whoever has it may change the lab
 	occupied atomic.Bool   // see Occupy
@@ -82,6 +84,7 @@ func New(cfg Config) *Lab {
 	l.repairs = newRepairs(l.observe, l.log)
 	l.hypers = newHypervisors(l)
 	l.reroutes = newRerouter(l)
+	l.pairs, l.witnesses = newPairs(l), newWitnesses(l)
 	l.turn <- struct{}{}
 	return l
 }
@@ -128,6 +131,7 @@ func (l *Lab) observe(e event.Event) {
 	l.sessions.observe(e)
 	l.alive.observe(e)
 	l.reroutes.observe(e)
+	l.pairs.observe(e)
 	l.bus.publish(e)
 }
 
@@ -161,13 +165,14 @@ func (l *Lab) Destroy(ctx context.Context) error {
 func (l *Lab) destroy(ctx context.Context) error {
 	start := time.Now()
 	l.reroutes.halt()
-	err := errors.Join(l.endMigrations(ctx, errDestroyed), l.hypers.stopAll(), l.repairs.killAll(), l.speakers.stopAll(ctx))
+	err := errors.Join(l.endMigrations(ctx, errDestroyed), l.hypers.stopAll(), l.witnesses.stopAll(), l.repairs.killAll(), l.speakers.stopAll(ctx))
 	if f := l.Fabric(); f != nil {
 		err = errors.Join(err, f.Destroy(ctx))
 	}
 	err = errors.Join(err, l.hypers.forget(), frr.Clean(l.Name()))
 	l.routes.reset()
 	l.sessions.reset()
+	l.pairs.reset()
 	clear(l.unannounced)
 	l.mu.Lock()
 	l.plan, l.pending, l.fabric = nil, nil, nil

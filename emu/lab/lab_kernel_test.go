@@ -22,6 +22,7 @@ import (
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/hypervisor"
 	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
+	"github.com/vpclab/vpclab/emu/lease"
 	"github.com/vpclab/vpclab/emu/mpls"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -30,7 +31,7 @@ import (
 // router.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		body, is := map[string]func() error{"speaker": speakerBody, hypervisor.Verb: hypervisorBody, guest.Verb: guestBody}[os.Args[1]]
+		body, is := map[string]func() error{"speaker": speakerBody, hypervisor.Verb: hypervisorBody, guest.Verb: guestBody, lease.Verb: witnessBody}[os.Args[1]]
 		if is {
 			if err := body(); err != nil {
 				fmt.Fprintln(os.Stderr, err)
@@ -58,6 +59,14 @@ func hypervisorBody() error {
 		return err
 	}
 	return hypervisor.Run(context.Background(), conn, os.Args[2], os.Args[3], os.Args[4])
+}
+
+func witnessBody() error {
+	conn, err := lease.ControlConn()
+	if err != nil {
+		return err
+	}
+	return lease.Run(context.Background(), conn, os.Args[2], os.Args[3], os.Args[4])
 }
 
 func guestBody() error {

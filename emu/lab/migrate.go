@@ -619,6 +619,7 @@ func (m *migration) operation() topo.Operation {
 
 // relocate is a plan with the VMs where migrations have plugged them in.
 func (l *Lab) relocate(plan *topo.Plan) (*topo.Plan, error) {
+	plan = l.seated(plan)
 	l.mu.Lock()
 	var all []*migration
 	for _, m := range l.migrations {
