@@ -55,8 +55,9 @@ func (g *Group) Close() error {
 // are used by direct system calls, which never wait: the goroutine keeps its
 // processor (package fabric/direct says why).
 type sockets struct {
-	out sender
-	in  [2]receiver // neighbours', multihop
+	out    sender
+	in     [2]receiver // neighbours', multihop
+	clocks clocks
 }
 
 func openSockets() (*sockets, error) {
@@ -115,6 +116,7 @@ type control [16]uint64
 // receiver reads what arrives at one port.
 type receiver struct {
 	fd       int
+	emptied  event.Mono // when nothing was left to be read
 	messages [atOnce]message
 	vectors  [atOnce]unix.Iovec
 	names    [atOnce]unix.RawSockaddrInet4
@@ -149,19 +151,41 @@ func (s *sockets) receive(multihop bool, now event.Mono, each func(incoming)) er
 		if err != nil {
 			return fmt.Errorf("receive BFD packets: %w", err)
 		}
-		// Stamps are of the other clock, which may be set; the distance is what
-		// counts. This process may have been held up since now was.
-		clocks := event.Now() - event.Mono(time.Now().UnixNano())
+		ahead := s.clocks.ahead()
 		for i := range n {
 			m := &r.messages[i]
 			in := incoming{at: now, from: netip.AddrFrom4(r.names[i].Addr), data: r.data[i][:m.n]}
-			in.control(unsafe.Slice((*byte)(unsafe.Pointer(&r.controls[i])), int(m.hdr.Controllen)), now, clocks)
+			in.control(unsafe.Slice((*byte)(unsafe.Pointer(&r.controls[i])), int(m.hdr.Controllen)), ahead)
+			in.at = min(max(in.at, r.emptied), now) // it was not there when the queue was last empty
 			each(in)
 		}
 		if n < atOnce {
+			r.emptied = now
 			return nil
 		}
 	}
+}
+
+// clocks relates the clock of packets' stamps, that of the time of day, to the
+// time line's. A reading may be wrong, but in one direction only: the time of day
+// is looked up in the kernel now and then, and what holds the program up just
+// then makes it seem later, and all packets older (package clock). So the best
+// reading is kept, as far as the clock can have been slowed since.
+type clocks struct{ best, at event.Mono }
+
+// slew is how much faster or slower than the other the clock may run, one in so
+// many (adjtimex(2)).
+const slew = 2000
+
+// ahead is what the time line shows more than the time of day.
+func (c *clocks) ahead() event.Mono {
+	now := event.Now()
+	read := now - event.Mono(time.Now().UnixNano())
+	if known := c.best - (now-c.at)/slew; c.at != 0 && known > read && known-read < event.Mono(time.Second) {
+		read = known // more than a second: the clock was set
+	}
+	c.best, c.at = read, now
+	return read
 }
 
 // read fills messages; none is no error.
@@ -184,9 +208,9 @@ func (r *receiver) read() (int, error) {
 	}
 }
 
-// control takes what the kernel says of a packet beside its bytes. clocks is how
-// far the one clock is ahead of the other.
-func (in *incoming) control(b []byte, now, clocks event.Mono) {
+// control takes what the kernel says of a packet beside its bytes. ahead is what
+// clocks says.
+func (in *incoming) control(b []byte, ahead event.Mono) {
 	for len(b) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
 		if h.Len < unix.SizeofCmsghdr || h.Len > uint64(len(b)) {
@@ -200,10 +224,7 @@ func (in *incoming) control(b []byte, now, clocks event.Mono) {
 			info := (*unix.Inet4Pktinfo)(unsafe.Pointer(&v[0]))
 			in.index, in.to = int(info.Ifindex), netip.AddrFrom4(info.Addr)
 		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_TIMESTAMPNS && len(v) >= 16:
-			stamp := event.Mono(binary.NativeEndian.Uint64(v))*1e9 + event.Mono(binary.NativeEndian.Uint64(v[8:]))
-			if at := stamp + clocks; now-at < event.Mono(time.Second) {
-				in.at = min(at, in.at)
-			}
+			in.at = ahead + event.Mono(binary.NativeEndian.Uint64(v))*1e9 + event.Mono(binary.NativeEndian.Uint64(v[8:]))
 		}
 		b = b[min(unix.CmsgSpace(int(h.Len)-unix.SizeofCmsghdr), len(b)):]
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
 	"github.com/vpclab/vpclab/emu/lease"
 	"github.com/vpclab/vpclab/emu/mpls"
+	"github.com/vpclab/vpclab/emu/repair"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -31,7 +32,7 @@ import (
 // router.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		body, is := map[string]func() error{"speaker": speakerBody, hypervisor.Verb: hypervisorBody, guest.Verb: guestBody, lease.Verb: witnessBody}[os.Args[1]]
+		body, is := map[string]func() error{"speaker": speakerBody, hypervisor.Verb: hypervisorBody, guest.Verb: guestBody, lease.Verb: witnessBody, repair.Verb: repairBody}[os.Args[1]]
 		if is {
 			if err := body(); err != nil {
 				fmt.Fprintln(os.Stderr, err)
@@ -52,6 +53,8 @@ func speakerBody() error {
 	}
 	return bgp.RunSpeaker(context.Background(), conn)
 }
+
+func repairBody() error { return repair.Run(context.Background()) }
 
 func hypervisorBody() error {
 	conn, err := hypervisor.ControlConn()

@@ -42,8 +42,8 @@ type repairer struct {
 	stopping bool
 }
 
-func newRepairs(sink event.Sink, log *slog.Logger) *repairs {
-	return &repairs{sink: sink, log: log, down: func(string) bool { return false }, members: map[string]*repairer{}}
+func newRepairs(sink event.Sink, down func(string) bool, log *slog.Logger) *repairs {
+	return &repairs{sink: sink, log: log, down: down, members: map[string]*repairer{}}
 }
 
 func (r *repairs) member(node string) *repairer {

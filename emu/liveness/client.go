@@ -47,10 +47,28 @@ func watch(ctx context.Context, name string, each func(State)) error {
 // listenTo reads one server's lines until it is gone; heard tells that it was
 // there.
 func listenTo(ctx context.Context, name string, each func(State)) (heard bool) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", name)
+	conn, err := dial(ctx, name)
 	if err != nil {
 		return false
 	}
+	Read(ctx, conn, each)
+	return true
+}
+
+// Dial looks for the server once, in the network namespace of this thread.
+func Dial(ctx context.Context) (net.Conn, error) { return dial(ctx, Socket) }
+
+func dial(ctx context.Context, name string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", name)
+	if err != nil {
+		return nil, fmt.Errorf("ask who is alive: %w", err)
+	}
+	return conn, nil
+}
+
+// Read calls each for every State that a server says on conn, until ctx ends or
+// the server is gone, and closes conn.
+func Read(ctx context.Context, conn net.Conn, each func(State)) {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	defer conn.Close()
 	lines := bufio.NewScanner(conn)
@@ -58,11 +76,10 @@ func listenTo(ctx context.Context, name string, each func(State)) (heard bool) {
 	for lines.Scan() {
 		st, err := parse(lines.Bytes())
 		if err != nil {
-			return true // whoever says this says nothing that helps
+			return // whoever says this says nothing that helps
 		}
 		each(st)
 	}
-	return true
 }
 
 func parse(line []byte) (st State, err error) {
