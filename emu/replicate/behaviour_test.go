@@ -268,3 +268,52 @@ func TestACheckpointThatCannotBeTaken(t *testing.T) {
 	p.die()
 	p.takeOver()
 }
+
+// TestAStandbyOfAFormerProcess may be able to take over: a primary that was
+// started anew, and finds none, lets nothing go before it has asked.
+func TestAStandbyOfAFormerProcess(t *testing.T) {
+	p := inSync(t, testOptions(Checkpoint), 0, time.Millisecond)
+	p.flows(10)
+	p.endPrimary() // its gate is still there
+	p.wan.cut.Store(true)
+	p.wan.sever()
+	asked, verdict := make(chan error, 1), make(chan error)
+	p.lost = func(_ context.Context, cause error) error {
+		asked <- cause
+		return <-verdict
+	}
+	p.startPrimary()
+	await(t, "the primary to ask for the verdict", asked)
+	_, before := p.gate.loudest()
+	p.vmSteps(20)
+	if _, count := p.gate.loudest(); count != before {
+		t.Errorf("clients heard %d answers that nobody but the primary knows of", count-before)
+	}
+	verdict <- nil
+	if err := await(t, "the primary to run unprotected", p.pErr); !errors.Is(err, ErrLost) {
+		t.Errorf("the primary's run ended with %v", err)
+	}
+	p.cancel = nil
+	p.flows(20)
+}
+
+// TestForgetting: a standby says so before it takes what it holds for nothing.
+func TestForgetting(t *testing.T) {
+	p := newPair(t, testOptions(Checkpoint), 0, time.Millisecond)
+	p.vm.run(1, time.Millisecond)
+	forgot := make(chan Held, 4)
+	p.forgets = func() { forgot <- p.standby.Held() }
+	p.startStandby()
+	p.startPrimary()
+	await(t, "the standby to be in sync", p.synced)
+	if held := await(t, "the standby to forget nothing", forgot); held.Synced {
+		t.Errorf("a new standby holds epoch %d", held.Epoch)
+	}
+	p.flows(10)
+	p.endPrimary()
+	p.startPrimary()
+	await(t, "the standby to be in sync again", p.synced)
+	if held := await(t, "the standby to forget", forgot); !held.Synced || held.Epoch == 0 {
+		t.Errorf("a standby that was in sync held %+v when it was to forget it", held)
+	}
+}

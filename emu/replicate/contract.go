@@ -61,25 +61,30 @@ type Options struct {
 // Listener's Accept. It is called again after a session has ended.
 type Connect func(ctx context.Context) (wire.Session, error)
 
-// Tell is what an end tells whoever runs it. Each may be nil. All but Lost are
-// called from the engine's goroutines and must not block.
+// Tell is what an end tells whoever runs it. Each may be nil. All but
+// Forgets and Lost must not block.
 type Tell struct {
 	// Synced: the standby holds everything, as of that epoch, and may take over
 	// from now on: the primary says so when it has heard it from the standby. What
 	// the VM sends is held from the checkpoint before on.
 	Synced func(epoch uint64)
+	// Forgets, at the standby: from now on it holds nothing that could be taken
+	// over, until Synced: the primary is of another run, and its copy begins. It may
+	// block, and nothing is forgotten before it returns.
+	Forgets func()
 	// Heard: the other end lives. It is called for each look of the watch at which
 	// bytes had come, so some times in Silence.
 	Heard func(at event.Mono)
 	// Silent: nothing has come of the other end since then, for Silence. Heard
 	// ends that. At the standby: the primary is to be suspected.
 	Silent func(since event.Mono)
-	// Lost, at the primary: a standby that could take over is silent, or cannot
-	// hold what it is sent. What the VM sends is held, and so are writes that
-	// wait, while the VM runs. nil: the standby can never take over any more (the
-	// witness has it recorded as stale): the gate is opened, writes count, and Run
-	// returns ErrLost. An error: the gate is shut for good, and Run returns that.
-	// ctx is Run's.
+	// Lost, at the primary: the standby is silent, cannot be reached, or cannot
+	// hold what it is sent. It is called also where no standby was in sync in this
+	// run: one of a former process may have been. What the VM sends stays held where
+	// it was, and so do writes that wait, while the VM runs. nil: the standby can
+	// never take over any more (the witness has it recorded as stale): the gate is
+	// opened, writes count, and Run returns ErrLost. An error: the gate is shut for
+	// good, and Run returns that. ctx is Run's.
 	Lost func(ctx context.Context, cause error) error
 }
 

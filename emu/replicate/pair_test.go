@@ -27,6 +27,7 @@ type pair struct {
 	standby *StandbyEnd
 	synced  chan uint64 // at the primary
 	lost    func(context.Context, error) error
+	forgets func()
 	silent  chan struct{}
 
 	cancel     context.CancelCauseFunc // of the primary's Run
@@ -69,7 +70,7 @@ func (p *pair) startStandby() {
 	p.t.Helper()
 	opt := p.opt
 	opt.Step = p.sStep
-	s, err := NewStandby(p.at, opt, Tell{Silent: func(event.Mono) {
+	s, err := NewStandby(p.at, opt, Tell{Forgets: p.forgets, Silent: func(event.Mono) {
 		select {
 		case p.silent <- struct{}{}:
 		default:

@@ -41,7 +41,7 @@ type PrimaryEnd struct {
 	looked, lookedBlocks bitmap // what Collect has given last
 	pagesOf, blocksOf    *staging
 	epoch                uint64 // the last that was taken
-	whole                bool   // of this run, one was said to be whole: the standby may be able to take over
+	whole                bool   // of this run, one was said to be whole: the standby need not be copied to again
 
 	mu     sync.Mutex // of the rest
 	way    []*flight  // epochs under way, oldest first
@@ -230,7 +230,7 @@ func (p *PrimaryEnd) finish() {
 // lost has it decided how the VM goes on without its standby.
 func (p *PrimaryEnd) lost(ctx context.Context, cause error) error {
 	err := fmt.Errorf("%w: %w", ErrLost, cause)
-	if p.whole && p.tell.Lost != nil {
+	if p.tell.Lost != nil {
 		if no := p.tell.Lost(ctx, cause); no != nil {
 			if p.gate != nil {
 				no = errors.Join(no, p.gate.Shut())

@@ -365,6 +365,9 @@ func (r *receiver) open(ctx context.Context) error {
 
 // resync forgets what is held, and says of each page and block what it is.
 func (r *receiver) resync(ctx context.Context, run [16]byte) error {
+	if r.tell.Forgets != nil {
+		r.tell.Forgets()
+	}
 	r.mu.Lock()
 	r.held = Held{Run: run}
 	r.rep.Resyncs++
