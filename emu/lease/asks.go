@@ -59,6 +59,14 @@ func (h *Holder) take(now event.Mono) {
 	h.Out = append(h.Out, m)
 }
 
+// mayBoot is whether the VM may begin from the disk that is here: nothing better
+// is left of it, by the record, and no promise of ours is left either. (Nobody has
+// made any for a VM that has never run.)
+func (h *Holder) mayBoot(now event.Mono) bool {
+	return h.role == Forgotten && h.have == Disk && h.met && h.record.Holder == h.me && !h.record.InSync &&
+		(now >= h.promise || h.record.Gen == 1)
+}
+
 // idle is what a host asks that has no image.
 func (h *Holder) idle(now event.Mono) {
 	switch {
@@ -66,7 +74,7 @@ func (h *Holder) idle(now event.Mono) {
 		h.send(now, Third, Look)
 	case h.record.Holder != h.me && h.record.InSync:
 		h.send(now, Third, Lost)
-	case h.record.Holder == h.me && h.have == Disk && !h.record.InSync:
+	case h.mayBoot(now):
 		m := h.message(now, Third, Claim)
 		m.Plain = true
 		h.Out = append(h.Out, m)

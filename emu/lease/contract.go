@@ -45,7 +45,10 @@ const (
 	Active    Role = "active"    // it runs the VM, until its lease ends
 	Handing   Role = "handing"   // it has stopped the VM and is giving it to the standby
 	Lapsed    Role = "lapsed"    // its lease has ended: the VM must stand, and may go on if the lease is had again
-	Fenced    Role = "fenced"    // the other host has the VM: what is left of it here must end
+	// Fenced: the other host has the VM. What is left of it here must not run any
+	// more; where it is kept as it stands, it is an Image (Holder.Has), which is in
+	// sync for as long as the record says so.
+	Fenced Role = "fenced"
 )
 
 // Have is what a host has of a VM.

@@ -111,6 +111,10 @@ func (h *Holder) Next(now event.Mono) event.Mono {
 		next = min(next, h.void+h.term)
 	case Standby:
 		next = min(next, max(h.promise, h.heard+h.silence))
+	case Forgotten:
+		if h.promise > now {
+			next = min(next, h.promise)
+		}
 	case Taking:
 		if h.won() && h.promise > now {
 			next = min(next, h.promise)

@@ -162,7 +162,12 @@ func TestTakeOverOnANetwork(t *testing.T) {
 	handed := event.Now()
 	s.until("A has it again", HostA, role(Active))
 	t.Logf("handed over in %v", event.Now().Sub(handed))
-	s.until("B knows", HostB, role(Fenced))
+	s.until("B's user knows", HostB, func(State) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		told := s.states[HostB]
+		return told[len(told)-1].Role == Fenced
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var roles []string

@@ -77,7 +77,7 @@ func (h *Holder) answered(now event.Mono, m Message) {
 		} else {
 			h.send(now, Third, Renew)
 		}
-	case m.Re == Look && h.role == Forgotten:
+	case m.Re == Look && h.mayBoot(now):
 		h.ask = now
 	case !m.OK || now >= lease || m.Asked <= h.void:
 	case m.Re == Claim:

@@ -121,10 +121,9 @@ func TestStandbyTakesOverFromADeadHost(t *testing.T) {
 	if st := s.h[HostB].State(s.now); st.From != Image || st.Unprotected {
 		t.Errorf("B begins as %+v: want its image, protected", st)
 	}
+	// A has all that was released: until the witness knows that it will not.
 	s.h[HostB].Alone(s.now)
-	if !s.h[HostB].State(s.now).Unprotected {
-		t.Error("B waits for a standby that the witness has never recorded as in sync")
-	}
+	s.until("B runs unprotected", 4, func() bool { return s.h[HostB].State(s.now).Unprotected })
 	// A comes back with nothing but its disk, and is no longer who has the VM.
 	s.start(HostA, Disk)
 	s.until("A learns it", 20, func() bool { return s.h[HostA].State(s.now).Record.Holder == HostB })

@@ -55,7 +55,9 @@ func (w *Witness) Receive(now event.Mono, m Message) Message {
 		leave.OK = !mine && same && r.InSync && (m.Handed || now >= w.until)
 		lease = leave.OK
 		if leave.OK {
-			r.Holder, r.InSync = m.From, false
+			// Who had it holds everything for as long as the new one has not released
+			// anything: that it does needs a Stale, or to have the other in sync.
+			r.Holder = m.From
 		} else if !mine && r.InSync {
 			leave.Left = max(0, w.until.Sub(now))
 		}
