@@ -75,7 +75,7 @@ func (l *Lab) apply(ctx context.Context, plan *topo.Plan, opt ApplyOptions, requ
 	if err != nil {
 		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)
 	}
-	plan = l.reroutes.around(plan)
+	plan, _ = l.reroutes.around(plan)
 	now, err := l.relocate(plan)
 	if err != nil {
 		return nil, fmt.Errorf("apply to lab %s: %w", plan.Lab, err)

@@ -74,15 +74,16 @@ func (r *rerouter) observe(e event.Event) {
 }
 
 // around is a plan whose paths avoid what is lost now, if its controller is one
-// that does that.
-func (r *rerouter) around(plan *topo.Plan) *topo.Plan {
+// that does that; it is the same plan where nothing changes. next is when it is
+// another without another word; 0: never.
+func (r *rerouter) around(plan *topo.Plan) (detoured *topo.Plan, next event.Mono) {
 	if !plan.Recovery.Reroutes() || plan.AllFRR() {
-		return plan.Without()
+		return plan.Without(), 0
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	lost, _ := r.losses.at(plan, event.Now())
-	return plan.Without(linkNames(lost)...)
+	lost, next := r.losses.at(plan, event.Now())
+	return plan.Without(linkNames(lost)...), next
 }
 
 // ensure has the rerouter run while a plan that asks for it is there.
@@ -118,53 +119,41 @@ func (r *rerouter) halt() {
 // run waits for news, or for the moment from which old news counts, and has the
 // lab follow.
 func (r *rerouter) run(ctx context.Context) {
-	retry := false
-	for r.awaits(ctx, retry) {
+	next := event.Mono(0)
+	for r.awaits(ctx, next) {
 		r.interrupt()
-		err := r.lab.reroute(ctx)
-		if retry = err != nil && ctx.Err() == nil; retry {
+		var err error
+		if next, err = r.lab.reroute(ctx); err != nil && ctx.Err() == nil {
 			r.lab.observe(event.New("", "reroute.failed", map[string]string{"error": err.Error()}))
+			next = event.Now() + event.Mono(again)
 		}
 	}
 }
 
-// awaits returns when there may be something to do; false: no more.
-func (r *rerouter) awaits(ctx context.Context, retry bool) bool {
-	timer := time.NewTimer(r.next(retry))
+// awaits returns when there may be something to do: at next, if that is not 0,
+// or a little after a word came; false: no more.
+func (r *rerouter) awaits(ctx context.Context, next event.Mono) bool {
+	var due <-chan time.Time
+	if next != 0 {
+		timer := time.NewTimer(next.Sub(event.Now()))
+		defer timer.Stop()
+		due = timer.C
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-due:
+		return true
+	case <-r.wake:
+	}
+	timer := time.NewTimer(together)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
 	case <-timer.C:
 		return true
-	case <-r.wake:
 	}
-	timer.Reset(together)
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
-}
-
-// next is how long nothing changes without another word.
-func (r *rerouter) next(retry bool) time.Duration {
-	plan := r.lab.Plan()
-	wait := time.Hour
-	if retry {
-		wait = again
-	}
-	if plan == nil {
-		return wait
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := event.Now()
-	if _, at := r.losses.at(plan, now); at != 0 {
-		wait = min(wait, at.Sub(now))
-	}
-	return wait
 }
 
 // watched is ctx until paths change, and how to say that nobody waits any more.
@@ -194,34 +183,38 @@ func (r *rerouter) interrupt() {
 // reroute has the lab reach the plan that it has with paths that avoid what is
 // lost now. It waits for nothing that the failure may have cut off: neither for
 // routers that are apart, which are told when they are back, nor for routes.
-func (l *Lab) reroute(ctx context.Context) error {
+// next is when to come again.
+func (l *Lab) reroute(ctx context.Context) (next event.Mono, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, rerouteDeadline, fmt.Errorf("waited %s for the new paths to be in force", rerouteDeadline))
 	defer cancel()
 	if err := l.take(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	defer l.give()
 	l.mu.Lock()
 	was, pending, f := l.plan, l.pending, l.fabric
 	l.mu.Unlock()
-	if was == nil || pending != nil || f == nil {
-		return nil // the Apply that comes next sees to it
+	switch {
+	case was == nil || f == nil:
+		return 0, nil
+	case pending != nil: // the Apply that makes good for it leads its own paths around
+		return event.Now() + event.Mono(again), nil
 	}
-	plan := l.reroutes.around(was)
+	plan, next := l.reroutes.around(was)
 	if plan == was {
-		return nil
+		return next, nil
 	}
 	a := &application{lab: l, fabric: f, plan: plan, tl: &Timeline{Request: event.Now(), Nodes: map[string]NodeTimes{}},
 		opt: ApplyOptions{Trust: !returns(was, plan), Progress: func(Phase) {}, Deadline: l.cfg.Deadline}}
 	a.spared = apart(plan)
 	if err := a.detour(ctx); err != nil {
-		return fmt.Errorf("reroute lab %s: %w", plan.Lab, err)
+		return 0, fmt.Errorf("reroute lab %s: %w", plan.Lab, err)
 	}
 	l.mu.Lock()
 	l.plan = plan
 	l.mu.Unlock()
 	l.reroutes.tell(plan, a.tl.Changes)
-	return nil
+	return next, nil
 }
 
 // returns says whether a link is back. What its routers have in their kernels
@@ -263,7 +256,7 @@ func (a *application) detour(ctx context.Context) error {
 
 // replan is detour for an Apply that waits.
 func (a *application) replan(ctx context.Context) error {
-	plan := a.lab.reroutes.around(a.plan)
+	plan, _ := a.lab.reroutes.around(a.plan)
 	if plan == a.plan {
 		return nil
 	}

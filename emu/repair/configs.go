@@ -20,7 +20,7 @@ func Configs(plan *topo.Plan, state fabric.State) map[string]Config {
 		if n.Routing != topo.RoutingController {
 			continue
 		}
-		c := Config{Node: n.Name, Carrier: r.Detects(topo.DetectCarrier), Links: linksOf(plan, n.Name), Routes: routesOf(state.Nodes[n.Name])}
+		c := Config{Node: n.Name, Carrier: r.Detects(topo.DetectCarrier), Links: linksOf(plan, n.Name), Routes: routesOf(state.Nodes[n.Name]), Labels: state.Nodes[n.Name].MPLS}
 		if r.Detects(topo.DetectBFD) {
 			c.BFD = Timers{r.Interval.Std(), r.Multiplier}
 		}

@@ -44,7 +44,9 @@ type Config struct {
 	MultihopBFD Timers
 	// Routes are IP routes that the kernel forgets when the interface that they
 	// use is taken down: they are put back when it is up again.
-	Routes  []fabric.Route
+	Routes []fabric.Route
+	// Labels is the router's incoming label map.
+	Labels  []fabric.MPLSRoute
 	Protect []Protection
 }
 

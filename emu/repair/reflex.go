@@ -273,18 +273,27 @@ func (x *reflexes) recognize(t tables, now event.Mono) (missing []fabric.Route) 
 }
 
 // orphans are the switched routes that the next Config does not protect any
-// more, though nobody else has replaced them.
+// more, though nobody else has replaced them. Where what was prepared is just
+// what is now the router's own, nothing is left behind.
 func (x *reflexes) orphans(next Config, t tables) (list []change) {
 	stays := map[slot]bool{}
 	for _, p := range next.Protect {
 		stays[p.slot()] = true
 	}
 	for _, p := range x.cfg.Protect {
-		if s := p.slot(); x.switched[s] && !stays[s] && t.prepared(p) {
+		if s := p.slot(); x.switched[s] && !stays[s] && t.prepared(p) && !next.has(p) {
 			list = append(list, change{p, false})
 		}
 	}
 	return list
+}
+
+// has says whether what is prepared is the router's own.
+func (c *Config) has(p Protection) bool {
+	if p.MPLS != nil {
+		return slices.Contains(c.Labels, *p.MPLSBy)
+	}
+	return slices.Contains(c.Routes, *p.IPBy)
 }
 
 func (c change) String() string {

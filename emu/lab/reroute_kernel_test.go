@@ -1,0 +1,160 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+
+	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
+	"github.com/vpclab/vpclab/emu/mpls"
+	probes "github.com/vpclab/vpclab/emu/traffic"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// failing is a lab to which links are cut while a train runs through it.
+type failing struct {
+	*Lab
+	t      *testing.T
+	prober *probes.Prober
+	events *Subscription
+}
+
+func newFailing(t *testing.T, text string) *failing {
+	t.Helper()
+	l, plan := deployed(t, text)
+	var eps []probes.Endpoint
+	for _, n := range plan.Machines() {
+		eps = append(eps, probes.Endpoint{Name: n.Name, VPC: n.VPC, Site: n.Site, Addr: n.Addr})
+	}
+	p, err := probes.Open(l.Fabric().Do, eps)
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	f := &failing{Lab: l, t: t, prober: p, events: l.Subscribe()}
+	t.Cleanup(f.events.Close)
+	require.NoError(t, l.Awake(limit(t)))
+	return f
+}
+
+// set takes both ends of the core link between two routers down, or up again.
+func (f *failing) set(a, b string, up bool) {
+	f.t.Helper()
+	for _, end := range [][2]string{{a, b}, {b, a}} { // interfaces are named after neighbours
+		require.NoError(f.t, f.Fabric().Do(end[0], func() error {
+			dev, err := netlink.LinkByName(end[1])
+			if err != nil {
+				return err
+			}
+			if up {
+				return netlink.LinkSetUp(dev)
+			}
+			return netlink.LinkSetDown(dev)
+		}))
+	}
+}
+
+// await is the next event of a kind with this attribute.
+func (f *failing) await(ctx context.Context, kind, attr, value string) event.Event {
+	f.t.Helper()
+	for {
+		select {
+		case e := <-f.events.C:
+			if strings.HasPrefix(e.Kind, "re") || strings.HasPrefix(e.Kind, "liveness") {
+				f.t.Log(e.Node, e.Kind, e.Attr)
+			}
+			if e.Kind == "reroute.failed" {
+				f.t.Fatal(e.Attr)
+			}
+			if e.Kind == kind && e.Attr[attr] == value {
+				return e
+			}
+		case <-ctx.Done():
+			f.t.Fatalf("waited for %s with %s %q: %v", kind, attr, value, context.Cause(ctx))
+		}
+	}
+}
+
+// asPlanned holds the kernels against the plan: nothing that routers did by
+// themselves is left. That a link is down is what was done to it.
+func (f *failing) asPlanned() {
+	f.t.Helper()
+	state := fabric.Compile(f.Plan())
+	mpls.Compile(f.Plan(), &state)
+	changes, err := f.Fabric().Plan(state)
+	require.NoError(f.t, err)
+	for _, c := range changes {
+		if !strings.HasPrefix(c.String(), "~ link ") {
+			f.t.Errorf("not as planned: %s", c)
+		}
+	}
+}
+
+// train runs through the lab while fn goes on and returns the longest gap of
+// any flow.
+func (f *failing) train(ctx context.Context, flows []probes.Flow, fn func()) time.Duration {
+	f.t.Helper()
+	train, err := f.prober.StartTrain(probes.TrainConfig{Flows: flows, Interval: time.Millisecond, Duty: 0.5})
+	require.NoError(f.t, err)
+	require.NoError(f.t, train.WaitFirst(ctx))
+	fn()
+	r, err := train.Stop(ctx)
+	require.NoError(f.t, err)
+	var longest time.Duration
+	lost := uint64(0)
+	for _, flow := range r.Flows {
+		lost += flow.Lost
+		for _, g := range flow.Gaps {
+			longest = max(longest, g.Length())
+		}
+	}
+	f.t.Logf("%d probes lost of %d, longest gap %v; a probe every %v, at most %v", lost, r.Sent, longest, r.Interval, r.Longest)
+	return longest
+}
+
+func both(a, b string) []probes.Flow { return []probes.Flow{{From: a, To: b}, {From: b, To: a}} }
+
+// A link is cut; routers go around it by themselves, then the controller leads
+// paths elsewhere; the link is back, and after a while so are the paths.
+func TestPathsAroundACutLink(t *testing.T) {
+	kerneltest.Need(t)
+	f := newFailing(t, square)
+	plan := f.Plan()
+	ctx := limit(t)
+	flows := both(plan.Machines()[0].Name, plan.Machines()[1].Name)
+	for _, cut := range [][2]string{{"p1", "pe2"}, {"pe1", "p1"}} {
+		name := cut[0] + "--" + cut[1]
+		outage := f.train(ctx, flows, func() {
+			f.set(cut[0], cut[1], false)
+			f.await(ctx, "reroute.applied", "links", linkOf(plan, name))
+		})
+		t.Logf("%s cut: outage %v", name, outage)
+		require.True(t, slices.ContainsFunc(f.Plan().Links, func(l topo.Link) bool { return l.Lost }))
+		f.asPlanned()
+		back := f.train(ctx, flows, func() {
+			f.set(cut[0], cut[1], true)
+			f.await(ctx, "reroute.applied", "links", "")
+		})
+		t.Logf("%s back: outage %v", name, back)
+		f.asPlanned()
+		if f.Plan().Bypasses == nil || fmt.Sprint(f.Plan().LSPs) != fmt.Sprint(plan.LSPs) {
+			t.Errorf("with %s back the paths are not what they were", name)
+		}
+	}
+}
+
+// linkOf is a link as events name it, whichever router was named first.
+func linkOf(plan *topo.Plan, name string) string {
+	for _, l := range plan.Links {
+		if l.B.Node+"--"+l.A.Node == name {
+			return l.A.Node + "--" + l.B.Node
+		}
+	}
+	return name
+}
