@@ -24,6 +24,7 @@ func (c *checker) vpcs(f fullScenario) {
 			c.fault(at, "the VPC has no site; expected sites or subnets", "add for example `sites: ["+strings.Join(f.Topology.Sites.Names(), ", ")+"]`")
 		}
 		c.service(e.Value, at)
+		c.prefixes(f, e, at)
 		if len(f.VPCs) <= maxVPCs && len(f.Topology.Sites) <= maxSites {
 			c.lans(f, i+1, f.lans(i+1))
 		}
@@ -44,6 +45,7 @@ func (c *checker) service(v VPC, at []string) {
 	}
 	only(len(v.Subnets) > 0, "subnets", ServiceL3VPN, "a vpls has one subnet: choose it by `subnet: 10.0.0.0/24` and name its sites in sites")
 	only(v.Subnet != nil, "subnet", ServiceVPLS, "choose the subnet of each site by subnets")
+	only(len(v.Prefixes) > 0, "prefixes", ServiceL3VPN, "")
 	only(v.MACAgeing != 0, "mac-ageing", ServiceVPLS, "")
 	only(v.IPv6, "ipv6", ServiceVPLS, "")
 	if v.Service != ServiceVPLS {
@@ -56,6 +58,35 @@ func (c *checker) service(v VPC, at []string) {
 		c.fault(key("mtu"), fmt.Sprintf("%d bytes are too few for IPv6; expected at least 1280", v.MTU), "or take ipv6 away")
 	}
 }
+
+// prefixes checks what is behind the sites of a VPC besides their LANs.
+func (c *checker) prefixes(f fullScenario, vpc Entry[VPC], at []string) {
+	v := vpc.Value
+	sites := slices.Concat(v.Sites, v.Subnets.Names())
+	for _, e := range v.Prefixes {
+		at := append(slices.Clone(at), "prefixes", e.Name)
+		site, _ := f.Topology.Sites.Get(e.Name)
+		switch n := e.Value; {
+		case c.lost(at...) || v.Service != ServiceL3VPN:
+		case !slices.Contains(sites, e.Name):
+			c.faultKey(at, fmt.Sprintf("the VPC has no site %q; expected %s", e.Name, oneOf(sites)), suggest(e.Name, sites))
+		case n < 1 || n > maxMore:
+			c.fault(at, fmt.Sprintf("%d prefixes; expected 1 to %d", n, maxMore), "")
+		case slices.ContainsFunc(homes(site), func(pe string) bool { return f.Topology.Backbone.of(pe) == RoutingFRR }):
+			c.fault(at, fmt.Sprintf("site %s is homed to a PE that runs FRR, which is told of LANs only", e.Name), "set `routing: controller` at that PE")
+		case site.Machines+len(f.placed(vpc.Name, e.Name)) == 0:
+			c.fault(at, fmt.Sprintf("site %s has no machine to answer for %d prefixes", e.Name, n), "set `machines: 1` at the site")
+		}
+	}
+	for _, e := range v.Subnets {
+		if len(v.Prefixes) > 0 && e.Value.IsValid() && e.Value.Overlaps(moreSpace) {
+			c.fault(append(slices.Clone(at), "subnets", e.Name), fmt.Sprintf("%s is in %s, where the prefixes behind the VPC's sites are; expected another subnet", e.Value, moreSpace), "")
+		}
+	}
+}
+
+// homes are the PEs of a site.
+func homes(s Site) []string { return []string{s.PE, s.BackupPE} }
 
 // frames reports a backbone that the frames of a vpls do not fit through: a
 // pseudowire cannot fragment them (RFC 4761 has no way to), and a P router

@@ -215,6 +215,8 @@ func (b *builder) customer(f fullScenario, v int) error {
 	for _, l := range f.lans(v) {
 		site := b.plan.Sites[l.Number-1]
 		a := b.attach(vpc, site, l.Subnet)
+		more, _ := e.Value.Prefixes.Get(l.Site)
+		a.More = moreOf(l.Number, more)
 		b.join(vpc, a)
 		if err := b.populate(vpc, a, site); err != nil {
 			return err

@@ -26,6 +26,8 @@ import (
 //	10.v.0.0/16      vpls: all LANs of VPC v: 10.v.s.(10+m) machine m of site s
 //	  in a chosen subnet the machines are numbered through, site by site:
 //	  .(10+k) the k-th, .(1+k) in one narrower than /24
+//	100.64.0.0/10    l3vpn: what is behind a site besides its LAN: single addresses from
+//	                 100.64.0.0 + 16384·(s-1) on
 //	10.251.s.h       host h of site s in the network of the hosts: VPC 251, there where VMs have
 //	                 guests
 //
@@ -129,6 +131,24 @@ func defaultLAN(v, s int) netip.Prefix {
 // defaultSubnet is the one subnet of VPC v, a vpls, when none is chosen.
 func defaultSubnet(v int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(v), 0, 0}), 16)
+}
+
+// moreSpace is where the prefixes behind sites are, a stretch of moreRoom for
+// each site (RFC 6598: the addresses between customers and providers, which no
+// host of either has).
+var moreSpace = netip.MustParsePrefix("100.64.0.0/10")
+
+const (
+	moreRoom = 1 << 14
+	maxMore  = 10_000
+)
+
+// moreOf are the first n prefixes behind site s.
+func moreOf(s, n int) Run {
+	if n == 0 {
+		return Run{}
+	}
+	return Run{host(offset(moreSpace, moreRoom*(s-1))), n}
 }
 
 // block is the addresses of a LAN and how its machines are numbered in it.

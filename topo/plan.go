@@ -275,6 +275,9 @@ type Attachment struct {
 	// Seats are addresses of VMs of other sites that are active at this one;
 	// l3vpn only. See Plan.Seated.
 	Seats []netip.Prefix
+	// More are prefixes behind the site besides Subnet, which its first machine
+	// answers for; l3vpn only.
+	More Run
 	// Joined false: the LAN is there but nothing is provisioned at the PE.
 	Joined bool
 }

@@ -151,6 +151,8 @@ type VPC struct {
 	Subnet *Prefix `yaml:"subnet,omitempty" jsonschema:"format=vpclab-subnet" example:"10.0.0.0/24"`
 	// MTU of the VPC's LANs, in bytes.
 	MTU int `yaml:"mtu,omitempty" jsonschema:"minimum=576,maximum=9194,default=1500" example:"9000"`
+	// l3vpn: how many prefixes a site has besides its LAN, by site, 1 to 10000: so many single addresses from 100.64.0.0 + 16384 (s - 1) on, for site number s. Its PE announces each of them, and its first machine answers for all.
+	Prefixes Map[int] `yaml:"prefixes,omitempty" keys:"vpclab-site" example:"{hq: 1000}"`
 	// vpls: how long a bridge remembers a MAC that is silent, at least 1s. Without it: 300s.
 	MACAgeing Duration `yaml:"mac-ageing,omitempty" example:"20s"`
 	// vpls: whether the machines have an IPv6 link-local address.

@@ -64,9 +64,11 @@ func (n *network) configureAll() {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
 	for node, cfg := range n.configs {
 		wg.Go(func() {
-			err := n.s[node].Configure(context.Background(), cfg)
+			err := n.s[node].Configure(ctx, cfg)
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, err)
@@ -90,7 +92,7 @@ func (n *network) settle(mark int, plan *topo.Plan) {
 	for _, v := range plan.VPCs {
 		for _, at := range v.VRFs {
 			for _, to := range v.Attachments {
-				if to.PE != at.PE && to.Joined {
+				if _, here := to.At(at.PE); !here && to.Joined {
 					n.Wait(n.t, mark, at.PE, "route.programmed", "vrf="+at.Name, "prefix="+to.Subnet.String())
 				}
 			}

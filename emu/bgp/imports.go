@@ -98,6 +98,15 @@ func newImporter(c *Config) *importer {
 	return im
 }
 
+// tables are those of the VRFs.
+func (im *importer) tables() []int {
+	out := make([]int, len(im.vrfs))
+	for i := range im.vrfs {
+		out[i] = im.vrfs[i].Table
+	}
+	return out
+}
+
 // local says that prefix is a site's that is attached to VRF i here.
 func (im *importer) local(i int, prefix netip.Prefix) bool {
 	return im.attached[i][prefix] ||
@@ -173,14 +182,25 @@ func (p path) before(q path, down map[netip.Addr]bool) bool {
 }
 
 // diffRoutes compares what is in the kernel with what should be, for the
-// prefixes in scope (nil: all), and returns both lists in table order.
-func diffRoutes(have, want map[routeKey]vrfRoute, scope map[netip.Prefix]bool) (set, del []vrfRoute) {
-	for k, h := range have {
-		if scope != nil && !scope[k.Prefix] {
-			continue
+// prefixes in scope in tables (nil: all), and returns both lists in table
+// order.
+func diffRoutes(have, want map[routeKey]vrfRoute, scope map[netip.Prefix]bool, tables []int) (set, del []vrfRoute) {
+	gone := func(k routeKey) {
+		if h, there := have[k]; there {
+			if _, ok := want[k]; !ok {
+				del = append(del, h)
+			}
 		}
-		if _, ok := want[k]; !ok {
-			del = append(del, h)
+	}
+	if scope == nil {
+		for k := range have {
+			gone(k)
+		}
+	}
+	for prefix := range scope { // not all that is there: thousands may come some at a time
+		for _, table := range tables {
+			gone(routeKey{table, prefix, 0})
+			gone(routeKey{table, prefix, spareMetric})
 		}
 	}
 	for k, w := range want {

@@ -124,7 +124,7 @@ func TestDiffRoutes(t *testing.T) {
 		{"a predecessor's route", map[routeKey]vrfRoute{a.key(): {Table: 1, Prefix: a.Prefix}}, table(a), nil, []vrfRoute{a}, nil},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			set, del := diffRoutes(x.have, x.want, x.scope)
+			set, del := diffRoutes(x.have, x.want, x.scope, []int{1, 2})
 			require.Empty(t, cmp.Diff(x.set, set, cmpAddrs))
 			require.Empty(t, cmp.Diff(x.del, del, cmpAddrs))
 		})

@@ -300,6 +300,7 @@ func (p *process) setExports(want map[exportKey]export) error {
 	withdraw, announce := difference(p.exports, want, compareExports)
 	var gone, told []export
 	for _, e := range withdraw {
+		p.attend()
 		if err := p.daemon.withdraw(e); err != nil {
 			errs = append(errs, err)
 			continue
@@ -311,6 +312,7 @@ func (p *process) setExports(want map[exportKey]export) error {
 		p.emit("bgp.withdrawn", counted(n, map[string]string{"vrf": e.VRF, "site": e.Site, "rd": e.RD, "prefix": e.Prefix.String()}))
 	}
 	for _, e := range announce {
+		p.attend()
 		if err := p.daemon.announce(e); err != nil {
 			errs = append(errs, err)
 			continue
@@ -413,7 +415,7 @@ func (p *process) removeAll() error {
 	if p.fib == nil {
 		return nil
 	}
-	_, del := diffRoutes(p.kernel, nil, nil)
+	_, del := diffRoutes(p.kernel, nil, nil, nil)
 	err := p.program(nil, del)
 	p.clearShared()
 	return errors.Join(err, p.wire(newWiring()))

@@ -22,7 +22,7 @@ func (p *process) converge(scope map[netip.Prefix]bool) error {
 		add, move := p.shared.changes(p.choose)
 		errs = append(errs, p.setShared(add, move))
 	}
-	set, del := diffRoutes(p.kernel, want, scope)
+	set, del := diffRoutes(p.kernel, want, scope, p.importer.tables())
 	errs = append(errs, p.program(set, del))
 	p.clearShared()
 	return errors.Join(errs...)

@@ -148,10 +148,13 @@ func (r *recorder) wait(t *testing.T, mark int, node, kind string, attrs ...stri
 	return found
 }
 
+// eventDeadline has room for thousands of routes on a loaded machine.
+const eventDeadline = 30 * time.Second
+
 // until shows done each event after mark, once, until it has seen enough.
 func (r *recorder) until(t *testing.T, mark int, what string, done func(event.Event) bool) {
 	t.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(eventDeadline)
 	for at := mark; ; {
 		r.mu.Lock()
 		for ; at < len(r.events); at++ {
@@ -165,7 +168,7 @@ func (r *recorder) until(t *testing.T, mark int, what string, done func(event.Ev
 		select {
 		case <-signal:
 		case <-deadline:
-			t.Fatalf("no %s after 15 s; have:\n%s", what, r.dump(mark))
+			t.Fatalf("no %s after %v; have:\n%s", what, eventDeadline, r.dump(mark))
 		}
 	}
 }

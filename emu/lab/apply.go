@@ -419,8 +419,15 @@ func (a *application) converge(ctx context.Context) error {
 	}
 }
 
+// Beyond manyRoutes each may take perRoute more: two sessions of BGP and a
+// kernel, for which all routers share one processor.
+const (
+	manyRoutes = 1000
+	perRoute   = 5 * time.Millisecond
+)
+
 func (a *application) wait(ctx context.Context, onlyRemoved bool) error {
-	d := a.opt.Deadline
+	d := a.opt.Deadline + time.Duration(max(0, len(a.routes)-manyRoutes))*perRoute
 	ctx, cancel := context.WithTimeoutCause(ctx, d, fmt.Errorf("waited %s for VPN routes", d))
 	defer cancel()
 	total := len(a.routes)

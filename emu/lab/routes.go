@@ -48,6 +48,9 @@ func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
 			for _, there := range v.Attachments {
 				if pe := egress(plan, here.PE, there); pe != "" {
 					want[routeKey{here.PE, here.Name, there.Subnet.Masked()}] = loopback[pe]
+					for p := range there.More.All() {
+						want[routeKey{here.PE, here.Name, p}] = loopback[pe]
+					}
 				}
 			}
 		}

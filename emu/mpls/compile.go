@@ -214,9 +214,32 @@ func (c *compiler) vpns() {
 					continue
 				}
 				n.Routes = append(n.Routes, fabric.Route{Table: table, Dst: a.Subnet, Via: k.CEAddr, Dev: k.PEIf})
+				if a.More.Count > 0 {
+					n.Routes = append(n.Routes, fabric.Route{Table: table, Dst: a.More.Whole(), Via: k.CEAddr, Dev: k.PEIf})
+				}
 			}
 			c.homes(v, a, tables)
+			c.more(a)
 		}
+	}
+}
+
+// more has the first machine of a site answer for what is behind the site
+// besides its LAN, and the CE send it there. As a part of the local table the
+// machine may send from these addresses as well.
+func (c *compiler) more(a topo.Attachment) {
+	if a.More.Count == 0 || len(a.Machines) == 0 {
+		return
+	}
+	first, ok := c.plan.Node(a.Machines[0])
+	if !ok {
+		return
+	}
+	if ce := c.node(a.CE); ce != nil {
+		ce.Routes = append(ce.Routes, fabric.Route{Dst: a.More.Whole(), Via: first.Addr})
+	}
+	if n := c.node(first.Name); n != nil {
+		n.Routes = append(n.Routes, fabric.Route{Table: tableLocal, Dst: a.More.Whole(), Dev: "lo", Local: true})
 	}
 }
 

@@ -1,6 +1,10 @@
 package mpls
 
-import "github.com/vpclab/vpclab/topo"
+import (
+	"net/netip"
+
+	"github.com/vpclab/vpclab/topo"
+)
 
 // detourMetric is that of the way by another PE to a site that is attached
 // here: any other route to it is better.
@@ -25,10 +29,13 @@ func (c *compiler) homes(v topo.VPCPlan, a topo.Attachment, tables map[string]in
 	if !ok || !leads || first == nil || c.frr.routers[a.PE] {
 		return
 	}
-	if h, ok := lsp.Hop(a.PE); ok {
-		r := VPNRoute(tables[a.PE], a.Subnet, h.OutLabel, second.Label, h.Via, h.Dev)
-		r.Metric = detourMetric
-		first.Routes = append(first.Routes, r)
+	h, ok := lsp.Hop(a.PE)
+	for _, dst := range []netip.Prefix{a.Subnet, a.More.Whole()} {
+		if ok && dst.IsValid() {
+			r := VPNRoute(tables[a.PE], dst, h.OutLabel, second.Label, h.Via, h.Dev)
+			r.Metric = detourMetric
+			first.Routes = append(first.Routes, r)
+		}
 	}
 }
 
