@@ -317,3 +317,32 @@ func TestForgetting(t *testing.T) {
 		t.Errorf("a standby that was in sync held %+v when it was to forget it", held)
 	}
 }
+
+// TestABlockThatIsAnother at the standby is found by going round the disk.
+func TestABlockThatIsAnother(t *testing.T) {
+	forModes(t, []string{Pipelined, Sync}, func(t *testing.T, mode string) {
+		p := inSync(t, testOptions(mode), 0, time.Millisecond)
+		p.flows(50)
+		until(t, "blocks to be compared", func() bool { return p.primary.Report().Verified > 30 })
+		spoilt := make([]byte, 1)
+		const at = 77*pageSize + 99
+		if _, err := p.at.disk.ReadAt(spoilt, at); err != nil {
+			t.Fatal(err)
+		}
+		spoilt[0] ^= 0x80 // what the VM never writes
+		if _, err := p.at.disk.WriteAt(spoilt, at); err != nil {
+			t.Fatal(err)
+		}
+		err := await(t, "the standby to notice", p.sErr)
+		p.stop = nil
+		p.unlisten()
+		var differs *migrate.DiffersError
+		if !errors.As(err, &differs) || len(differs.Pages) != 1 || differs.Pages[0] != 77 {
+			t.Errorf("the standby's run ended with %v", err)
+		}
+		if err := await(t, "the primary to be told", p.pErr); !errors.Is(err, ErrLost) {
+			t.Errorf("the primary's run ended with %v", err)
+		}
+		p.cancel = nil
+	})
+}

@@ -20,6 +20,7 @@ const (
 	msgBlocks wire.Type = 4 // extents of the disk, compressed
 	msgState  wire.Type = 5 // a part of the state of the epoch
 	msgWhole  wire.Type = 6 // whole: the epoch is
+	msgSums   wire.Type = 7 // of each of some blocks: u32 number, u64 hash
 )
 
 // Messages of the standby.
@@ -28,14 +29,15 @@ const (
 	msgHolds  wire.Type = 33 // u32 first unit, 32 bytes a unit; compressed. None: that was all
 	msgAcked  wire.Type = 34 // u64 epoch that is held
 	msgFailed wire.Type = 35 // text
+	msgDiffer wire.Type = 36 // u32 numbers of blocks whose hashes are others
 )
 
 // Messages of both.
 const msgBeat wire.Type = 64 // nothing: it lives
 
 var messageNames = map[wire.Type]string{
-	msgBegin: "begin", msgStart: "start", msgPages: "pages", msgBlocks: "blocks", msgState: "state", msgWhole: "whole",
-	msgReady: "ready", msgHolds: "holds", msgAcked: "acked", msgFailed: "failed", msgBeat: "beat",
+	msgBegin: "begin", msgStart: "start", msgPages: "pages", msgBlocks: "blocks", msgState: "state", msgWhole: "whole", msgSums: "sums",
+	msgReady: "ready", msgHolds: "holds", msgAcked: "acked", msgFailed: "failed", msgDiffer: "differ", msgBeat: "beat",
 }
 
 func messageName(t wire.Type) string {

@@ -66,6 +66,7 @@ type flight struct {
 	pages  []uint32
 	blocks []uint32
 	batch  []byte     // extents (modes without memory)
+	probe  *probe     // blocks as they are at its end; nil: none
 	acks   []func()   // of the writes in it that wait (Sync)
 	sentAt event.Mono // 0: not yet
 	took   time.Duration
@@ -460,14 +461,17 @@ func (s *sender) resume(ctx context.Context, r ready) error {
 // listen takes what the standby says.
 func (s *sender) listen(ctx context.Context) error {
 	for {
-		b, err := s.tie.expect(ctx, msgAcked)
+		m, err := s.tie.next(ctx)
+		switch {
+		case err != nil:
+		case m.Type == msgAcked && len(m.Payload) == 8:
+			err = s.arrived(binary.BigEndian.Uint64(m.Payload))
+		case m.Type == msgDiffer && s.log != nil:
+			err = s.log.differed(m.Payload)
+		default:
+			err = &neverError{fmt.Errorf("the standby sent %q of %d bytes", messageName(m.Type), len(m.Payload))}
+		}
 		if err != nil {
-			return err
-		}
-		if len(b) != 8 {
-			return &neverError{fmt.Errorf("an acknowledgement of %d bytes", len(b))}
-		}
-		if err := s.arrived(binary.BigEndian.Uint64(b)); err != nil {
 			return err
 		}
 	}

@@ -274,6 +274,9 @@ type receiver struct {
 	begun bool   // undo is that of the epoch under way
 	state []byte // of the epoch under way
 	disk  []byte // extents of it
+	probe []byte // hashes of blocks, as of its end
+	// suspect are blocks that differed, and how often.
+	suspect map[uint32]int
 }
 
 func (r *receiver) close() {
@@ -297,6 +300,8 @@ func (r *receiver) receive(ctx context.Context) error {
 			err = r.place(m.Payload)
 		case msgBlocks:
 			err = r.blocks(m.Payload)
+		case msgSums:
+			err = r.sums(m.Payload)
 		case msgState:
 			r.state = append(r.state, m.Payload...)
 		case msgWhole:
@@ -531,7 +536,10 @@ func (r *receiver) whole(ctx context.Context, b []byte) error {
 	if err := r.settle(); err != nil {
 		return err
 	}
-	return r.opt.step(StepStandbyApplied)
+	if err := r.opt.step(StepStandbyApplied); err != nil {
+		return err
+	}
+	return r.scrub(ctx)
 }
 
 // compare holds the root hash of what is here against the primary's.

@@ -32,6 +32,7 @@ type writes struct {
 	gone    bool  // there is no standby any more: all writes count
 	broken  error // the gate could not be shut
 	spare   [][]byte
+	scrub   scrub
 	kick    chan struct{} // holds one when out is not empty
 }
 
@@ -67,6 +68,7 @@ func (l *writes) report(off int64, data []byte, acked func()) {
 	l.out = appendExtent(l.out, off, data)
 	l.bytes += len(l.out) - before
 	l.count++
+	l.touch(off, len(data))
 	switch {
 	case l.gone, !l.holds:
 	case l.p.opt.Mode == Sync:
@@ -283,6 +285,11 @@ func (s *sender) batchOf(ctx context.Context, final bool) (err error) {
 	f.at = event.Now()
 	s.closedAt = f.at
 	count := s.log.take(f)
+	if s.opt.Verify > 0 && s.whole && (s.epoch+1)%uint64(s.opt.Verify) == 0 {
+		if f.probe, err = s.log.look(s.seed); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	s.rep.Blocks += count
 	s.rep.Raw += int64(len(f.batch))
@@ -302,6 +309,9 @@ func (s *sender) sendBatch(ctx context.Context, f *flight) error {
 		}
 		return s.tie.pack(ctx, msgBlocks, part)
 	})
+	if err == nil {
+		err = s.probing(ctx, f)
+	}
 	if err != nil {
 		return err
 	}
