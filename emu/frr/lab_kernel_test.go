@@ -3,6 +3,7 @@ package frr_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,22 +23,35 @@ import (
 	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/emu/mpls"
 	"github.com/vpclab/vpclab/emu/mpls/vpntest"
+	"github.com/vpclab/vpclab/emu/repair"
 	"github.com/vpclab/vpclab/emu/traffic"
 	"github.com/vpclab/vpclab/topo"
 )
 
 // TestMain lets this test binary be what a lab starts in each router.
 func TestMain(m *testing.M) {
-	if len(os.Args) < 2 || (os.Args[1] != "speaker" && os.Args[1] != frr.Verb) {
-		os.Exit(m.Run())
+	verb := ""
+	if len(os.Args) > 1 {
+		verb = os.Args[1]
 	}
-	conn, err := bgp.ControlConn()
-	switch {
-	case err != nil:
-	case os.Args[1] == frr.Verb:
-		err = frr.RunRouter(context.Background(), conn, os.Args[2], os.Args[3])
+	var err error
+	switch verb {
+	case frr.Verb, "speaker":
+		var conn net.Conn
+		if conn, err = bgp.ControlConn(); err != nil {
+			break
+		}
+		if verb == frr.Verb {
+			err = frr.RunRouter(context.Background(), conn, os.Args[2], os.Args[3])
+		} else {
+			err = bgp.RunSpeaker(context.Background(), conn)
+		}
+	case repair.Verb:
+		err = repair.Run(context.Background())
+	case frr.BFDVerb:
+		err = frr.RunBFDD(context.Background(), os.Args[2], os.Args[3], os.Stdin, os.Stdout)
 	default:
-		err = bgp.RunSpeaker(context.Background(), conn)
+		os.Exit(m.Run())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
