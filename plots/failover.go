@@ -53,9 +53,21 @@ var failoverParts = []struct {
 	{"failover.client", "client", look{color: green, hatch: fallingBars}},
 }
 
-// failoverRows hold all labels but the mode and the fault, at one epoch a mode.
+// failoverRows hold all labels but the mode and the fault, each mode at its own
+// epoch: experiments that vary epochs have a figure of their own.
 func (d *data) failoverRows(names ...string) sweep {
-	return d.chooseSweep([]string{"mode", "fault", "epoch"}, names, nil)
+	return d.chooseSweep([]string{"mode", "fault", "epoch"}, names, func(r metrics.PointSummary) bool {
+		return d.values(r.Experiment, "epoch") <= d.values(r.Experiment, "mode")
+	})
+}
+
+// values is how many values of a label an experiment about failovers has.
+func (d *data) values(experiment, label string) int {
+	seen := map[string]bool{}
+	for _, r := range d.of(experiment, "failover.gap") {
+		seen[r.Labels[label]] = true
+	}
+	return len(seen)
 }
 
 // makeRTO draws the recovery time of each mode from each fault, split.
@@ -234,7 +246,7 @@ func makeReplicationCost(d *data) (*page, string, error) {
 // the clouds, by mode.
 func makeReplicationRTT(d *data) (*page, string, error) {
 	s := d.chooseSweep([]string{"rtt", "mode", "epoch"}, []string{"client.response", "client.rate"}, func(r metrics.PointSummary) bool {
-		return r.Labels["phase"] == "protected" && (r.Labels["quantile"] == "" || r.Labels["quantile"] == "p50")
+		return r.Labels["phase"] == "protected" && (r.Labels["quantile"] == "" || r.Labels["quantile"] == "p50") && d.values(r.Experiment, "rtt") > 1
 	})
 	xs := rttAxis.values(s.rows)
 	if len(xs) < 2 {

@@ -29,3 +29,22 @@ func (p *Plan) WithGuest(vm string, g *Guest) *Plan {
 	}
 	return &q
 }
+
+// WithPair is a copy of the plan in which a VM is protected in another way: in
+// another mode, or with other times.
+func (p *Plan) WithPair(vm string, change func(Pair) Pair) *Plan {
+	q := *p
+	q.Nodes = slices.Clone(p.Nodes)
+	for i := range q.Nodes {
+		if n := &q.Nodes[i]; n.Name == vm && n.Pair != nil {
+			pair := change(*n.Pair)
+			n.Pair = &pair
+		}
+	}
+	return &q
+}
+
+// WithoutStandby is a copy of the plan in which a VM has one seat only.
+func (p *Plan) WithoutStandby(vm string) *Plan {
+	return p.withoutStandbys(func(pair Pair) bool { return pair.VM == vm })
+}

@@ -52,34 +52,44 @@ func (a *app) next(n int) int {
 	return int(mix(a.rng) % uint64(n))
 }
 
-// do does what one request asks for. The answer may be given when the write is
-// done; nil: at once. wrong is what was found mangled, which the client is not
-// told: the VM is at fault, not the request.
-func (a *app) do(m *Memory, q ask) (value uint64, body []byte, w *Write, wrong, err error) {
+// done is what came of a request.
+type done struct {
+	value   uint64
+	sectors int // of 512 bytes that it wrote to the disk
+	body    []byte
+	w       *Write // when it is done the answer may be given; nil: at once
+}
+
+// do does what one request asks for. wrong is what was found mangled, which the
+// client is not told: the VM is at fault, not the request.
+func (a *app) do(m *Memory, q ask) (d done, wrong, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch q.kind {
 	case Browse:
 		wrong = a.read(m, 8)
 		n := smallestBody + a.next(largestBody-smallestBody)
-		body = a.pool[a.next(PageSize):][:n]
+		d.body = a.pool[a.next(PageSize):][:n]
 	case Buy:
 		if wrong = a.read(m, 4); wrong == nil {
 			wrong = a.write(m, 3)
 		}
 		if a.disk != nil && wrong == nil {
-			wrong, err = a.store(1 + a.next(3))
+			n := 1 + a.next(3)
+			d.sectors = n * PageSize / sectorSize
+			wrong, err = a.store(n)
 		}
-		body = a.pool[a.next(PageSize):][:smallestBody]
+		d.body = a.pool[a.next(PageSize):][:smallestBody]
 	}
 	if err == nil && q.kind.counts() {
-		w, err = a.ledger.add(q.client, q.count)
+		d.w, err = a.ledger.add(q.client, q.count)
+		d.sectors++
 	}
 	its, all := a.ledger.count(q.client)
-	if value = all; q.kind == Count {
-		value = its
+	if d.value = all; q.kind == Count {
+		d.value = its
 	}
-	return value, body, w, wrong, err
+	return d, wrong, err
 }
 
 // read checks n pages.

@@ -78,6 +78,7 @@ func NextKind(workload string, u float64) Kind {
 type Answer struct {
 	Kind  Kind
 	Value uint64 // Count: increments of this client; else of all clients
+	Wrote int64  // bytes that the guest wrote to its disk for it
 	Body  []byte // valid until the next Do
 }
 
@@ -122,6 +123,10 @@ func (c *Client) Close() error { return c.conn.Close() }
 
 // Acked is how many increments of this client were acknowledged.
 func (c *Client) Acked() uint64 { return c.acked }
+
+// Resume goes on after the guest has lost increments that it had acknowledged: it
+// holds this many. The next one takes the number after.
+func (c *Client) Resume(held uint64) { c.sent, c.acked = held, held }
 
 // Do asks for one thing and waits for the answer, until ctx ends. After an error
 // that is not ErrFailed the connection is of no more use.
@@ -200,12 +205,13 @@ func readRequest(r *bufio.Reader) (ask, error) {
 func beginAnswer(b []byte) []byte { return append(b[:0], make([]byte, 4+answerHead)...) }
 
 // endAnswer fills in the head of an answer whose body follows it in b.
-func endAnswer(b []byte, k Kind, failed bool, value uint64) []byte {
+func endAnswer(b []byte, k Kind, failed bool, value uint64, sectors int) []byte {
 	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
 	b[4], b[5] = byte(k), 0
 	if failed {
 		b[5] = 1
 	}
+	binary.LittleEndian.PutUint16(b[6:], uint16(sectors))
 	binary.LittleEndian.PutUint64(b[8:], value)
 	binary.LittleEndian.PutUint32(b[16:], crc32.Checksum(b[4+answerHead:], castagnoli))
 	return b
@@ -219,13 +225,16 @@ func readAnswer(r *bufio.Reader, scratch []byte) (a Answer, failed bool, _ []byt
 		return a, false, scratch, err
 	}
 	size := binary.LittleEndian.Uint32(head[:])
-	if size < answerHead || size > maxAnswer || head[5] > 1 || head[6]|head[7] != 0 {
+	if size < answerHead || size > maxAnswer || head[5] > 1 {
 		return a, false, scratch, fmt.Errorf("answer of %d bytes, status %d", size, head[5])
 	}
 	if need := int(size) - answerHead; cap(scratch) < need {
 		scratch = make([]byte, need)
 	}
-	a = Answer{Kind(head[4]), binary.LittleEndian.Uint64(head[8:]), scratch[:size-answerHead]}
+	a = Answer{
+		Kind: Kind(head[4]), Value: binary.LittleEndian.Uint64(head[8:]), Body: scratch[:size-answerHead],
+		Wrote: int64(binary.LittleEndian.Uint16(head[6:])) * sectorSize,
+	}
 	if _, err := io.ReadFull(r, a.Body); err != nil {
 		return a, false, scratch, err
 	}

@@ -106,15 +106,15 @@ func FuzzClientRequest(f *testing.F) {
 }
 
 func FuzzAnswer(f *testing.F) {
-	f.Add(endAnswer(append(beginAnswer(nil), "a page"...), Browse, false, 9))
-	f.Add(endAnswer(append(beginAnswer(nil), "full"...), Buy, true, 0))
+	f.Add(endAnswer(append(beginAnswer(nil), "a page"...), Browse, false, 9, 0))
+	f.Add(endAnswer(append(beginAnswer(nil), "full"...), Buy, true, 0, 25))
 	f.Add([]byte{255, 255, 255, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a, failed, _, err := readAnswer(bufio.NewReader(bytes.NewReader(b)), nil)
 		if err != nil {
 			return
 		}
-		again := endAnswer(append(beginAnswer(nil), a.Body...), a.Kind, failed, a.Value)
+		again := endAnswer(append(beginAnswer(nil), a.Body...), a.Kind, failed, a.Value, int(a.Wrote/sectorSize))
 		require.Equal(t, b[:len(again)], again)
 	})
 }

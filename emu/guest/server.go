@@ -79,23 +79,23 @@ func (m *machine) answer(ctx context.Context, q ask, out []byte) ([]byte, error)
 	if err := m.gate.enter(ctx); err != nil {
 		return nil, err
 	}
-	value, body, w, wrong, err := m.app.do(m.memory, q)
+	d, wrong, err := m.app.do(m.memory, q)
 	if wrong != nil {
 		m.fail(wrong)
 	}
-	out = append(beginAnswer(out), body...)
+	out = append(beginAnswer(out), d.body...)
 	m.gate.leave()
 	if err != nil {
-		return endAnswer(append(beginAnswer(out), err.Error()...), q.kind, true, 0), nil
+		return endAnswer(append(beginAnswer(out), err.Error()...), q.kind, true, 0, 0), nil
 	}
-	if w != nil {
+	if d.w != nil {
 		select {
-		case <-w.Done():
+		case <-d.w.Done():
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
-	return endAnswer(out, q.kind, false, value), nil
+	return endAnswer(out, q.kind, false, d.value, d.sectors), nil
 }
 
 // writeAtOnce writes b as far as the socket takes it now. A client that asks on

@@ -38,6 +38,10 @@ type UsersConfig struct {
 	// of the first Think.
 	Think time.Duration
 	Seed  uint64
+	// Reconnect, where it is not 0, has a user whose connection breaks open
+	// another, and try so often; and likewise one who waits longer than Silent,
+	// 0: 10 s. Its Service must be Persistent.
+	Reconnect, Silent time.Duration
 	// Open speaks the server's protocol on a connection.
 	Open func(conn net.Conn, user int) (Service, error)
 }
@@ -58,10 +62,12 @@ type Users struct {
 	run    sync.WaitGroup
 	begun  bool
 
-	mu       sync.Mutex
-	answers  []Answer
-	failures []Failure
-	news     chan struct{} // closed and made anew at each answer and failure
+	mu         sync.Mutex
+	answers    []Answer
+	failures   []Failure
+	reconnects int
+	hurried    bool          // nobody may wait any more
+	news       chan struct{} // closed and made anew at each answer and failure
 }
 
 // user is one of them.
@@ -104,6 +110,10 @@ type UsersResult struct {
 	// Lost are transactions that users were told are done and that the server
 	// knows nothing of. Of users that failed nothing is known.
 	Lost int
+	// Reconnects are connections that users opened again, and Account what those
+	// who go on were told, Lost included; see Persistent.
+	Reconnects int
+	Account    Account
 }
 
 // OpenUsers connects the users; none of them asks before Start. Stop ends them.
@@ -136,24 +146,32 @@ func OpenUsers(ctx context.Context, enter Enter, cfg UsersConfig) (*Users, error
 	return u, nil
 }
 
-func (s *user) connect(ctx context.Context, enter Enter, cfg UsersConfig) error {
-	err := enter(s.machine, func() error {
+func (s *user) connect(ctx context.Context, enter Enter, cfg UsersConfig) (err error) {
+	if s.conn, err = s.open(ctx, enter, cfg); err != nil {
+		return err
+	}
+	s.service, err = cfg.Open(s.conn, s.number)
+	return err
+}
+
+// open opens a connection from the user's machine.
+func (s *user) open(ctx context.Context, enter Enter, cfg UsersConfig) (conn *net.TCPConn, err error) {
+	err = enter(s.machine, func() error {
 		d := net.Dialer{KeepAlive: -1}
 		d.SetMultipathTCP(false)
 		c, err := d.DialContext(ctx, "tcp4", cfg.Server.String())
 		if err == nil {
-			s.conn = c.(*net.TCPConn)
+			conn = c.(*net.TCPConn)
 		}
 		return err
 	})
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return fmt.Errorf("connect: %w", err)
+	if err == nil {
+		return conn, nil
 	}
-	s.service, err = cfg.Open(s.conn, s.number)
-	return err
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return nil, fmt.Errorf("connect: %w", err)
 }
 
 // Start lets the users ask.
@@ -184,8 +202,10 @@ func (u *Users) use(s *user) {
 		u.mu.Lock()
 		s.asked = asked
 		u.mu.Unlock()
-		if err := s.service.Ask(); err != nil {
-			u.fail(s, err)
+		if over, err := u.ask(s); err != nil {
+			if !over {
+				u.fail(s, err)
+			}
 			return
 		}
 		u.answered(s, Answer{User: s.number, Asked: asked, Answered: event.Now()})
@@ -259,8 +279,13 @@ func (u *Users) Stop(ctx context.Context) (*UsersResult, error) {
 		r.Lost, err = u.lost(ctx)
 	}
 	u.mu.Lock()
-	r.Answers, r.Failures = u.answers, u.failures
+	r.Answers, r.Failures, r.Reconnects = u.answers, u.failures, u.reconnects
 	u.mu.Unlock()
+	for _, s := range u.users {
+		if p, ok := s.service.(Persistent); ok {
+			r.Account.add(p.Account())
+		}
+	}
 	slices.SortStableFunc(r.Answers, func(a, b Answer) int { return cmp.Compare(a.Answered, b.Answered) })
 	now, rerr := u.kernelResets()
 	for machine, n := range now {
@@ -298,6 +323,9 @@ func (u *Users) finish(ctx context.Context) error {
 
 // hurry ends all reading and writing.
 func (u *Users) hurry() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.hurried = true
 	for _, s := range u.users {
 		if s.conn != nil {
 			_ = s.conn.SetDeadline(time.Unix(1, 0)) // on a closed connection nothing waits
