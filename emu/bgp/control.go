@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 
 	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
@@ -27,6 +28,7 @@ type op string
 const (
 	opConfigure op = "configure" // converge to Config
 	opRIB       op = "rib"       // list the RIB
+	opReset     op = "reset"     // end the session with Neighbor, or all of them, and open it again
 	opStop      op = "stop"      // close sessions, remove routes, exit
 )
 
@@ -35,6 +37,8 @@ type request struct {
 	ID     uint64  `json:"id"`
 	Op     op      `json:"op"`
 	Config *Config `json:"config,omitempty"`
+	// Neighbor is whose session is reset; zero: all.
+	Neighbor netip.Addr `json:"neighbor,omitzero"`
 }
 
 // reply goes from the speaker to the parent: the answer to request ID, or an
@@ -55,6 +59,9 @@ func decodeRequest(line []byte) (request, error) {
 	if r.ID == 0 {
 		return r, errors.New("control request without a number")
 	}
+	if r.Neighbor.IsValid() && r.Op != opReset {
+		return r, fmt.Errorf("control request %s with a neighbor", r.Op)
+	}
 	switch r.Op {
 	case opConfigure:
 		if r.Config == nil {
@@ -63,12 +70,12 @@ func decodeRequest(line []byte) (request, error) {
 		if err := r.Config.Validate(); err != nil {
 			return r, err
 		}
-	case opRIB, opStop:
+	case opRIB, opReset, opStop:
 		if r.Config != nil {
 			return r, fmt.Errorf("control request %s with a config", r.Op)
 		}
 	default:
-		return r, fmt.Errorf("control request %q: want configure, rib or stop", r.Op)
+		return r, fmt.Errorf("control request %q: want configure, rib, reset or stop", r.Op)
 	}
 	return r, nil
 }

@@ -316,6 +316,24 @@ func (d *daemon) withdraw(o origin) error {
 	return nil
 }
 
+// reset ends the session with a neighbor, or with all (zero), by a notification
+// (Cease, administrative reset: RFC 4486), and so opens it again.
+func (d *daemon) reset(addr netip.Addr) error {
+	var errs []error
+	if addr.IsValid() && d.peers[addr] == nil {
+		return fmt.Errorf("reset session with %s: it is no neighbor", addr)
+	}
+	for _, p := range d.peers {
+		if addr.IsValid() && p.addr != addr || !p.established {
+			continue
+		}
+		if err := d.srv.ResetPeer(d.ctx, &api.ResetPeerRequest{Address: p.addr.String()}); err != nil {
+			errs = append(errs, fmt.Errorf("reset session with %s: %w", p.addr, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // policy puts the reflector's rules in force.
 func (d *daemon) policy(rules []RTRule) error {
 	err := setPolicy(d.ctx, d.srv, rules, d.first)

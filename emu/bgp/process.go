@@ -204,6 +204,12 @@ func (p *process) request(ctx context.Context, line []byte) (done bool, err erro
 		if p.daemon != nil {
 			answer.RIB, err = p.daemon.list(ctx)
 		}
+	case opReset:
+		if p.daemon == nil {
+			err = errors.New("it is not configured yet")
+		} else {
+			err = p.daemon.reset(r.Neighbor)
+		}
 	case opStop:
 		err = p.removeAll()
 		done = true

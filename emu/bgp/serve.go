@@ -64,6 +64,8 @@ func serve(ctx context.Context, line []byte, body Body, w *lineWriter) (done boo
 		err = body.Configure(ctx, *r.Config)
 	case r.Op == opRIB:
 		answer.RIB, err = body.RIB(ctx)
+	case r.Op == opReset:
+		err = errors.New("this control plane resets no sessions")
 	case r.Op == opStop:
 		err = body.Stop(ctx)
 		done = true

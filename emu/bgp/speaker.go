@@ -294,6 +294,14 @@ func (s *Speaker) RIB(ctx context.Context) ([]RouteInfo, error) {
 	return r.RIB, err
 }
 
+// Reset ends the session with a neighbor, or all of them (zero), with a
+// notification; they come about again at once. It does not wait for that. FRR
+// is not asked to.
+func (s *Speaker) Reset(ctx context.Context, neighbor netip.Addr) error {
+	_, err := s.call(ctx, "reset sessions", request{Op: opReset, Neighbor: neighbor})
+	return err
+}
+
 // WaitEstablished waits until n sessions are established.
 func (s *Speaker) WaitEstablished(ctx context.Context, n int) error {
 	ctx, cancel := withDefaultWait(ctx)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/event"
 )
@@ -171,6 +172,18 @@ func (r *recorder) until(t *testing.T, mark int, what string, done func(event.Ev
 			t.Fatalf("no %s after %v; have:\n%s", what, eventDeadline, r.dump(mark))
 		}
 	}
+}
+
+// find is the position of the first such event after mark.
+func (r *recorder) find(mark int, node, kind string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for at := mark; at < len(r.events); at++ {
+		if matches(r.events[at], node, kind, nil) {
+			return at
+		}
+	}
+	return len(r.events)
 }
 
 // count counts events after mark.
@@ -618,6 +631,60 @@ func TestStopClosesTheSession(t *testing.T) {
 	require.NoError(t, b.s["pe3"].Err())
 	require.NoError(t, b.s["pe3"].Stop(context.Background()), "stopping twice")
 	require.ErrorContains(t, b.s["pe3"].Configure(context.Background(), b.cfg["pe3"]), "speaker pe3: configure: stopped")
+}
+
+func TestResetSessionsComeBackWithTheirRoutes(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+	rr, pe2 := loopbacks["rr"].String(), loopbacks["pe2"].String()
+	ctx := context.Background()
+	require.ErrorContains(t, b.s["pe1"].Reset(ctx, addr("127.0.1.77")), "it is no neighbor")
+	for _, c := range []struct {
+		at, neighbor string
+		reset        netip.Addr
+		gone         []string // PEs whose routes go meanwhile
+	}{
+		{"pe1", rr, netip.Addr{}, []string{"pe1"}},
+		{"rr", pe2, loopbacks["pe2"], []string{"pe2"}},
+		{"rr", pe2, netip.Addr{}, []string{"pe1", "pe2", "pe3"}},
+	} {
+		m, began := b.mark(), event.Now()
+		require.NoError(t, b.s[c.at].Reset(ctx, c.reset))
+		b.wait(t, m, c.at, "bgp.down", "neighbor="+c.neighbor)
+		up := b.wait(t, m, c.at, "bgp.established", "neighbor="+c.neighbor)
+		for _, pe := range c.gone {
+			b.wait(t, m, pe, "bgp.established", "neighbor="+rr)
+			b.wait(t, m, pe, "route.removed")
+			up = b.wait(t, b.find(m, pe, "route.removed"), pe, "route.programmed")
+		}
+		t.Logf("reset at %s: routes are back after %v", c.at, up.T.Sub(began))
+	}
+}
+
+// A speaker that is stopped says nothing and closes nothing: the reflector
+// takes it for gone when its hold time is over, and withdraws what it said.
+func TestSilentSpeakerIsWithdrawnAfterItsHoldTime(t *testing.T) {
+	b := &bench{recorder: newRecorder(), t: t, port: freePort(t), s: map[string]*Speaker{}, cfg: map[string]Config{}}
+	for name := range loopbacks {
+		b.start(name)
+		c := b.base(name)
+		c.Hold, c.Keepalive = 3, 1
+		b.cfg[name] = c
+	}
+	b.join("pe1", "red", 1)
+	b.join("pe3", "red", 3)
+	b.configureAll()
+	b.wait(t, 0, "pe1", "route.programmed", "prefix=10.0.3.0/24")
+	m, began := b.mark(), event.Now()
+	require.NoError(t, unix.Kill(b.s["pe3"].Pid(), unix.SIGSTOP))
+	down := b.wait(t, m, "rr", "bgp.down", "neighbor="+loopbacks["pe3"].String(), "reason=hold-timer-expired")
+	gone := b.wait(t, m, "pe1", "route.removed", "prefix=10.0.3.0/24")
+	t.Logf("hold 3 s: the reflector says down after %v, the last route is gone %v later", down.T.Sub(began), gone.T.Sub(down.T))
+	require.Greater(t, down.T.Sub(began), time.Second, "it had sent a keepalive within the last second")
+	require.Less(t, down.T.Sub(began), 6*time.Second)
+	m = b.mark()
+	require.NoError(t, unix.Kill(b.s["pe3"].Pid(), unix.SIGCONT))
+	b.wait(t, m, "pe1", "route.programmed", "prefix=10.0.3.0/24")
 }
 
 func TestRemovedNeighborIsDown(t *testing.T) {
