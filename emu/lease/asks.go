@@ -24,9 +24,11 @@ func (h *Holder) renewAll(now event.Mono) {
 			return
 		}
 		h.take(now)
-	case Standby:
-		h.send(now, Third, Look) // so that it may be asked for the VM at any time: see take
-	case Forgotten, Fenced:
+	case Standby, Fenced:
+		// A standby does so that it may be asked for the VM at any time: see take. Of
+		// a fenced host nobody has said yet what it has.
+		h.send(now, Third, Look)
+	case Forgotten:
 		h.idle(now)
 	}
 }
@@ -93,5 +95,5 @@ func (h *Holder) message(asked event.Mono, to Party, kind Kind) Message {
 
 // reply answers the other host's question.
 func (h *Holder) reply(m Message, kind Kind) {
-	h.Out = append(h.Out, Message{Kind: kind, From: h.me, To: m.From, Boot: m.Boot, Asked: m.Asked, Record: h.record})
+	h.Out = append(h.Out, Message{Kind: kind, From: h.me, To: m.From, Boot: m.Boot, Asked: m.Asked, Re: m.Kind, Record: h.record})
 }

@@ -45,9 +45,9 @@ const (
 	Active    Role = "active"    // it runs the VM, until its lease ends
 	Handing   Role = "handing"   // it has stopped the VM and is giving it to the standby
 	Lapsed    Role = "lapsed"    // its lease has ended: the VM must stand, and may go on if the lease is had again
-	// Fenced: the other host has the VM. What is left of it here must not run any
-	// more; where it is kept as it stands, it is an Image (Holder.Has), which is in
-	// sync for as long as the record says so.
+	// Fenced: the other host has the VM, and what is left of it here must not run
+	// any more. Who is told so says what becomes of it (Holder.Has): kept as it
+	// stands it is an Image, in sync for as long as the record says so; else Nothing.
 	Fenced Role = "fenced"
 )
 

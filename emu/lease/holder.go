@@ -197,6 +197,7 @@ func (h *Holder) Tick(now event.Mono) {
 func (h *Holder) settle(now event.Mono) {
 	switch {
 	case h.record.Gen == 0 || h.record.Holder == h.me:
+	case h.fresh && !h.met: // what the other host knows may be older than what we knew once
 	case h.role == Active, h.role == Handing, h.role == Lapsed:
 		h.role, h.have = Fenced, Nothing
 		h.alone, h.sync, h.claim, h.fresh = false, false, false, false

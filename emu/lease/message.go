@@ -59,7 +59,7 @@ type Message struct {
 	Plain  bool // Claim: the VM begins from its disk; not set: as it was left
 	Handed bool // Take: the active has handed over
 
-	Re   Kind          // Answer: to which question
+	Re   Kind          // Told, Promise, Answer: to which question
 	OK   bool          // Answer: it was done
 	Left time.Duration // Answer to a Take that was not: when it may be, as far as the active's lease goes
 }

@@ -55,6 +55,8 @@ type model struct {
 	stopped [2]bool // the process does not run (SIGSTOP, or all else has its CPU)
 	fast    uint8   // whose clock runs twice as fast, by bits
 
+	disk Record // what the witness has on its disk
+
 	// Replication, as far as it matters here.
 	lacks [2]bool  // what a host has of the VM lacks output that was released
 	image [2]uint8 // under way to it
@@ -79,6 +81,7 @@ func cold(left budget) model {
 	m.w = NewWitness(modelConfig, Record{Gen: 1, Holder: HostA}, 0, base)
 	m.h[HostA] = NewHolder(modelConfig, HostA, Disk, 1, base)
 	m.h[HostB] = NewHolder(modelConfig, HostB, Nothing, 1, base)
+	m.disk = m.w.record
 	m.lacks = [2]bool{false, true}
 	return m
 }
@@ -213,10 +216,11 @@ func (m *model) spent(msg *Message) bool {
 // renumber gives generations the lowest numbers, in the same order. That of the
 // witness is the greatest: all others have come from it.
 func (m *model) renumber() {
-	var gens [mostDue + mostHeld + 9]uint64
+	var gens [mostDue + mostHeld + 10]uint64
 	n := 0
 	visit := func(f func(*uint64)) {
 		f(&m.w.record.Gen)
+		f(&m.disk.Gen)
 		for p := range m.h {
 			h := &m.h[p]
 			f(&h.record.Gen)
@@ -322,6 +326,7 @@ func (k *packer) model(m *model) {
 	k.holder(&m.h[0])
 	k.holder(&m.h[1])
 	k.record(&m.w.record)
+	k.record(&m.disk)
 	k.mono(&m.w.until)
 	k.bools(&m.lacks[0], &m.lacks[1], &m.acked[0], &m.acked[1])
 	k.byte(m.image[0]|m.image[1]<<4, func(b byte) { m.image = [2]uint8{b & 15, b >> 4} })

@@ -112,7 +112,7 @@ func (h *Holder) claimed(lease event.Mono) {
 
 // told is the other host's answer to a Look.
 func (h *Holder) told(now event.Mono, m Message) {
-	if m.Boot == h.boot && h.role == Lapsed && !h.fresh {
+	if m.Re == Look && m.Boot == h.boot && h.role == Lapsed && !h.fresh {
 		h.send(now, m.From, Beat)
 	}
 }

@@ -237,7 +237,7 @@ func (s *server) receive(p packet, from netip.AddrPort, out []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := s.vms[p.vm]
-	asks := p.Kind == Look || p.Kind >= Renew && p.Kind <= Take
+	asks := Answer.answers(p.Kind)
 	if v == nil || !asks || v.config.Instance != p.instance || p.From == Third || !same(from, v.config.Members[p.From].Addr) {
 		return out
 	}

@@ -8,18 +8,19 @@ import (
 )
 
 // flaw breaks a model in one respect, so that it can be seen that the checks
-// find it. Each is called before a party does anything, with what it is told.
+// find it.
 type flaw struct {
 	name string
-	// begin changes a party after it has started, and before takes effect on a
-	// host right before each step of it, with the message that it is about to be
-	// told (or nil).
-	begin  func(h *Holder)
+	// begin changes a host that has just started.
+	begin func(h *Holder)
+	// before changes a host right before it does what is due, or takes a message.
 	before func(h *Holder, msg *Message)
-	// witness is as before for the witness, and lost what becomes of its record
-	// when it starts again.
+	// witness changes the witness right before it takes a message, and restart
+	// when it has started again.
 	witness func(w *Witness, msg *Message)
-	lost    func(r Record) Record
+	restart func(w *Witness)
+	// lazy: the witness writes its record after it has told of it.
+	lazy bool
 }
 
 // step is one thing that happens.
@@ -250,7 +251,12 @@ func (w *world) arrive(m *model, msg Message) {
 	if w.flaw != nil && w.flaw.witness != nil {
 		w.flaw.witness(&m.w, &msg)
 	}
+	was := m.w.record
 	m.send(m.w.Receive(base, msg))
+	m.disk = m.w.record
+	if w.flaw != nil && w.flaw.lazy && was != m.w.record {
+		m.disk = was
+	}
 }
 
 func (m *model) drop(i int) {
@@ -267,14 +273,16 @@ func (m *model) send(msg Message) {
 func (w *world) crash(m *model, p Party, host bool) {
 	m.left.crashes[p]--
 	if p == Third {
-		r := m.w.record
-		if w.flaw != nil && w.flaw.lost != nil {
-			r = w.flaw.lost(r)
+		m.w = NewWitness(modelConfig, m.disk, 0, base)
+		if w.flaw != nil && w.flaw.restart != nil {
+			w.flaw.restart(&m.w)
 		}
-		m.w = NewWitness(modelConfig, r, 0, base)
 		return
 	}
 	have := Nothing
+	if m.h[p].have == Disk {
+		have = Disk
+	}
 	switch m.h[p].role {
 	case Active, Lapsed, Handing:
 		have = Machine
@@ -343,28 +351,4 @@ func (m *model) began(p Party) error {
 		return fmt.Errorf("host %d runs the VM from %d, and output was released that it knows nothing of", p, m.h[p].from)
 	}
 	return nil
-}
-
-// paired is when A runs the VM and B is in sync, and nothing has gone wrong.
-func paired(w *world) model {
-	m := cold(budget{changes: 1})
-	settle := func(steps ...stepKind) {
-		for _, kind := range append(steps, tick, tick, tick, tick, tick, tick) {
-			if err := w.do(&m, step{kind: kind, p: uint8(HostA)}); err != nil {
-				panic(err)
-			}
-			for m.dues > 0 {
-				if err := w.do(&m, step{kind: arrive}); err != nil {
-					panic(err)
-				}
-			}
-		}
-	}
-	settle()
-	settle(ship)
-	if err := w.do(&m, step{kind: place, p: uint8(HostB)}); err != nil {
-		panic(err)
-	}
-	settle(synced)
-	return m
 }

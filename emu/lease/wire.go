@@ -65,6 +65,20 @@ func (p packet) append(b []byte) []byte {
 	return append(b, p.vm...)
 }
 
+// answers is whether a message of kind k may be the answer to one of kind q; q is
+// 0 in a question.
+func (k Kind) answers(q Kind) bool {
+	switch k {
+	case Told:
+		return q == Look || q == Beat || q == Handed
+	case Promise:
+		return q == Beat
+	case Answer:
+		return q == Look || q >= Renew && q <= Take
+	}
+	return q == 0
+}
+
 var errMalformed = errors.New("not a message of a lease")
 
 // parse reads a datagram that arrived at the party to.
@@ -77,7 +91,7 @@ func parse(b []byte) (p packet, err error) {
 	if p.Kind < Look || p.Kind > Answer || p.From > Third || flags >= flagsEnd {
 		return p, errMalformed
 	}
-	if asks := p.Re == Look || p.Re >= Renew && p.Re <= Take; p.Kind == Answer && !asks || p.Kind != Answer && p.Re != 0 {
+	if !p.Kind.answers(p.Re) {
 		return p, fmt.Errorf("%w: kind %d re %d", errMalformed, p.Kind, p.Re)
 	}
 	p.instance = binary.BigEndian.Uint64(b[8:])
