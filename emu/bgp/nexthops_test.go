@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -112,4 +113,17 @@ func TestNexthopNumbers(t *testing.T) {
 	require.Equal(t, first, third, "the place of a pair that is gone")
 	n.count(second, -3)
 	require.Empty(t, n.users)
+}
+
+// What the controller holds to be out of reach is down as what a router misses
+// itself, until the controller says otherwise.
+func TestReachTakesTheControllersWord(t *testing.T) {
+	r, two := newReach(), addr("10.255.0.2")
+	r.told([]Tunnel{{Egress: two, Lost: true}, {Egress: addr("10.255.0.3")}})
+	require.Equal(t, map[netip.Addr]bool{two: true}, r.peers)
+	require.True(t, r.hear(liveness.State{Peer: addr("10.255.0.3"), By: "bfd-multihop"}))
+	require.True(t, r.deaf())
+	require.Equal(t, map[netip.Addr]bool{two: true}, r.peers, "who is deaf to routers hears the controller")
+	r.told([]Tunnel{{Egress: two}})
+	require.Empty(t, r.peers)
 }

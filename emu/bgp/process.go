@@ -244,6 +244,7 @@ func (p *process) configure(ctx context.Context, cfg Config) error {
 	if !cfg.Reflector {
 		errs = append(errs, p.setExports(cfg.exports()), p.setVPLSExports(cfg.vplsExports()))
 		p.importer = newImporter(&cfg)
+		p.reach.told(cfg.Tunnels)
 		p.cfg = cfg
 		p.listen(cfg.Liveness)
 		p.moveShared("tunnels", event.Now())

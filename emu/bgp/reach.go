@@ -11,6 +11,7 @@ import (
 // other PEs are down. Whatever it has not heard of is up.
 type reach struct {
 	heard map[subject]string // all that is down, and by whom that was found out
+	lost  []netip.Addr       // PEs that the controller holds to be out of reach
 	// What follows from heard.
 	peers  map[netip.Addr]bool // PEs that are down
 	links  map[string]bool     // own links that are down
@@ -47,7 +48,18 @@ func (r *reach) hear(s liveness.State) bool {
 	return true
 }
 
-// deaf forgets all of it.
+// told takes the controller's word (Tunnel.Lost).
+func (r *reach) told(tunnels []Tunnel) {
+	r.lost = nil
+	for _, t := range tunnels {
+		if t.Lost {
+			r.lost = append(r.lost, t.Egress)
+		}
+	}
+	r.conclude()
+}
+
+// deaf forgets all that the repair process said.
 func (r *reach) deaf() (news bool) {
 	news = len(r.heard) > 0
 	clear(r.heard)
@@ -59,6 +71,9 @@ func (r *reach) conclude() {
 	clear(r.peers)
 	clear(r.links)
 	clear(r.silent)
+	for _, pe := range r.lost {
+		r.peers[pe] = true
+	}
 	for s, by := range r.heard {
 		if s.dev == "" {
 			r.peers[s.peer] = true

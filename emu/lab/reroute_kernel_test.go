@@ -64,19 +64,12 @@ func (f *failing) set(a, b string, up bool) {
 func (f *failing) await(ctx context.Context, kind, attr, value string) event.Event {
 	f.t.Helper()
 	for {
-		select {
-		case e := <-f.events.C:
-			if strings.HasPrefix(e.Kind, "re") || strings.HasPrefix(e.Kind, "liveness") {
-				f.t.Log(e.Node, e.Kind, e.Attr)
-			}
-			if e.Kind == "reroute.failed" {
-				f.t.Fatal(e.Attr)
-			}
-			if e.Kind == kind && e.Attr[attr] == value {
-				return e
-			}
-		case <-ctx.Done():
-			f.t.Fatalf("waited for %s with %s %q: %v", kind, attr, value, context.Cause(ctx))
+		e := f.next(ctx)
+		if e.Kind == "reroute.failed" {
+			f.t.Fatal(e.Attr)
+		}
+		if e.Kind == kind && e.Attr[attr] == value {
+			return e
 		}
 	}
 }
@@ -157,4 +150,77 @@ func linkOf(plan *topo.Plan, name string) string {
 		}
 	}
 	return name
+}
+
+// strike does to the lab what a fault does; heal undoes it.
+func (f *failing) strike(w fabric.Wound) (heal func()) {
+	f.t.Helper()
+	id, _, err := f.Fabric().Strike(w)
+	require.NoError(f.t, err)
+	return func() {
+		f.t.Helper()
+		_, err := f.Fabric().Heal(limit(f.t), id)
+		require.NoError(f.t, err)
+	}
+}
+
+// darken is a router without a link to others: as good as gone, and its
+// processes know nothing of it.
+func darken(plan *topo.Plan, router string) (w fabric.Wound) {
+	for _, l := range plan.LinksOf(router) {
+		w.Dark = append(w.Dark, fabric.EndAt{Node: l.A.Node, Ifname: l.A.Ifname}, fabric.EndAt{Node: l.B.Node, Ifname: l.B.Ifname})
+	}
+	return w
+}
+
+// A router loses all its links at once: a P, around which bypasses lead, and
+// the first PE of a site, whose second one takes its place.
+func TestPathsAroundALostRouter(t *testing.T) {
+	kerneltest.Need(t)
+	f := newFailing(t, square)
+	plan := f.Plan()
+	ctx := limit(t)
+	flows := both(plan.Machines()[0].Name, plan.Machines()[1].Name)
+	for _, router := range []string{"p1", "pe2"} {
+		var heal func()
+		outage := f.train(ctx, flows, func() {
+			heal = f.strike(darken(plan, router))
+			f.rerouted(ctx, func(p *topo.Plan) bool { return apart(p)[router] })
+		})
+		t.Logf("%s gone: outage %v", router, outage)
+		back := f.train(ctx, flows, func() {
+			heal()
+			f.rerouted(ctx, func(p *topo.Plan) bool { return !slices.ContainsFunc(p.Links, func(l topo.Link) bool { return l.Lost }) })
+		})
+		t.Logf("%s back: outage %v", router, back)
+		require.NoError(t, f.Awake(ctx))
+		f.asPlanned()
+		require.Equal(t, fmt.Sprint(plan.LSPs), fmt.Sprint(f.Plan().LSPs))
+	}
+}
+
+// rerouted waits until the paths in force are as they should be.
+func (f *failing) rerouted(ctx context.Context, ok func(*topo.Plan) bool) {
+	f.t.Helper()
+	for !ok(f.Plan()) {
+		e := f.next(ctx)
+		if e.Kind == "reroute.failed" {
+			f.t.Fatal(e.Attr)
+		}
+	}
+}
+
+// next is the next event, of which those of failures are logged.
+func (f *failing) next(ctx context.Context) event.Event {
+	f.t.Helper()
+	select {
+	case e := <-f.events.C:
+		if strings.HasPrefix(e.Kind, "re") || strings.HasPrefix(e.Kind, "liveness") || strings.HasPrefix(e.Kind, "bgp") {
+			f.t.Log(e.Node, e.Kind, e.Attr)
+		}
+		return e
+	case <-ctx.Done():
+		f.t.Fatalf("wait for an event: %v", context.Cause(ctx))
+		return event.Event{}
+	}
 }

@@ -29,7 +29,11 @@ type reflexes struct {
 	peers map[netip.Addr]*acquaintance // multihop
 	// switched are the routes in whose place the prepared ones are.
 	switched map[slot]bool
-	news     []liveness.State // since they were last taken
+	// left are routes that nobody protects any more and that are still the
+	// prepared ones, because the router's own would lead to a dead link: better
+	// where it leads than nowhere.
+	left []Protection
+	news []liveness.State // since they were last taken
 }
 
 // link is one link of the router's.
@@ -188,6 +192,12 @@ func (x *reflexes) changes() []change { return x.differ(false) }
 func (x *reflexes) assert() []change { return x.differ(true) }
 
 func (x *reflexes) differ(again bool) (list []change) {
+	x.left = slices.DeleteFunc(x.left, func(p Protection) bool {
+		if !x.dead(p.Dev) {
+			list = append(list, change{p, false})
+		}
+		return !x.dead(p.Dev)
+	})
 	for _, p := range x.cfg.Protect {
 		s := p.slot()
 		want := x.switched[s]
@@ -221,6 +231,10 @@ func (x *reflexes) undo() (list []change) {
 			x.mark(s, false)
 		}
 	}
+	for _, p := range x.left {
+		list = append(list, change{p, false})
+	}
+	x.left = nil
 	return list
 }
 
@@ -280,11 +294,18 @@ func (x *reflexes) orphans(next Config, t tables) (list []change) {
 	for _, p := range next.Protect {
 		stays[p.slot()] = true
 	}
+	orphan := func(p Protection) bool { return !stays[p.slot()] && t.prepared(p) && !next.has(p) }
+	left := slices.DeleteFunc(x.left, func(p Protection) bool { return !orphan(p) })
 	for _, p := range x.cfg.Protect {
-		if s := p.slot(); x.switched[s] && !stays[s] && t.prepared(p) && !next.has(p) {
+		switch {
+		case !x.switched[p.slot()] || !orphan(p):
+		case x.dead(p.Dev):
+			left = append(left, p)
+		default:
 			list = append(list, change{p, false})
 		}
 	}
+	x.left = left
 	return list
 }
 

@@ -355,7 +355,7 @@ func (p *process) configure(cfg Config) error {
 	}
 	first := !p.configured
 	t := tables{}
-	if first || len(p.reflexes.switched) > 0 {
+	if first || len(p.reflexes.switched)+len(p.reflexes.left) > 0 {
 		if t, err = p.kernel.tables(); err != nil {
 			return err
 		}
@@ -376,12 +376,14 @@ func (p *process) configure(cfg Config) error {
 		return err
 	}
 	changes := append(orphans, p.reflexes.assert()...)
-	err = p.kernel.write(changes, missing)
+	if err := p.kernel.write(changes, missing); err != nil {
+		p.refused(err) // the kernel takes no route by an interface that is down, and more may be than anybody knows
+	}
 	p.server.Forget(func(liveness.State) bool { return true })
 	p.reflexes.take() // it is among all
 	p.server.Tell(p.reflexes.all(now)...)
 	p.report(changes, now, event.Now())
-	return err
+	return nil
 }
 
 // sessions has BFD hold those of the Config.
