@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -193,4 +194,40 @@ func benchOne(b testing.TB, ctx context.Context, s *sender, vm *replayed) (took 
 	}
 	s.way = nil // it is acknowledged
 	return took
+}
+
+// BenchmarkAnswer is how long clients wait for an answer, by mode and round trip,
+// of a program that writes to its disk a number of times before, each time waiting
+// until that is done. Its own part is nothing, so all of it is the price of the
+// mode.
+//
+//	go test -run '^$' -bench Answer -benchtime 1x ./emu/replicate
+func BenchmarkAnswer(b *testing.B) {
+	for _, rtt := range []time.Duration{time.Millisecond, 20 * time.Millisecond, 80 * time.Millisecond} {
+		for i := range 2 * len(modes) {
+			mode, writes := modes[i/2], 1+4*(i%2)
+			b.Run(fmt.Sprintf("%s/rtt=%v/writes=%d", mode, rtt, writes), func(b *testing.B) {
+				p := newPair(b, Options{Mode: mode, Silence: 10 * time.Second}, 60e6, rtt/2)
+				p.vm.serial = writes
+				p.vm.run(1, 4*time.Millisecond)
+				p.startStandby()
+				p.startPrimary()
+				await(b, "the standby to be in sync", p.synced)
+				p.gate.mu.Lock()
+				p.gate.began = map[uint64]time.Time{}
+				p.gate.mu.Unlock()
+				p.flows(400 * b.N)
+				p.gate.mu.Lock()
+				took := slices.Clone(p.gate.took)
+				p.gate.mu.Unlock()
+				slices.Sort(took)
+				b.ReportMetric(took[len(took)/2].Seconds()*1e3, "p50-ms")
+				b.ReportMetric(took[len(took)*95/100].Seconds()*1e3, "p95-ms")
+				commits := p.primary.Report().Commits
+				slices.Sort(commits)
+				b.ReportMetric(commits[len(commits)/2].Seconds()*1e3, "commit-p50-ms")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
 }

@@ -39,9 +39,9 @@ type Options struct {
 	Epoch time.Duration
 	// Encoders of memory as in migrate.Options; default vpclab's own.
 	Encoders []string
-	// Window is how many epochs may be under way unacknowledged; default 1
-	// (Checkpoint), 2 (Async), 14 (Pipelined, Sync). A gate of package plug can
-	// tell 16 apart.
+	// Window is how many epochs may be under way unacknowledged; default 4 (Async,
+	// Checkpoint: Remus has 1, with which a way longer than an Epoch makes epochs
+	// longer) and 14 (Pipelined, Sync). A gate of package plug can tell 16 apart.
 	Window int
 	// Silence is how long an end waits for a sign of life of the other before it
 	// suspects it; default 200 ms, and at least three epochs.

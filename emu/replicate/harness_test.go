@@ -96,6 +96,9 @@ type vm struct {
 	stop    chan struct{}
 	ended   sync.WaitGroup
 	pauses  int
+	// serial, where it is not 0, is how many writes a program makes one after the
+	// other before it answers, as a database does.
+	serial int
 	// stall has the next checkpoint wait for the end of its session, and fail.
 	stall atomic.Pointer[chan struct{}]
 }
@@ -169,6 +172,7 @@ func (v *vm) step(r *rand.Rand) {
 	}
 	v.n++
 	n := v.n
+	v.gate.begins(n)
 	for range 1 + r.IntN(8) {
 		page := r.IntN(len(v.memory) / pageSize / 3)
 		at := page*pageSize + r.IntN(pageSize-16)&^7
@@ -184,23 +188,42 @@ func (v *vm) step(r *rand.Rand) {
 	some := make([]byte, 1+r.IntN(6000))
 	fillText(r, some)
 	writes := []write{{int64(int(n) * 512 % half), record}, {int64(half + r.IntN(half-len(some))), some}}
+	if v.serial > 0 {
+		v.mu.Unlock()
+		v.waits.Go(func() {
+			for range v.serial {
+				var acked sync.WaitGroup
+				v.mu.Lock()
+				v.write(writes[0], &acked)
+				v.mu.Unlock()
+				acked.Wait()
+			}
+			v.say(n)
+		})
+		return
+	}
 	var acked sync.WaitGroup
 	for _, w := range writes {
-		_, _ = v.disk.WriteAt(w.data, w.off)
-		for b := w.off / pageSize; b*pageSize < w.off+int64(len(w.data)); b++ {
-			v.written[b>>6].Or(1 << (b & 63))
-		}
-		v.log = append(v.log, w)
-		if v.report != nil {
-			acked.Add(1)
-			v.report(w.off, bytes.Clone(w.data), acked.Done)
-		}
+		v.write(w, &acked)
 	}
 	v.mu.Unlock()
 	v.waits.Go(func() { // the program waits; others do their work meanwhile
 		acked.Wait()
 		v.say(n)
 	})
+}
+
+// write writes to the image and reports it.
+func (v *vm) write(w write, acked *sync.WaitGroup) {
+	_, _ = v.disk.WriteAt(w.data, w.off)
+	for b := w.off / pageSize; b*pageSize < w.off+int64(len(w.data)); b++ {
+		v.written[b>>6].Or(1 << (b & 63))
+	}
+	v.log = append(v.log, w)
+	if v.report != nil {
+		acked.Add(1)
+		v.report(w.off, bytes.Clone(w.data), acked.Done)
+	}
 }
 
 // say is what the clients hear once the gate lets it.
@@ -277,6 +300,8 @@ type gate struct {
 	held  map[uint64][]uint64
 	heard uint64 // the highest number that anybody heard
 	count int
+	began map[uint64]time.Time // when the VM began with a number; nil: nobody asks
+	took  []time.Duration      // until it was heard
 }
 
 func newGate() *gate { return &gate{open: true, held: map[uint64][]uint64{}} }
@@ -293,9 +318,21 @@ func (g *gate) send(n uint64) {
 	}
 }
 
+func (g *gate) begins(n uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.began != nil {
+		g.began[n] = time.Now()
+	}
+}
+
 func (g *gate) hear(n uint64) {
 	g.heard = max(g.heard, n)
 	g.count++
+	if at, ok := g.began[n]; ok {
+		g.took = append(g.took, time.Since(at))
+		delete(g.began, n)
+	}
 }
 
 func (g *gate) Mark() (uint64, error) {

@@ -29,7 +29,7 @@ func (o *Options) gated() bool { return o.Mode == Checkpoint || o.Mode == Pipeli
 
 // complete checks the options and fills in what the caller left out.
 func (o Options) complete() (Options, error) {
-	window := map[string]int{Async: 2, Checkpoint: 1, Pipelined: mostWindow, Sync: mostWindow}[o.Mode]
+	window := map[string]int{Async: 4, Checkpoint: 4, Pipelined: mostWindow, Sync: mostWindow}[o.Mode]
 	if window == 0 {
 		return o, fmt.Errorf("mode %q of replication: expected %s, %s, %s or %s", o.Mode, Async, Checkpoint, Pipelined, Sync)
 	}
