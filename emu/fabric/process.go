@@ -103,3 +103,33 @@ func waitAll(fds []unix.PollFd) error {
 	}
 	return nil
 }
+
+// Processes are those that run in the namespaces of nodes, by node; nodes that
+// are not there have none.
+func (f *Fabric) Processes(nodes ...string) (map[string][]int, error) {
+	names := map[uint64]string{}
+	f.mu.Lock()
+	for _, name := range nodes {
+		if n := f.nodes[name]; n != nil {
+			names[n.inode] = name
+		}
+	}
+	f.mu.Unlock()
+	procs, err := direct.Names("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	self, threads := os.Getpid(), kernelThreads()
+	in := map[string][]int{}
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p)
+		if err != nil || pid == self || threads[p] {
+			continue
+		}
+		inode, err := direct.InodeOf("/proc/" + p + "/ns/net")
+		if name, ok := names[inode]; ok && err == nil { // else it ended meanwhile
+			in[name] = append(in[name], pid)
+		}
+	}
+	return in, nil
+}
