@@ -51,8 +51,8 @@ func (p *Plan) FaultNodes(f Fault) []string {
 }
 
 // sides says for each router on which side of a partition it is: that of the
-// nearest router that is named, by links, and of the one named first where two
-// are as near.
+// nearest router that is named, by links. Where two are as near it is the side
+// with more routers named, which would fall apart sooner, or the first.
 func (p *Plan) sides(f Fault) (map[string]int, *refusal) {
 	side := map[string]int{}
 	var next []string
@@ -75,6 +75,11 @@ func (p *Plan) sides(f Fault) (map[string]int, *refusal) {
 			}
 		}
 	}
+	size := map[int]int{}
+	for _, i := range side {
+		size[i]++
+	}
+	slices.SortStableFunc(next, func(a, b string) int { return size[side[b]] - size[side[a]] })
 	for len(next) > 0 {
 		router := next[0]
 		next = next[1:]

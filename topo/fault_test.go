@@ -63,7 +63,7 @@ func TestWhatAFaultBreaks(t *testing.T) {
 		"a cloud with all in it":        {Fault{Kind: FaultSiteDown, Site: "texas"}, "", "[texas-h1 texas-h2 acme-texas-ce]"},
 		"an enterprise":                 {Fault{Kind: FaultSiteDown, Site: "hq"}, "", "[acme-hq-ce]"},
 		"unnamed routers go with the nearest": {
-			Fault{Kind: FaultPartition, Apart: [][]string{{"texas"}, {"ohio", "hq"}}}, "p1>p2 p3>p4", "[]"},
+			Fault{Kind: FaultPartition, Apart: [][]string{{"texas"}, {"ohio", "hq"}}}, "p1>p2 p1>p3", "[]"},
 		"one router against all others": {
 			Fault{Kind: FaultPartition, Apart: [][]string{{"p4"}, {"p2", "p3", "pe3"}}}, "p2>p4 p3>p4 p4>pe3", "[]"},
 		"three islands": {

@@ -177,7 +177,7 @@ func (a *application) run(ctx context.Context) error {
 	a.old = a.lab.speakers.configs()
 	a.routes = expectedRoutes(seated)
 	a.spared = apart(a.plan)
-	a.lab.routes.want(a.configs, unsureRoutes(a.plan))
+	a.lab.routes.want(a.configs, unsureRoutes(a.plan, a.lab.holds.are()))
 
 	for _, phase := range []struct {
 		name  string

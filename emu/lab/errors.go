@@ -28,3 +28,9 @@ func (e *NoSuchError) Error() string {
 	}
 	return s + "; there are " + strings.Join(e.Have, ", ")
 }
+
+// DownError says that a fault keeps a node, or the process of it that is needed,
+// down.
+type DownError struct{ Node string }
+
+func (e *DownError) Error() string { return e.Node + " is down, by a fault" }

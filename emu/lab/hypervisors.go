@@ -114,6 +114,9 @@ func (h *hypervisors) agent(ctx context.Context, plan *topo.Plan, name string) (
 	if host.stopping {
 		return nil, errDestroyed
 	}
+	if h.lab.held(name, agentProcess) {
+		return nil, &DownError{name}
+	}
 	now := time.Now()
 	for len(host.deaths) > 0 && now.Sub(host.deaths[0]) > agentWindow {
 		host.deaths = host.deaths[1:]
@@ -185,7 +188,7 @@ func (h *hypervisors) watch(host *hypervisorHost, proc *hypervisor.Process) {
 // is being decided.
 func (h *hypervisors) own(ctx context.Context, host string) error {
 	plan := h.lab.planOrPending()
-	if plan == nil || h.lab.down(host) {
+	if plan == nil || h.lab.held(host, agentProcess) {
 		return nil
 	}
 	agent, err := h.agent(ctx, plan, host)
@@ -194,7 +197,7 @@ func (h *hypervisors) own(ctx context.Context, host string) error {
 	}
 	var errs []error
 	for vm, at := range h.record().all() {
-		if _, paired := h.lab.pairs.of(vm); paired || at != host || h.lab.migrationOf(vm) != nil {
+		if _, paired := h.lab.pairs.of(vm); paired || at != host || h.lab.migrationOf(vm) != nil || h.lab.held(vm, guestProcess) {
 			continue
 		}
 		errs = append(errs, h.bringBack(ctx, agent, vm, host))
@@ -215,6 +218,20 @@ func (h *hypervisors) bringBack(ctx context.Context, agent *hypervisor.Process, 
 		return nil
 	}
 	return agent.Own(ctx, spec, f.NSPath(vm))
+}
+
+// abandon has the host of a guest not start it again when it ends; own has it do
+// that again.
+func (h *hypervisors) abandon(ctx context.Context, vm string) error {
+	record := h.record()
+	if record == nil {
+		return nil
+	}
+	agent := h.running(record.of(vm))
+	if agent == nil {
+		return nil
+	}
+	return agent.Disown(ctx, vm)
 }
 
 func (h *hypervisors) spec(vm string) (guest.Spec, bool) {
@@ -358,10 +375,12 @@ func (h *hypervisors) ensure(ctx context.Context, f *fabric.Fabric, plan *topo.P
 	return g.Wait()
 }
 
-// begin starts a guest where the plan has it.
+// begin starts a guest where the plan has it; where a fault keeps its host down,
+// the host starts it when it boots.
 func (h *hypervisors) begin(ctx context.Context, f *fabric.Fabric, plan *topo.Plan, n topo.Node) error {
 	agent, err := h.agent(ctx, plan, n.Host)
-	if err != nil {
+	var down *DownError
+	if err != nil && !errors.As(err, &down) {
 		return err
 	}
 	if err := h.record().set(n.Name, n.Host); err != nil {
@@ -371,8 +390,10 @@ func (h *hypervisors) begin(ctx context.Context, f *fabric.Fabric, plan *topo.Pl
 	h.mu.Lock()
 	h.specs[n.Name] = spec
 	h.mu.Unlock()
-	if err := agent.Own(ctx, spec, f.NSPath(n.Name)); err != nil {
-		return err // the next change of the lab tries again
+	if down == nil {
+		if err := agent.Own(ctx, spec, f.NSPath(n.Name)); err != nil {
+			return err // the next change of the lab tries again
+		}
 	}
 	h.mu.Lock()
 	h.begun[n.Name] = true

@@ -52,6 +52,8 @@ type Lab struct {
 	hypers    *hypervisors
 	pairs     *pairs
 	witnesses *witnesses
+	faults    *faults
+	holds     *holds     // what faults keep from running
 	plugging  sync.Mutex // held by whoever moves a VM's port, or builds
 
 	turn     chan struct{} // holds one token: whoever has it may change the lab
@@ -85,6 +87,9 @@ func New(cfg Config) *Lab {
 	l.hypers = newHypervisors(l)
 	l.reroutes = newRerouter(l)
 	l.pairs, l.witnesses = newPairs(l), newWitnesses(l)
+	l.faults, l.holds = newFaults(l), newHolds()
+	l.speakers.held = func(node string) bool { return l.held(node, speakerProcess) }
+	l.repairs.down = func(node string) bool { return l.held(node, repairProcess) }
 	l.turn <- struct{}{}
 	return l
 }
@@ -164,6 +169,7 @@ func (l *Lab) Destroy(ctx context.Context) error {
 // destroy is Destroy for whoever has the turn.
 func (l *Lab) destroy(ctx context.Context) error {
 	start := time.Now()
+	l.faults.end()
 	l.reroutes.halt()
 	err := errors.Join(l.endMigrations(ctx, errDestroyed), l.hypers.stopAll(), l.witnesses.stopAll(), l.repairs.killAll(), l.speakers.stopAll(ctx))
 	if f := l.Fabric(); f != nil {

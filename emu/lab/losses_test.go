@@ -121,12 +121,12 @@ func TestUnsureRoutes(t *testing.T) {
 	plan := planOf(t, square)
 	east, vrf := netip.MustParsePrefix("10.1.2.0/24"), "vrf-x"
 	pe2, pe3 := netip.MustParseAddr("10.255.0.2"), netip.MustParseAddr("10.255.0.3")
-	require.Nil(t, unsureRoutes(plan))
+	require.Nil(t, unsureRoutes(plan, nil))
 
 	half := losing(t, plan, "pe2:p1", "pe2:p2") // its first PE is gone
 	want := expectedRoutes(half)
 	require.Equal(t, pe3, want[routeKey{"pe1", vrf, east}])
-	unsure := unsureRoutes(half)
+	unsure := unsureRoutes(half, nil)
 	require.False(t, unsure(routeKey{"pe1", vrf, east}, pe3))
 	require.True(t, unsure(routeKey{"pe1", vrf, east}, pe2))
 	require.True(t, unsure(routeKey{"pe2", vrf, netip.MustParsePrefix("10.1.1.0/24")}, netip.Addr{}), "what is at a router that is apart")
@@ -135,7 +135,7 @@ func TestUnsureRoutes(t *testing.T) {
 	want = expectedRoutes(both)
 	require.Equal(t, pe2, want[routeKey{"pe1", vrf, east}], "it stays where it is")
 	tab := newRouteTable()
-	tab.want(nil, unsureRoutes(both))
+	tab.want(nil, unsureRoutes(both, nil))
 	missing, extra := tab.diff(want)
 	require.Empty(t, append(missing, extra...), "and is not waited for")
 }

@@ -91,8 +91,7 @@ func (w *watching) await(kind string) event.Event {
 // gone, and so are the memories; disks stay.
 func crash(t *testing.T, l *Lab, host string) event.Mono {
 	t.Helper()
-	downs.Store(host, true)
-	t.Cleanup(func() { downs.Delete(host) })
+	l.holds.keep([]string{host})
 	for _, k := range l.Plan().LinksOf(host) {
 		end := k.A
 		if k.B.Node == host {
@@ -136,7 +135,7 @@ func crash(t *testing.T, l *Lab, host string) event.Mono {
 // mend gives it its power back.
 func mend(t *testing.T, ctx context.Context, l *Lab, host string) {
 	t.Helper()
-	downs.Delete(host)
+	l.holds.let([]string{host})
 	for _, k := range l.Plan().LinksOf(host) {
 		if k.Seat != topo.NoSeat {
 			continue // for its agent

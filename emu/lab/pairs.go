@@ -281,7 +281,7 @@ func (p *pairs) begin(ctx context.Context, f *fabric.Fabric, plan *topo.Plan, pa
 // down.
 func (p *pairs) keep(ctx context.Context, f *fabric.Fabric, plan *topo.Plan, host string) error {
 	seats := p.at(host)
-	if len(seats) == 0 || p.lab.down(host) {
+	if len(seats) == 0 || p.lab.held(host, agentProcess) {
 		return nil
 	}
 	agent, err := p.lab.hypers.agent(ctx, plan, host)

@@ -163,13 +163,42 @@ func (r *repairs) revive(f *fabric.Fabric, m *repairer) bool {
 	return false
 }
 
+// boot starts the process of a router that a fault has kept without one, with
+// what it was told last.
+func (r *repairs) boot(f *fabric.Fabric, node string) {
+	m := r.member(node)
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.dead || m.stopping || !isDone(m.proc.Done()) {
+		return // whoever watches it sees to it
+	}
+	m.dead, m.restarts = false, 0
+	r.wg.Go(func() {
+		m.mu.Lock()
+		again := !m.stopping && r.revive(f, m)
+		m.mu.Unlock()
+		if again {
+			r.watch(f, m)
+		}
+	})
+}
+
 // configure tells every process what to do, all at the same time. They are told
 // again what they know already: the fabric may have put a router's own routes
 // where prepared ones are needed.
 func (r *repairs) configure(ctx context.Context, wanted map[string]repair.Config) error {
 	g, gctx := errgroup.WithContext(ctx)
 	for node, cfg := range wanted {
-		if m := r.member(node); m != nil && !r.down(node) {
+		switch m := r.member(node); {
+		case m == nil:
+		case r.down(node): // it is told when it is there again
+			m.mu.Lock()
+			m.cfg = &cfg
+			m.mu.Unlock()
+		default:
 			g.Go(func() error { return m.configure(gctx, cfg) })
 		}
 	}

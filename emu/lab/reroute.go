@@ -241,7 +241,7 @@ func (a *application) detour(ctx context.Context) error {
 		}
 	}
 	a.configs, a.routes = bgp.Configs(a.plan), expectedRoutes(a.plan)
-	a.lab.routes.want(a.configs, unsureRoutes(a.plan))
+	a.lab.routes.want(a.configs, unsureRoutes(a.plan, a.lab.holds.are()))
 	if err := a.build(ctx); err != nil {
 		return fmt.Errorf("fabric: %w", err)
 	}

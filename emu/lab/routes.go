@@ -93,10 +93,10 @@ func reaches(plan *topo.Plan, from, to string) bool {
 }
 
 // unsureRoutes says which routes of a plan may be there or not, as something is
-// lost between the PE and the egress: sooner or later BGP's hold timer takes
-// them away. Nil: none.
-func unsureRoutes(plan *topo.Plan) func(k routeKey, egress netip.Addr) bool {
-	if !slices.ContainsFunc(plan.Links, func(l topo.Link) bool { return l.Lost }) {
+// lost between the PE and the egress, or one of them is down: sooner or later
+// BGP's hold timer takes them away. Nil: none.
+func unsureRoutes(plan *topo.Plan, down map[string]bool) func(k routeKey, egress netip.Addr) bool {
+	if len(down) == 0 && !slices.ContainsFunc(plan.Links, func(l topo.Link) bool { return l.Lost }) {
 		return nil
 	}
 	cut, names := apart(plan), map[netip.Addr]string{}
@@ -104,7 +104,7 @@ func unsureRoutes(plan *topo.Plan) func(k routeKey, egress netip.Addr) bool {
 		names[n.Loopback] = n.Name
 	}
 	return func(k routeKey, egress netip.Addr) bool {
-		return cut[k.PE] || names[egress] != "" && !plan.Reaches(k.PE, names[egress])
+		return cut[k.PE] || down[k.PE] || down[names[egress]] || names[egress] != "" && !plan.Reaches(k.PE, names[egress])
 	}
 }
 
@@ -166,6 +166,7 @@ func (t *routeTable) want(configs map[string]bgp.Config, unsure func(routeKey, n
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.wanted, t.unsure = map[string]bool{}, unsure
+	t.aim(t.goal) // what was counted before was by other words
 	for node, cfg := range configs {
 		for _, v := range cfg.VSIs {
 			for _, f := range v.Flows {
@@ -273,9 +274,8 @@ func (t *routeTable) count() int {
 // them all with each event. The caller holds t.mu.
 func (t *routeTable) aim(want map[routeKey]netip.Addr) {
 	t.goal, t.missing, t.extra = want, 0, 0
-	unsure := func(k routeKey, egress netip.Addr) bool { return t.unsure != nil && t.unsure(k, egress) }
 	for k, egress := range want {
-		if unsure(k, egress) {
+		if t.isUnsure(k, egress) {
 			continue
 		}
 		if got, ok := t.have[k]; !ok || !leads(got, egress) {
@@ -283,10 +283,15 @@ func (t *routeTable) aim(want map[routeKey]netip.Addr) {
 		}
 	}
 	for k, egress := range t.have {
-		if _, ok := want[k]; !ok && !unsure(k, egress) {
+		if _, ok := want[k]; !ok && !t.isUnsure(k, egress) {
 			t.extra++
 		}
 	}
+}
+
+// isUnsure says whether nobody waits for a route. The caller holds t.mu.
+func (t *routeTable) isUnsure(k routeKey, egress netip.Addr) bool {
+	return t.unsure != nil && t.unsure(k, egress)
 }
 
 // leads says whether a route to got is one to egress, as far as both are known.
@@ -299,10 +304,10 @@ func (t *routeTable) put(k routeKey, egress netip.Addr) {
 	t.drop(k)
 	t.have[k] = egress
 	switch want, wanted := t.goal[k]; {
-	case !wanted:
-		t.extra++
-	case leads(egress, want):
+	case wanted && !t.isUnsure(k, want) && leads(egress, want):
 		t.missing--
+	case !wanted && !t.isUnsure(k, egress):
+		t.extra++
 	}
 }
 
@@ -313,10 +318,10 @@ func (t *routeTable) drop(k routeKey) {
 	}
 	delete(t.have, k)
 	switch want, wanted := t.goal[k]; {
-	case !wanted:
-		t.extra--
-	case leads(got, want):
+	case wanted && !t.isUnsure(k, want) && leads(got, want):
 		t.missing++
+	case !wanted && !t.isUnsure(k, got):
+		t.extra--
 	}
 }
 
@@ -331,9 +336,8 @@ func (t *routeTable) open() (missing, extra int) {
 func (t *routeTable) diff(want map[routeKey]netip.Addr) (missing, extra []routeKey) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	unsure := func(k routeKey, egress netip.Addr) bool { return t.unsure != nil && t.unsure(k, egress) }
 	for k, egress := range want {
-		if unsure(k, egress) {
+		if t.isUnsure(k, egress) {
 			continue
 		}
 		if got, ok := t.have[k]; !ok || !leads(got, egress) {
@@ -341,7 +345,7 @@ func (t *routeTable) diff(want map[routeKey]netip.Addr) (missing, extra []routeK
 		}
 	}
 	for k, egress := range t.have {
-		if _, ok := want[k]; !ok && !unsure(k, egress) {
+		if _, ok := want[k]; !ok && !t.isUnsure(k, egress) {
 			extra = append(extra, k)
 		}
 	}
@@ -428,4 +432,22 @@ func listRoutes(keys []routeKey) string {
 		fmt.Fprintf(&b, "%s in %s at %s", k.Prefix, k.VRF, k.PE)
 	}
 	return b.String()
+}
+
+// differ is what is missing and what is left over against want, whatever nobody
+// waits for.
+func (t *routeTable) differ(want map[routeKey]netip.Addr) (missing, extra []routeKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, egress := range want {
+		if got, ok := t.have[k]; !ok || !leads(got, egress) {
+			missing = append(missing, k)
+		}
+	}
+	for k := range t.have {
+		if _, ok := want[k]; !ok {
+			extra = append(extra, k)
+		}
+	}
+	return missing, extra
 }

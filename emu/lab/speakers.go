@@ -38,7 +38,9 @@ type speakers struct {
 	sink   event.Sink
 	forget func(node string) // what a dead speaker reported holds no longer
 	log    *slog.Logger
-	wg     sync.WaitGroup // the goroutines that watch each process
+	// held says of a router that a fault keeps it from having a speaker.
+	held func(node string) bool
+	wg   sync.WaitGroup // the goroutines that watch each process
 
 	mu      sync.Mutex
 	members map[string]*member
@@ -57,12 +59,13 @@ type member struct {
 	doubtful bool        // it did not say that it has done that
 	restarts int
 	fault    string // why it last died; "" when it never did
-	dead     bool   // given up
+	dead     bool   // given up, or
+	off      bool   // waiting for a fault to be over: see boot
 	stopping bool
 }
 
 func newSpeakers(sink event.Sink, forget func(string), log *slog.Logger) *speakers {
-	return &speakers{sink: sink, forget: forget, log: log, members: map[string]*member{}}
+	return &speakers{sink: sink, forget: forget, log: log, held: func(string) bool { return false }, members: map[string]*member{}}
 }
 
 func (s *speakers) member(node string) *member {
@@ -78,7 +81,7 @@ func (s *speakers) get(node string) (*bgp.Speaker, bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.proc, m.proc != nil && !m.dead
+	return m.proc, m.proc != nil && !m.dead && !m.off
 }
 
 // configs are what the speakers were last told.
@@ -111,7 +114,7 @@ func (s *speakers) ensure(ctx context.Context, f *fabric.Fabric, configs map[str
 	g, gctx := errgroup.WithContext(ctx)
 	for node, cfg := range configs {
 		m := s.member(node)
-		if m != nil && !m.isDead() {
+		if m != nil && !m.isDead() || s.held(node) {
 			continue
 		}
 		g.Go(func() error { return s.start(gctx, f, node, cfg.Routing) })
@@ -168,6 +171,11 @@ func (s *speakers) watch(f *fabric.Fabric, m *member) {
 		m.fault = exitWords(proc.Err())
 		err := fmt.Errorf("the BGP speaker of %s died (%s)", m.node, m.fault)
 		s.forget(m.node)
+		if s.held(m.node) {
+			m.off = true
+			m.mu.Unlock()
+			return // boot goes on
+		}
 		s.log.Error("speaker died", "node", m.node, "error", m.fault, "restarts", m.restarts)
 		s.tell(err)
 		again := s.revive(f, m)
@@ -176,6 +184,31 @@ func (s *speakers) watch(f *fabric.Fabric, m *member) {
 			return
 		}
 	}
+}
+
+// boot starts the speaker of a router that a fault has kept without one, with
+// what it was told last.
+func (s *speakers) boot(f *fabric.Fabric, node string) {
+	m := s.member(node)
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.off || m.stopping {
+		return // whoever watches it sees to it
+	}
+	m.off, m.restarts = false, 0
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		m.mu.Lock()
+		again := !m.stopping && s.revive(f, m)
+		m.mu.Unlock()
+		if again {
+			s.watch(f, m)
+		}
+	}()
 }
 
 // exitWords says how a process ended that was not stopped: a Speaker that was
@@ -209,6 +242,10 @@ func (s *speakers) revive(f *fabric.Fabric, m *member) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), restartDeadline)
 	defer cancel()
 	for m.restarts < maxRestarts {
+		if s.held(m.node) {
+			m.off = true
+			return false // boot goes on
+		}
 		m.restarts++
 		proc, err := s.launch(ctx, f, m.node, m.routing)
 		if err == nil && m.cfg != nil {
@@ -244,6 +281,10 @@ func (s *speakers) configure(ctx context.Context, node string, cfg bgp.Config) (
 	defer m.mu.Unlock()
 	if m.dead {
 		return false, fmt.Errorf("configure BGP speaker of %s: it died %d times and was given up (%s)", node, m.restarts+1, m.fault)
+	}
+	if m.off || s.held(node) { // it is told when it is there again
+		m.cfg, m.doubtful = &cfg, true
+		return false, nil
 	}
 	if m.cfg != nil && !m.doubtful && same(*m.cfg, cfg) {
 		return false, nil
@@ -281,7 +322,7 @@ func (s *speakers) end(nodes []string, how func(*member, *bgp.Speaker) error) er
 			defer wg.Done()
 			m.mu.Lock()
 			m.stopping = true
-			proc, dead := m.proc, m.dead
+			proc, dead := m.proc, m.dead || m.off
 			m.mu.Unlock()
 			if dead {
 				return

@@ -51,7 +51,7 @@ func (w *witnesses) host(name string) *witness {
 // serve has the witness at a host serve the VMs that it is the witness of, unless
 // the host is down.
 func (w *witnesses) serve(ctx context.Context, f *fabric.Fabric, plan *topo.Plan, host string) error {
-	if w.lab.down(host) {
+	if w.lab.held(host, witnessProcess) {
 		return nil
 	}
 	at, err := plan.HostAddr(host)
