@@ -22,7 +22,9 @@
 //   - standby.go: the other end; undo.go: how a half epoch is taken back;
 //     record.go: what is kept of a whole one;
 //   - tie.go: what both say to each other on one session, signs of life among
-//     it, in the words of messages.go; tree.go: root hashes.
+//     it, in the words of messages.go;
+//   - tree.go, scrub.go: root hashes, and blocks compared one by one where there can
+//     be none.
 //
 // docs/replication.md has the protocol.
 package replicate
