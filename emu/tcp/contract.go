@@ -58,6 +58,7 @@ type Info struct {
 	NotSent         uint32 // bytes written and never sent
 	SendWindow      uint32 // bytes that the peer has room for
 	RecvWindow      uint32 // bytes that it may be told we have room for
+	Congestion      uint32 // segments that may be under way (snd_cwnd)
 }
 
 // Stream is how far a connection's program is: what it sees to itself.
@@ -80,6 +81,7 @@ type Connection struct {
 	Timestamp  uint32
 	SendWindow uint32
 	RecvWindow uint32
+	Congestion uint32
 }
 
 // Wrote notes what the program has written.
@@ -110,6 +112,7 @@ func (o *Origin) At(i *Info, s *Stream, at event.Mono) (*Connection, error) {
 	return &Connection{
 		Origin: *o, Read: o.Received + uint32(s.Read), Acked: o.Sent + uint32(i.Acked), Unacked: s.tail, NotSent: int(i.NotSent),
 		Timestamp: o.Clock + milliseconds(at) + 1, SendWindow: i.SendWindow, RecvWindow: i.RecvWindow,
+		Congestion: i.Congestion,
 	}, nil
 }
 

@@ -9,7 +9,7 @@ import (
 
 // On the wire a connection is, numbers being uvarints: addresses of 4 bytes and
 // ports, MSS, scales, flags, Read, Acked, Timestamp, SendWindow, RecvWindow,
-// NotSent, and Unread and Unacked, each with its length before it.
+// Congestion, NotSent, and Unread and Unacked, each with its length before it.
 const (
 	flagSACK       = 1
 	flagTimestamps = 2
@@ -31,7 +31,7 @@ func (c *Connection) Append(b []byte) []byte {
 		flags |= flagTimestamps
 	}
 	b = append(b, flags, c.SendScale, c.RecvScale)
-	for _, n := range []uint32{uint32(c.MSS), c.Read, c.Acked, c.Timestamp, c.SendWindow, c.RecvWindow, uint32(c.NotSent)} {
+	for _, n := range []uint32{uint32(c.MSS), c.Read, c.Acked, c.Timestamp, c.SendWindow, c.RecvWindow, c.Congestion, uint32(c.NotSent)} {
 		b = binary.AppendUvarint(b, uint64(n))
 	}
 	for _, queue := range [][]byte{c.Unread, c.Unacked} {
@@ -60,7 +60,7 @@ func Parse(b []byte) (c *Connection, rest []byte, err error) {
 	c.SendScale, c.RecvScale = b[13], b[14]
 	r := reader{b: b[head:]}
 	mss, notSent := uint32(0), uint32(0)
-	for _, n := range []*uint32{&mss, &c.Read, &c.Acked, &c.Timestamp, &c.SendWindow, &c.RecvWindow, &notSent} {
+	for _, n := range []*uint32{&mss, &c.Read, &c.Acked, &c.Timestamp, &c.SendWindow, &c.RecvWindow, &c.Congestion, &notSent} {
 		*n = r.number()
 	}
 	c.Unread, c.Unacked = r.queue(), r.queue()

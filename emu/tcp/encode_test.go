@@ -13,7 +13,7 @@ func some() *Connection {
 		Origin: Origin{Local: netip.MustParseAddrPort("10.0.0.1:80"), Remote: netip.MustParseAddrPort("10.0.0.9:40000"),
 			MSS: 1460, SendScale: 7, RecvScale: NoScale, SACK: true},
 		Read: 1<<32 - 1, Acked: 5, Unread: []byte("half a requ"), Unacked: []byte("an answer"), NotSent: 3,
-		Timestamp: 77, SendWindow: 1 << 20, RecvWindow: 65535,
+		Timestamp: 77, SendWindow: 1 << 20, RecvWindow: 65535, Congestion: 44,
 	}
 }
 

@@ -26,6 +26,7 @@ const (
 	atOptions    = 5
 	atScales     = 6 // the peer's in the lower half, ours in the upper
 	atRecvThresh = 64
+	atCongestion = 80
 	atBytesAcked = 120
 	atBytesRecv  = 128
 	atNotSent    = 144
@@ -41,6 +42,7 @@ func parseInfo(b []byte) (i info, ok bool) {
 	i.options = b[atOptions]
 	i.send, i.recv = b[atScales]&15, b[atScales]>>4
 	i.RecvWindow = binary.NativeEndian.Uint32(b[atRecvThresh:])
+	i.Congestion = binary.NativeEndian.Uint32(b[atCongestion:])
 	i.Acked = binary.NativeEndian.Uint64(b[atBytesAcked:])
 	i.Received = binary.NativeEndian.Uint64(b[atBytesRecv:])
 	i.NotSent = binary.NativeEndian.Uint32(b[atNotSent:])

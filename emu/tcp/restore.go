@@ -19,8 +19,8 @@ type Restored struct {
 	Origin *Origin
 	Stream *Stream
 
-	speak [][]byte // what is written at Resend
-	more  bool     // and much may be under way before it
+	speak  [][]byte // what is written at Resend
+	ownWay bool     // it was made by a route that has been taken away
 }
 
 // Kinds of TCP options (RFC 9293, RFC 7323, RFC 2018).
@@ -31,31 +31,51 @@ const (
 	optionTimestamp = 8
 )
 
-// Restore makes the connection in the namespace that the calling thread is in,
-// where its address, and a way to the peer, should be; the way may be without a
-// carrier. sendBuffer is how many bytes the program will want to write without
-// waiting; 0: the kernel's default.
+// Restorer makes connections in the namespace of the thread that it was opened
+// in. It is for one goroutine, and for that thread.
+type Restorer struct{ ways *ways }
+
+// OpenRestorer opens a Restorer in the namespace that the calling thread is in,
+// which must have the connections' address, or get it, and ways to their peers,
+// be they without a carrier.
+func OpenRestorer() (*Restorer, error) {
+	w, err := openWays()
+	if err != nil {
+		return nil, err
+	}
+	return &Restorer{w}, nil
+}
+
+// Close ends it; what it restored stays.
+func (r *Restorer) Close() error { return r.ways.close() }
+
+// Restore makes a connection. sendBuffer is how many bytes the program will want
+// to write without waiting; 0: the kernel's default.
 //
 // All that was sent before is taken for sent: the peer may acknowledge any of it.
-// But the end of it is written anew by Resend: it arrives at a peer that
-// has it already, or lacks what is before it and says so, and nobody has to wait
-// for the time-out of a new connection, which is seconds.
-func Restore(c *Connection, sendBuffer int) (*Restored, error) {
+// But the end of it is written anew by Resend: it arrives at a peer that has it
+// already, or lacks what is before it and says so, and nobody has to wait for a
+// time-out.
+func (r *Restorer) Restore(c *Connection, sendBuffer int) (*Restored, error) {
+	own, err := r.ways.prepare(c)
+	if err != nil {
+		return nil, fmt.Errorf("restore the connection of %v: the way there: %w", c.Remote, err)
+	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("restore the connection of %v: %w", c.Remote, err)
 	}
-	r, before := &Restored{FD: fd}, event.Now()
-	if err := r.restore(c, sendBuffer); err != nil {
+	one, before := &Restored{FD: fd, ownWay: own}, event.Now()
+	if err := one.restore(c, sendBuffer); err != nil {
 		// In repair mode a socket is closed without a word.
 		return nil, errors.Join(fmt.Errorf("restore the connection of %v: %w", c.Remote, err), unix.Close(fd))
 	}
 	o := c.Origin
 	o.Sent, o.Received, o.Clock = c.Acked, c.Read, c.Timestamp-milliseconds(before)
-	r.Origin = &o
-	r.Stream = &Stream{}
-	r.Stream.Wrote(c.Unacked)
-	return r, nil
+	one.Origin = &o
+	one.Stream = &Stream{}
+	one.Stream.Wrote(c.Unacked)
+	return one, nil
 }
 
 func (r *Restored) restore(c *Connection, sendBuffer int) error {
@@ -67,8 +87,14 @@ func (r *Restored) restore(c *Connection, sendBuffer int) error {
 	return inOrder(
 		step{"repair mode", tcp(unix.TCP_REPAIR, repairOn)},
 		step{"bind to an address that may not be there yet", func() error { return setInt(r.FD, unix.IPPROTO_IP, unix.IP_FREEBIND, 1) }},
-		step{"room to send", func() error { return r.room(unix.SO_SNDBUFFORCE, max(sendBuffer, 2*len(c.Unacked))) }},
-		step{"room to receive", func() error { return r.receiveRoom(len(c.Unread)) }},
+		step{"room to send", func() error { return r.room(unix.SO_SNDBUFFORCE, max(sendBuffer, 2*len(c.Unacked)+leastRoom)) }},
+		step{"room to receive", func() error { return r.room(unix.SO_RCVBUFFORCE, 2*len(c.Unread)+leastRoom) }},
+		step{"let the kernel decide on more", func() error {
+			if sendBuffer > 0 {
+				return setInt(r.FD, unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendLocked)
+			}
+			return setInt(r.FD, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0)
+		}},
 		step{"send at once", tcp(unix.TCP_NODELAY, 1)},
 		step{"bind", func() error { return unix.Bind(r.FD, sockaddr(c.Local)) }},
 		step{"receive queue", tcp(unix.TCP_REPAIR_QUEUE, recvQueue)},
@@ -109,36 +135,26 @@ func (r *Restored) divide(c *Connection) (quietly []byte) {
 		pieces := 1
 		if !c.SACK {
 			// Without SACK it takes three segments behind a hole to make it known
-			// (RFC 5681, section 3.2).
-			pieces = 3
+			// (RFC 5681, section 3.2), and the answer to the first is taken for news
+			// of the window.
+			pieces = 5
 		}
 		for size := (len(last) + pieces - 1) / pieces; len(last) > 0; {
 			n := min(size, len(last))
 			r.speak, last = append(r.speak, last[:n]), last[n:]
 		}
 	}
-	r.more = len(sent) > 0
 	return sent
 }
 
-func (r *Restored) room(option, bytes int) error {
-	if bytes == 0 {
-		return nil
-	}
-	return setInt(r.FD, unix.SOL_SOCKET, option, int32(bytes))
-}
+// leastRoom is for what the kernel counts besides bytes.
+const leastRoom = 64 << 10
 
-// receiveRoom sees to it that there is room for what is unread, and leaves the
-// kernel to decide how much more there is.
-func (r *Restored) receiveRoom(unread int) error {
-	const always = 32 << 10 // the kernel counts its own memory for it too
-	if unread <= always {
-		return nil
-	}
-	if err := r.room(unix.SO_RCVBUFFORCE, 2*unread); err != nil {
-		return err
-	}
-	return setInt(r.FD, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0)
+// sendLocked is SOCK_SNDBUF_LOCK (linux/socket.h): the room to send stays.
+const sendLocked = 1
+
+func (r *Restored) room(option, bytes int) error {
+	return setInt(r.FD, unix.SOL_SOCKET, option, int32(bytes))
 }
 
 // fill puts bytes into the receive queue, as if they had just arrived.
@@ -195,22 +211,17 @@ const leastWindow = 1460
 // not acknowledged is on its way again, or is about to be, and a peer of which
 // nothing is expected hears that we are there.
 func (r *Restored) Resend() error {
+	err := r.leaveWay()
 	end := int32(repairQuietly)
 	if len(r.speak) == 0 {
 		end = repairOff
 	}
-	err := setInt(r.FD, unix.IPPROTO_TCP, unix.TCP_REPAIR, end)
+	if err == nil {
+		err = setInt(r.FD, unix.IPPROTO_TCP, unix.TCP_REPAIR, end)
+	}
 	for _, part := range r.speak {
 		if err == nil {
 			err = write(r.FD, part)
-		}
-		if err == nil && r.more {
-			// A new connection may have ten segments under way. With more than that
-			// nothing would be sent, but the window probe at the end of repair mode is
-			// the next segment, whatever is under way.
-			if err = setInt(r.FD, unix.IPPROTO_TCP, unix.TCP_REPAIR, repairOn); err == nil {
-				err = setInt(r.FD, unix.IPPROTO_TCP, unix.TCP_REPAIR, repairOff)
-			}
 		}
 	}
 	if err == nil {
@@ -220,6 +231,22 @@ func (r *Restored) Resend() error {
 		return fmt.Errorf("have the connection of %v speak: %w", r.Origin.Remote, err)
 	}
 	r.speak = nil
+	return nil
+}
+
+// leaveWay has the kernel look for the way anew. It would do so when it sends,
+// but before that it asks the route that is gone how large a segment may be, and
+// hears 68 bytes.
+func (r *Restored) leaveWay() error {
+	if !r.ownWay {
+		return nil
+	}
+	r.ownWay = false
+	for _, mark := range []int32{1, 0} { // each change makes it forget the way
+		if err := setInt(r.FD, unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
