@@ -46,6 +46,9 @@ func compileNode(n topo.Node) Node {
 	if n.Kind == topo.KindHost {
 		secludeHost(n, &out)
 	}
+	if n.Pair != nil || n.Kind == topo.KindStandby {
+		out.Sysctls[orphanRetries] = "1"
+	}
 	for _, b := range n.Bridges {
 		if b.Proxy { // at once: by itself the kernel waits up to 0.8 s, for others to answer first
 			out.Sysctls["net.ipv4.conf."+b.Name+".proxy_arp"], out.Sysctls["net.ipv4.neigh."+b.Name+".proxy_delay"] = "1", "0"
@@ -57,6 +60,11 @@ func compileNode(n topo.Node) Node {
 	return out
 }
 
+// orphanRetries is how often TCP tries to deliver what a process left that has
+// ended. Processes of protected VMs and of their hosts are killed because nobody
+// can be reached, and what they leave would hold their namespaces for minutes.
+const orphanRetries = "net.ipv4.tcp_orphan_retries"
+
 // secludeHost keeps the IP of a hypervisor host that has an address off the
 // LANs of its guests. A bridge takes what is sent to its own MAC address for its
 // node, which knows all its addresses on all its bridges: a tenant could talk to
@@ -67,6 +75,7 @@ func secludeHost(n topo.Node, out *Node) {
 	if !slices.ContainsFunc(n.Bridges, func(b topo.Bridge) bool { return b.Addr.IsValid() }) {
 		return
 	}
+	out.Sysctls[orphanRetries] = "1"
 	for _, b := range n.Bridges {
 		conf := "net.ipv4.conf." + b.Name + "."
 		out.Sysctls[conf+"rp_filter"], out.Sysctls[conf+"forwarding"] = "1", "0"

@@ -160,17 +160,15 @@ func (s *seat) reportLapses(ctx context.Context) {
 // may not have, and so does what the VM would send again in its place.
 func (s *seat) openGate() (g *gate, err error) {
 	g = &gate{seat: s}
-	if m := s.Replicate.Mode; m != replicate.Checkpoint && m != replicate.Pipelined {
-		return g, nil
-	}
-	if !s.begun && s.left == lease.Machine {
+	holds := s.Replicate.Mode == replicate.Checkpoint || s.Replicate.Mode == replicate.Pipelined
+	if holds && !s.begun && s.left == lease.Machine {
 		s.begun = true
 		if g.plug, err = plug.Adopt(s.NetNS, guestIf); err == nil || !errors.Is(err, os.ErrNotExist) {
 			return g, err
 		}
 	}
-	if err := plug.Remove(s.NetNS, guestIf); err != nil { // of an earlier time that it was here
-		return nil, err
+	if err := plug.Remove(s.NetNS, guestIf); err != nil || !holds { // of an earlier time that it was here
+		return g, err
 	}
 	g.plug, err = plug.New(s.NetNS, guestIf)
 	return g, err
@@ -252,7 +250,7 @@ func (s *seat) protectedBy(ctx context.Context, g *gate) error {
 			}
 			continue
 		case errors.Is(err, replicate.ErrLost):
-			s.tell("pair.degraded", map[string]string{"why": err.Error()})
+			s.degraded(err)
 		case err != nil:
 			s.fail(err)
 			s.tell("pair.failed", map[string]string{"role": string(lease.Active), "error": err.Error()})
@@ -265,7 +263,7 @@ func (s *seat) protectedBy(ctx context.Context, g *gate) error {
 					return err
 				}
 			}
-			s.tell("pair.degraded", map[string]string{"why": err.Error()})
+			s.degraded(err)
 		}
 		timer := time.NewTimer(standbyRest)
 		select {
@@ -273,6 +271,17 @@ func (s *seat) protectedBy(ctx context.Context, g *gate) error {
 		case <-ctx.Done():
 		}
 		timer.Stop()
+	}
+}
+
+// degraded tells that the VM goes on unprotected, if it was protected.
+func (s *seat) degraded(why error) {
+	s.mu.Lock()
+	was := s.synced
+	s.synced = false
+	s.mu.Unlock()
+	if was {
+		s.tell("pair.degraded", map[string]string{"why": why.Error()})
 	}
 }
 
@@ -296,10 +305,12 @@ func (s *seat) replicated(ctx context.Context, g *gate) error {
 		Synced: func(epoch uint64) {
 			s.fail(nil)
 			s.lease.Synced()
+			s.mu.Lock()
+			s.synced = true
+			s.mu.Unlock()
 			s.tell("pair.synced", map[string]string{"epoch": strconv.FormatUint(epoch, 10)})
 		},
 		Lost: func(ctx context.Context, cause error) error {
-			s.tell("pair.standby-lost", map[string]string{"why": cause.Error()})
 			return s.unprotected(ctx)
 		},
 	})

@@ -103,6 +103,7 @@ func (a *agent) protect(p Pair) error {
 		return nil
 	}
 	if a.leases == nil {
+		keepUp()
 		var err error
 		if a.leases, err = lease.Listen(a.host, netip.AddrPortFrom(a.addr, lease.Port)); err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/lease"
+	"github.com/vpclab/vpclab/emu/plug"
 	"github.com/vpclab/vpclab/emu/replicate"
 )
 
@@ -38,6 +39,7 @@ type seat struct {
 	hand     chan chan error // for an active: somebody wants it to hand over
 	handing  chan error      // who is to be answered when it has
 	suspects bool            // the standby has said that it hears nothing
+	synced   bool            // an active has said that its standby may take over
 
 	// For run alone:
 	left    lease.Have // what a former process of this agent left
@@ -257,7 +259,7 @@ func (s *seat) leave(ctx context.Context) error {
 	err := s.port.Down()
 	<-s.ended
 	s.port.Close()
-	return errors.Join(err, s.endGuest(ctx))
+	return errors.Join(err, s.endGuest(ctx), plug.Remove(s.NetNS, guestIf))
 }
 
 // switchOver is Agent.SwitchOver.

@@ -135,6 +135,9 @@ func (s *seat) inherited() (lease.Have, error) {
 // on in its place, until the lease says that it has the VM.
 func (s *seat) standBy(ctx context.Context) error {
 	s.taken = false
+	s.mu.Lock()
+	s.synced = false
+	s.mu.Unlock()
 	if _, err := os.Stat(s.file(activeFile)); err == nil { // it ran here, and what was received before that is no more
 		if err := errors.Join(s.endGuest(ctx), os.RemoveAll(s.file(replicaFolder)), s.note(false)); err != nil {
 			return err
@@ -162,6 +165,11 @@ func (s *seat) standBy(ctx context.Context) error {
 		has = lease.Disk // the VM may begin here
 	}
 	s.lease.Has(has)
+	// Before anything comes: on one processor its start would keep signs of life
+	// waiting.
+	if err := s.await(life); err != nil && life.Err() == nil {
+		return fmt.Errorf("have a guest wait: %w", err)
+	}
 	l, err := wire.ListenTCP(ctx, s.Here)
 	if err != nil {
 		return err
@@ -171,10 +179,7 @@ func (s *seat) standBy(ctx context.Context) error {
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	defer cancel()
-	beside.Go(func() { s.reportSuspicion(life) })
-	waits := make(chan error, 1)
-	beside.Go(func() { waits <- s.await(life) })
-
+	beside.Go(func() { s.reportSuspicion(life, end) })
 	err = end.Run(life, func(ctx context.Context) (wire.Session, error) { return listener.Accept(ctx, 0) })
 	if !errors.Is(context.Cause(life), errRole) {
 		s.lease.Has(lease.Nothing)
@@ -185,9 +190,6 @@ func (s *seat) standBy(ctx context.Context) error {
 		return nil
 	}
 	s.tell("pair.granted", map[string]string{"gen": gen(state)})
-	if err := <-waits; err != nil {
-		s.tell("pair.failed", map[string]string{"role": "waiting guest", "error": err.Error()})
-	}
 	s.vm.turn.Lock()
 	defer s.vm.turn.Unlock()
 	life, cancelTake := s.within(ctx, true)
@@ -228,12 +230,14 @@ func (s *seat) trust() {
 }
 
 // reportSuspicion tells when the standby asks for the lease.
-func (s *seat) reportSuspicion(ctx context.Context) {
+func (s *seat) reportSuspicion(ctx context.Context, end *replicate.StandbyEnd) {
 	for {
 		if _, err := s.until(ctx, func(state lease.State) bool { return state.Role == lease.Taking }); err != nil {
 			return
 		}
-		s.suspect("lease", 0)
+		if !end.Held().Final { // else it was handed over
+			s.suspect("lease", 0)
+		}
 		if _, err := s.until(ctx, func(state lease.State) bool { return state.Role != lease.Taking }); err != nil {
 			return
 		}

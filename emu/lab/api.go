@@ -90,6 +90,7 @@ func newServer(l *Lab, extra map[string]http.Handler) (http.Handler, *server) {
 	mux.HandleFunc("POST /v1/deploy", s.unlessBusy(s.deploy))
 	mux.HandleFunc("POST /v1/operate", s.unlessBusy(s.operate))
 	mux.HandleFunc("POST /v1/migrate", s.unlessBusy(s.migrate))
+	mux.HandleFunc("POST /v1/switchover", s.unlessBusy(s.switchOver))
 	mux.HandleFunc("POST /v1/flush", s.unlessBusy(s.flush))
 	mux.HandleFunc("POST /v1/destroy", s.destroy)
 	mux.HandleFunc("GET /v1/inspect", s.inspect)

@@ -34,12 +34,13 @@ const (
 
 	Machines     Section = "machines"     // machines and VMs and where they run
 	Recovery     Section = "recovery"     // what routers know of their links and neighbours
+	Pairs        Section = "pairs"        // protected VMs, and how their seats are
 	MACs         Section = "macs"         // what the bridges of VPLS instances have learned
 	Reservations Section = "reservations" // bandwidth set aside, and by which path
 )
 
 // Sections are all there are, in the order they are printed.
-var Sections = []Section{Nodes, Links, VPCs, VRFs, VSIs, Routes, LSPs, Reservations, BGP, Recovery, Machines, MACs, RIB}
+var Sections = []Section{Nodes, Links, VPCs, VRFs, VSIs, Routes, LSPs, Reservations, BGP, Recovery, Machines, Pairs, MACs, RIB}
 
 // onRequest are the sections that are read only when they are named.
 var onRequest = []Section{Machines, MACs, RIB}
@@ -94,6 +95,7 @@ type Report struct {
 	VPCs         []VPCInfo         `json:"vpcs,omitempty"`
 	VSIs         []VSIInfo         `json:"vsis,omitempty"`
 	Machines     []MachineInfo     `json:"machines,omitempty"`
+	Pairs        []*PairStatus     `json:"pairs,omitempty"`
 	MACs         []MACInfo         `json:"macs,omitempty"`
 	Reservations []ReservationInfo `json:"reservations,omitempty"`
 	Recovery     []RepairInfo      `json:"recovery,omitempty"`
@@ -292,6 +294,7 @@ func (l *Lab) Inspect(ctx context.Context, r InspectRequest) (*Report, error) {
 		{r.wants(VPCs), i.vpcs},
 		{r.wants(VSIs), i.vsis},
 		{r.wants(Machines), i.machines},
+		{r.wants(Pairs), i.pairs},
 		{r.wants(MACs), i.macs},
 		{r.wants(Reservations), i.reservations},
 		{r.wants(BGP), i.speakers},

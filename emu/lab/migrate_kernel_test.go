@@ -50,6 +50,9 @@ type customer struct {
 	breaks int    // connections that ended
 	gap    time.Duration
 	last   error
+
+	forgives bool   // the guest may lose increments
+	forgiven uint64 // that it has lost
 }
 
 const (
@@ -98,6 +101,10 @@ func (c *customer) visit(ctx context.Context) {
 		return
 	}
 	defer conn.Close()
+	if conn, err = c.reconcile(ctx, conn); err != nil {
+		c.note(ctx, err)
+		return
+	}
 	for ctx.Err() == nil {
 		began := time.Now()
 		// A guest that is killed while its port moves may reset the connection in
@@ -117,6 +124,28 @@ func (c *customer) visit(ctx context.Context) {
 		default:
 		}
 	}
+}
+
+// reconcile asks a guest that may have lost some of the increments how many it
+// has, and goes on from there.
+func (c *customer) reconcile(ctx context.Context, conn *guest.Client) (*guest.Client, error) {
+	if !c.forgives {
+		return conn, nil
+	}
+	one, cancel := context.WithTimeout(ctx, customerPatience)
+	defer cancel()
+	a, err := conn.Do(one, guest.Count)
+	if err != nil {
+		return conn, err
+	}
+	c.mu.Lock()
+	if a.Value < c.acked {
+		c.forgiven += c.acked - a.Value
+	}
+	c.acked = a.Value
+	c.mu.Unlock()
+	conn.Close()
+	return c.dial(ctx, a.Value)
 }
 
 func (c *customer) note(ctx context.Context, err error) {

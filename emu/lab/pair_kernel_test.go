@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,7 +34,7 @@ topology:
 vpcs:
   acme: {service: SERVICE, sites: [texas, illinois, hq]}
 vms:
-  shop: {vpc: acme, host: texas/1, memory: 4MiB, disk: 4MiB, standby: {host: illinois/1, mode: MODE, silence: 200ms}}
+  shop: {vpc: acme, host: texas/1, memory: 4MiB, disk: 4MiB, standby: {host: illinois/1, mode: MODE, silence: 400ms}}
 `
 
 func pairedText(service, mode string) string {
@@ -188,27 +189,128 @@ func split(w *watching, at event.Mono) string {
 	return fmt.Sprintf("detect %v, decide %v, activate %v, redirect %v", s.Sub(at), g.Sub(s), a.Sub(g), r.Sub(a))
 }
 
-// TestHostIsLost: a protected VM goes on in another cloud when its host loses
-// power, with its customer's connection.
-func TestHostIsLost(t *testing.T) {
+// TestSeats goes through the life of a protected VM in each mode: its host loses
+// power and it goes on in another cloud; the host comes back and becomes the
+// standby; and a planned switch-over brings the VM home.
+func TestSeats(t *testing.T) {
 	kerneltest.Need(t)
-	l, _ := deployed(t, pairedText("vpls", "checkpoint"))
+	var l *Lab
+	modes := []string{topo.ModeCheckpoint, topo.ModeAsync, topo.ModePipelined, topo.ModeSync}
+	if m := os.Getenv("VPCLAB_TEST_MODES"); m != "" {
+		modes = strings.Split(m, ",")
+	}
+	for _, mode := range modes {
+		text := pairedText("vpls", mode)
+		if l == nil {
+			l, _ = deployed(t, text)
+		} else if _, err := l.Apply(limit(t), planOf(t, text)); err != nil {
+			t.Fatalf("%s: %v", mode, err)
+		}
+		if !t.Run(mode, func(t *testing.T) { seatsOf(t, l, mode) }) {
+			return
+		}
+	}
+}
+
+func seatsOf(t *testing.T, l *Lab, mode string) {
 	ctx := limit(t)
 	w := watch(t, l)
-	c := newCustomer(t, l)
-	if err := l.pairs.wait(ctx, "shop", func(k protected) bool { return k.synced }); err != nil {
-		t.Fatal(err)
+	var c *customer
+	t.Cleanup(func() {
+		if t.Failed() {
+			s, err := l.PairStatus(context.Background(), "shop")
+			t.Logf("%+v %v", s, err)
+			for _, n := range []string{"shop", "shop-standby"} {
+				var out strings.Builder
+				cmd := exec.Command("sh", "-c", "ip -br link; tc -s qdisc; tc filter show dev eth0 egress; ip neigh; ss -tan; ping -c 1 -W 1 10.1.4.11")
+				cmd.Stdout, cmd.Stderr = &out, &out
+				l.Fabric().Start(n, cmd)
+				cmd.Wait()
+				t.Logf("%s: %s", n, out.String())
+			}
+			if s != nil {
+				for _, x := range s.Seats {
+					t.Logf("%+v", x)
+					if x != nil {
+						t.Logf("%+v %+v now %d", x.Guest, x.Replica, event.Now())
+					}
+				}
+			}
+		}
+	})
+	c = newCustomer(t, l)
+	c.forgives = mode == topo.ModeAsync
+	synced := func() {
+		t.Helper()
+		if err := l.Synced(ctx, "shop"); err != nil {
+			t.Fatal(err)
+		}
 	}
+	synced()
 	c.served(20)
 	at := crash(t, l, "texas-h1")
-	w.await("pair.redirected")
-	c.served(5)
-	served := event.Now()
-	lost, err := c.lost(ctx)
-	c.leave()
-	if err != nil || lost > 0 || c.breaks > 0 {
-		t.Errorf("%d acknowledged increments are lost, the connection broke %d times (%v), %v", lost, c.breaks, c.last, err)
+	for w.await("pair.redirected").Attr["seat"] != "shop-standby" {
 	}
-	t.Logf("%s; five answers later %v; the longest increment of %d took %v", split(w, at), served.Sub(at), c.acked, c.gap)
-	w.log()
+	c.served(5)
+	t.Logf("%s; the longest increment took %v", split(w, at), c.longest())
+	c.account(ctx, mode != topo.ModeAsync, false)
+
+	mend(t, ctx, l, "texas-h1")
+	synced()
+	c.served(20)
+	before := event.Now()
+	out, err := l.SwitchOver(ctx, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.From != "illinois-h1" || out.To != "texas-h1" {
+		t.Errorf("it went from %s to %s", out.From, out.To)
+	}
+	c.served(5)
+	t.Logf("switched over in %v; the longest increment took %v", out.Activated.Sub(before), c.longest())
+	c.account(ctx, true, false)
+	s, err := l.PairStatus(ctx, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Active != "shop" || s.Seats[0] == nil || s.Seats[1] == nil || !s.Seats[0].Port || s.Seats[1].Port || s.Seats[0].Ran < s.Seats[1].Ran {
+		t.Errorf("after all: %+v, %+v, %+v", s, s.Seats[0], s.Seats[1])
+	}
+	w.never("pair.failed")
+	c.leave()
+}
+
+// never fails for events that should not have come.
+func (w *watching) never(kind string) {
+	w.t.Helper()
+	for len(w.sub.C) > 0 {
+		w.all = append(w.all, <-w.sub.C)
+	}
+	for _, e := range w.all {
+		if e.Kind == kind {
+			w.t.Errorf("%s %s %v", e.Node, e.Kind, e.Attr)
+		}
+	}
+}
+
+// longest is the longest increment since it was last asked.
+func (c *customer) longest() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	gap := c.gap
+	c.gap = 0
+	return gap
+}
+
+// account checks that nothing that the customer was told is lost, where kept,
+// and that no connection broke, where held.
+func (c *customer) account(ctx context.Context, kept, held bool) {
+	c.t.Helper()
+	lost, err := c.lost(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil || kept && lost > 0 || held && c.breaks > 0 {
+		c.t.Errorf("of %d acknowledged increments %d are lost, the connection broke %d times (%v), %v", c.acked, lost, c.breaks, c.last, err)
+	}
+	c.t.Logf("%d increments acknowledged, %d lost and %d before, %d connections broken", c.acked, lost, c.forgiven, c.breaks)
 }

@@ -56,6 +56,7 @@ type protected struct {
 	instance uint64 // of its lease
 
 	active  string // seat; "": none has run it yet
+	since   event.Mono
 	gen     uint64 // of the lease that it has
 	synced  bool   // the other may take over
 	changed chan struct{}
@@ -134,7 +135,7 @@ func (p *pairs) observe(e event.Event) {
 				break
 			}
 			moved = k.active != e.Attr["seat"] && (k.active != "" || e.Attr["seat"] != k.pair.VM)
-			k.active, k.gen, k.synced = e.Attr["seat"], gen, false
+			k.active, k.since, k.gen, k.synced = e.Attr["seat"], e.T, gen, false
 			p.noted(k)
 		case "pair.synced":
 			k.synced = e.Attr["seat"] == k.active || k.synced
@@ -334,6 +335,9 @@ func (p *pairs) order(f *fabric.Fabric, plan *topo.Plan, k protected, host strin
 // lease is that of a pair, the same at all three.
 func (k *protected) lease(plan *topo.Plan) (lease.Config, error) {
 	c := lease.Config{VM: k.pair.VM, Instance: k.instance, Silence: k.pair.Silence}
+	// Who is given time to be silent is given as much and a half to renew its
+	// lease: on a machine that stalls so long both come late.
+	c.Term = k.pair.Silence * 3 / 2
 	for i, host := range []string{k.pair.Hosts[0], k.pair.Hosts[1], k.pair.Witness} {
 		at, err := plan.HostAddr(host)
 		if err != nil {

@@ -28,6 +28,7 @@ func (r *Report) Text(w io.Writer) {
 	r.lspTable(w)
 	r.reservationTable(w)
 	r.machineTable(w)
+	r.pairTable(w)
 	r.macTable(w)
 	r.bgpTable(w)
 	r.recoveryTable(w)
