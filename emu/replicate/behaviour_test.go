@@ -297,25 +297,38 @@ func TestAStandbyOfAFormerProcess(t *testing.T) {
 	p.flows(20)
 }
 
-// TestForgetting: a standby says so before it takes what it holds for nothing.
-func TestForgetting(t *testing.T) {
-	p := newPair(t, testOptions(Checkpoint), 0, time.Millisecond)
-	p.vm.run(1, time.Millisecond)
-	forgot := make(chan Held, 4)
-	p.forgets = func() { forgot <- p.standby.Held() }
-	p.startStandby()
-	p.startPrimary()
-	await(t, "the standby to be in sync", p.synced)
-	if held := await(t, "the standby to forget nothing", forgot); held.Synced {
-		t.Errorf("a new standby holds epoch %d", held.Epoch)
-	}
-	p.flows(10)
-	p.endPrimary()
-	p.startPrimary()
-	await(t, "the standby to be in sync again", p.synced)
-	if held := await(t, "the standby to forget", forgot); !held.Synced || held.Epoch == 0 {
-		t.Errorf("a standby that was in sync held %+v when it was to forget it", held)
-	}
+// TestPrimaryDiesInACopy to a standby that was in sync with its former process:
+// what was held then is there still, and nothing has been let go since.
+func TestPrimaryDiesInACopy(t *testing.T) {
+	forModes(t, []string{Checkpoint, Pipelined}, func(t *testing.T, mode string) {
+		p := newPair(t, testOptions(mode), 0, time.Millisecond)
+		p.vm.run(1, time.Millisecond)
+		forgot := 0
+		p.forgets = func() { forgot++ }
+		p.startStandby()
+		p.startPrimary()
+		await(t, "the standby to be in sync", p.synced)
+		p.flows(30)
+		for _, step := range []string{StepPrimaryCopied, StepPrimaryWhole, StepPrimaryCopy} {
+			p.endPrimary() // its agent dies, and the gate stays as it is
+			before := p.standby.Held()
+			k := newKiller(step, 1, nil)
+			p.pStep = k.hook
+			p.startPrimary()
+			if err := await(t, "the primary's end", p.pErr); !errors.Is(err, migrate.ErrKilled) {
+				t.Errorf("the primary's run ended with %v", err)
+			}
+			p.cancel = nil
+			if held := p.standby.Held(); !held.Synced || held.Epoch < before.Epoch || held.Run != before.Run {
+				t.Errorf("killed at %s, the primary has left %+v of %+v", step, held, before)
+			}
+		}
+		p.vm.kill()
+		p.takeOver()
+		if forgot != 1 {
+			t.Errorf("the standby forgot %d times", forgot)
+		}
+	})
 }
 
 // TestABlockThatIsAnother at the standby is found by going round the disk.

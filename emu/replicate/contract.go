@@ -69,8 +69,9 @@ type Tell struct {
 	// the VM sends is held from the checkpoint before on.
 	Synced func(epoch uint64)
 	// Forgets, at the standby: from now on it holds nothing that could be taken
-	// over, until Synced: the primary is of another run, and its copy begins. It may
-	// block, and nothing is forgotten before it returns.
+	// over, until Synced, because a copy begins where nothing was held, or one is so
+	// different that both cannot be kept. It may block, and nothing is forgotten
+	// before it returns.
 	Forgets func()
 	// Heard: the other end lives. It is called for each look of the watch at which
 	// bytes had come, so some times in Silence.

@@ -268,6 +268,7 @@ func (s *StandbyEnd) note(unit int, page []byte) {
 type receiver struct {
 	*StandbyEnd
 	tie   *tie
+	run   [16]byte // of the primary
 	dec   codec.Decoder
 	list  []uint32
 	in    bitmap // pages of the batch at hand
@@ -361,6 +362,7 @@ func (r *receiver) open(ctx context.Context) error {
 	case err != nil:
 		return err
 	case len(how) == 1 && how[0] == howResume && h.Synced && h.Run == theirs.Run:
+		r.run = h.Run
 		return r.recount()
 	case len(how) == 1 && how[0] == howSync:
 		return r.resync(ctx, theirs.Run)
@@ -368,23 +370,22 @@ func (r *receiver) open(ctx context.Context) error {
 	return &neverError{fmt.Errorf("the primary goes on by %x where epoch %d of run %x is held", how, h.Epoch, h.Run)}
 }
 
-// resync forgets what is held, and says of each page and block what it is.
+// mostRedo is how many bytes of the disk a copy may change before what was held is
+// given up for it.
+const mostRedo = 64 << 20
+
+// resync says of each page and block what it is. All that differs is one epoch:
+// what is held is held until that is whole.
 func (r *receiver) resync(ctx context.Context, run [16]byte) error {
-	if r.tell.Forgets != nil {
-		r.tell.Forgets()
-	}
+	r.run = run
 	r.mu.Lock()
-	r.held = Held{Run: run}
 	r.rep.Resyncs++
 	r.rep.Began = event.Now()
-	h := r.held
 	r.mu.Unlock()
-	if err := r.rec.write(&h, nil); err != nil {
-		return &neverError{err}
-	}
-	if r.undo != nil {
-		r.undo.begin(^uint64(0)) // of no epoch
-		r.begun = true
+	if !r.synced() {
+		if err := r.forget(); err != nil {
+			return err
+		}
 	}
 	if r.opt.Verify > 0 && r.opt.remembers() {
 		r.StandbyEnd.tree = newTree(r.pages+int(r.size/pageSize), r.seed)
@@ -395,6 +396,27 @@ func (r *receiver) resync(ctx context.Context, run [16]byte) error {
 		return err
 	}
 	return r.tie.tell(ctx, msgHolds, nil)
+}
+
+// forget has nothing held any more: what comes goes to its place, until an epoch is
+// whole.
+func (r *receiver) forget() error {
+	if r.tell.Forgets != nil {
+		r.tell.Forgets()
+	}
+	h := Held{Run: r.run}
+	if err := r.rec.write(&h, nil); err != nil {
+		return &neverError{err}
+	}
+	r.mu.Lock()
+	r.held = h
+	r.mu.Unlock()
+	if r.undo != nil {
+		r.undo.begin(^uint64(0)) // of no epoch
+	}
+	disk := r.disk
+	r.disk = r.disk[:0]
+	return r.write(disk)
 }
 
 // leaves is what resync says of units.
@@ -510,6 +532,9 @@ func (r *receiver) blocks(b []byte) error {
 		return &neverError{fmt.Errorf("blocks: %w", err)}
 	}
 	r.disk = append(r.disk, b...)
+	if len(r.disk) > mostRedo && r.run != r.held.Run {
+		return r.forget()
+	}
 	return nil
 }
 
@@ -566,7 +591,7 @@ func (r *receiver) compare(w whole) error {
 // gives is this or later, or this is not acknowledged.
 func (r *receiver) keep(ctx context.Context, w whole) error {
 	first := !r.synced()
-	h := Held{Epoch: w.epoch, Run: r.held.Run, At: w.at, Final: w.final, Synced: true}
+	h := Held{Epoch: w.epoch, Run: r.run, At: w.at, Final: w.final, Synced: true}
 	if len(r.state) > 0 {
 		h.State = append([]byte(nil), r.state...)
 	}
