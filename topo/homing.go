@@ -29,7 +29,7 @@ const (
 	backupPreference = 100
 )
 
-// Metrics of a CE's default routes by its two circuits.
+// Metrics of a CE's routes by its two circuits.
 const (
 	firstMetric  = 10
 	backupMetric = 20
@@ -70,7 +70,6 @@ func (b *builder) port(v *VPCPlan, s SitePlan, pe string) string {
 // both, and the VRF or VSI there if it is the PE's first site.
 func (b *builder) join(v *VPCPlan, a *Attachment) {
 	a.Joined = true
-	b.index[a.CE].Routes = nil
 	first := b.circuit(v, a, 0)
 	a.VRF, a.VSI, a.PEAddr, a.CEAddr = first.VRF, first.VSI, first.PEAddr, first.CEAddr
 	if a.Backup != nil {
@@ -78,6 +77,23 @@ func (b *builder) join(v *VPCPlan, a *Attachment) {
 		second.Preference = backupPreference
 		a.Backup = &second
 	}
+	b.index[a.CE].Routes = nil
+	if v.Service == ServiceL3VPN {
+		b.index[a.CE].Routes = a.out(everywhere)
+	}
+}
+
+// out are the routes of the CE of an l3vpn to what is elsewhere, one for each
+// circuit. Of two, the kernel passes over that by a circuit without a carrier.
+func (a *Attachment) out(dst netip.Prefix) (routes []Route) {
+	for n, k := range a.Circuits() {
+		r := Route{Dst: dst, Via: k.PEAddr.Addr(), Dev: k.CEIf}
+		if a.Backup != nil {
+			r.Metric = [...]int{firstMetric, backupMetric}[n]
+		}
+		routes = append(routes, r)
+	}
+	return routes
 }
 
 // circuit makes the first (0) or second (1) circuit of a site.
@@ -102,11 +118,6 @@ func (b *builder) circuit(v *VPCPlan, a *Attachment, n int) Circuit {
 		pe, ce := circuitEnds(a.Index, n)
 		k.PEAddr, k.CEAddr = pe, ce.Addr()
 		l.A.VRF, l.A.Addr, l.B.Addr = k.VRF, pe, ce
-		out := Route{Dst: everywhere, Via: pe.Addr(), Dev: k.CEIf}
-		if a.Backup != nil {
-			out.Metric = [...]int{firstMetric, backupMetric}[n]
-		}
-		b.index[a.CE].Routes = append(b.index[a.CE].Routes, out)
 		b.vrf(v, k.PE)
 	}
 	b.link(l)

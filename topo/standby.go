@@ -266,7 +266,7 @@ func (p *Plan) lead(pair Pair) {
 				a.Seats = append(a.Seats, alone)
 			}
 		case a.Site == n.Site && a.Joined:
-			ce.Routes = append(ce.Routes, Route{Dst: alone, Via: a.PEAddr.Addr(), Dev: "wan"})
+			ce.Routes = append(ce.Routes, a.out(alone)...)
 		}
 	}
 }
