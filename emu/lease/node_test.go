@@ -19,20 +19,29 @@ import (
 	"github.com/vpclab/vpclab/emu/event"
 )
 
-// TestMain lets the test's own program be a witness, as vpclab is.
+// TestMain lets the test's own program be a witness, as vpclab is, or a host.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 5 && os.Args[1] == Verb {
-		conn, err := ControlConn()
-		if err == nil {
-			err = Run(context.Background(), conn, os.Args[2], os.Args[3], os.Args[4])
-		}
-		if err != nil {
-			os.Stderr.WriteString(err.Error() + "\n")
-			os.Exit(1)
-		}
-		os.Exit(0)
+	if len(os.Args) < 2 || os.Args[1] != Verb && os.Args[1] != hostVerb {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	var err error
+	if args := os.Args[2:]; os.Args[1] == hostVerb {
+		err = runHost(args[0], args[1], args[2], args[3])
+	} else {
+		err = runWitness(args)
+	}
+	if err != nil {
+		os.Stderr.WriteString(err.Error() + "\n")
+		os.Exit(1)
+	}
+}
+
+func runWitness(args []string) error {
+	conn, err := ControlConn()
+	if err != nil {
+		return err
+	}
+	return Run(context.Background(), conn, args[0], args[1], args[2])
 }
 
 // here runs processes in the namespace of the test.
