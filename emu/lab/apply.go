@@ -172,12 +172,8 @@ func (a *application) run(ctx context.Context) error {
 	if err := a.compile(); err != nil {
 		return err
 	}
-	seated := a.lab.seated(a.plan)
-	a.configs = bgp.Configs(seated)
 	a.old = a.lab.speakers.configs()
-	a.routes = expectedRoutes(seated)
-	a.spared = apart(a.plan)
-	a.lab.routes.want(a.configs, unsureRoutes(a.plan, a.lab.holds.are()))
+	a.derive()
 
 	for _, phase := range []struct {
 		name  string
@@ -211,6 +207,14 @@ func (a *application) run(ctx context.Context) error {
 		a.tl.Announced = a.tl.Policy
 	}
 	return nil
+}
+
+// derive is what follows from the plan for speakers.
+func (a *application) derive() {
+	seated := a.lab.seated(a.plan)
+	a.configs, a.routes = bgp.Configs(seated), expectedRoutes(seated)
+	a.spared = apart(a.plan)
+	a.lab.routes.want(a.configs, unsureRoutes(a.plan, a.lab.holds.are()))
 }
 
 // shows tells whether a phase has anything to do that a person would see.

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -206,7 +205,6 @@ func (l *Lab) reroute(ctx context.Context) (next event.Mono, err error) {
 	}
 	a := &application{lab: l, fabric: f, plan: plan, tl: &Timeline{Request: event.Now(), Nodes: map[string]NodeTimes{}},
 		opt: ApplyOptions{Trust: !returns(was, plan), Progress: func(Phase) {}, Deadline: l.cfg.Deadline}}
-	a.spared = apart(plan)
 	if err := a.detour(ctx); err != nil {
 		return 0, fmt.Errorf("reroute lab %s: %w", plan.Lab, err)
 	}
@@ -234,14 +232,13 @@ func (a *application) detour(ctx context.Context) error {
 	if err := a.compile(); err != nil {
 		return err
 	}
+	a.derive()
 	now := a.fabric.Current()
 	for name := range a.spared {
 		if n, ok := now.Nodes[name]; ok {
 			a.state.Nodes[name] = n
 		}
 	}
-	a.configs, a.routes = bgp.Configs(a.plan), expectedRoutes(a.plan)
-	a.lab.routes.want(a.configs, unsureRoutes(a.plan, a.lab.holds.are()))
 	if err := a.build(ctx); err != nil {
 		return fmt.Errorf("fabric: %w", err)
 	}
@@ -260,7 +257,7 @@ func (a *application) replan(ctx context.Context) error {
 	if plan == a.plan {
 		return nil
 	}
-	a.plan, a.now, a.spared = plan, nil, apart(plan)
+	a.plan, a.now = plan, nil
 	if err := a.detour(ctx); err != nil {
 		return fmt.Errorf("paths around what is lost: %w", err)
 	}
