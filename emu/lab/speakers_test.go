@@ -24,7 +24,7 @@ func TestWhatASpeakerRefusedIsToldAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = fake.Kill() }()
-	s := &speakers{members: map[string]*member{"pe1": {node: "pe1", proc: fake}}}
+	s := &speakers{held: func(string) bool { return false }, members: map[string]*member{"pe1": {node: "pe1", proc: fake}}}
 	cfg := bgp.Configs(planOf(t, threeSites))["pe1"]
 	if _, err := s.configure(t.Context(), "pe1", cfg); err == nil || !strings.Contains(err.Error(), "the kernel refused a route") {
 		t.Fatalf("it refused, and that gives %v", err)
