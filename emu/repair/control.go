@@ -13,6 +13,7 @@ import (
 
 	"github.com/vpclab/vpclab/emu/bfd"
 	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/fabric/direct"
 )
 
 // The control channel is a stream socket with one JSON object a line. The lab
@@ -183,10 +184,8 @@ type channel struct {
 // take returns the whole lines that have come.
 func (c *channel) take() (lines [][]byte, err error) {
 	for {
-		n, _, err := unix.Recvfrom(c.fd, c.buf[:], unix.MSG_DONTWAIT)
+		n, err := direct.Receive(c.fd, c.buf[:])
 		switch {
-		case err == unix.EINTR:
-			continue
 		case err == unix.EAGAIN:
 			return lines, nil
 		case err != nil:
@@ -222,10 +221,7 @@ func (c *channel) put(r reply) {
 
 func (c *channel) flush() {
 	for len(c.out) > 0 {
-		n, err := unix.SendmsgN(c.fd, c.out, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		if err == unix.EINTR {
-			continue
-		}
+		n, err := direct.Send(c.fd, c.out)
 		if err != nil {
 			return // full, or gone, which shows when it is read
 		}

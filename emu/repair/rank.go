@@ -4,6 +4,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,16 +25,35 @@ const priority = 10
 // runtime's monitor, which would wake it from its sleep.
 var environment = []string{"GOMAXPROCS=1", "GOGC=off", "GOMEMLIMIT=128MiB", "GODEBUG=asyncpreemptoff=1"}
 
-// rank puts this process before all others: a neighbour that is not answered in
+// ranks puts the process before all others: a neighbour that is not answered in
 // time takes us for dead. What the runtime does beside, in the thread that it
 // starts first, waits until nobody else wants to run. Where that is not allowed
 // all stays as it is.
-func rank() {
-	self := unix.Gettid()
-	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Policy: schedFIFO, Priority: priority}, 0)
-	if monitor := firstThread(); monitor > 0 && monitor != self {
-		_ = unix.SchedSetAttr(monitor, &unix.SchedAttr{Policy: schedIdle}, 0)
+//
+// The loop is not tied to a thread, which would cost it two changes of threads
+// whenever the runtime wants to see whether others wait. It changes threads only
+// in system calls that the scheduler hears of, so that assert is called after those.
+type ranks struct{ thread int }
+
+func (r *ranks) begin() {
+	monitor := firstThread()
+	r.assert()
+	if monitor > 0 && monitor != r.thread {
+		setPolicy(monitor, unix.SchedAttr{Policy: schedIdle})
 	}
+}
+
+// assert sees to it that the thread that runs now has its rank.
+func (r *ranks) assert() {
+	if id, _, _ := unix.RawSyscall(unix.SYS_GETTID, 0, 0, 0); int(id) != r.thread {
+		r.thread = int(id)
+		setPolicy(0, unix.SchedAttr{Policy: schedFIFO, Priority: priority})
+	}
+}
+
+func setPolicy(thread int, attr unix.SchedAttr) {
+	attr.Size = unix.SizeofSchedAttr
+	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_SETATTR, uintptr(thread), uintptr(unsafe.Pointer(&attr)), 0)
 }
 
 // firstThread is the first that this process started: the runtime's monitor.

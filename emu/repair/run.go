@@ -35,7 +35,7 @@ func Run(ctx context.Context) error {
 		return err
 	}
 	defer p.close()
-	rank()
+	p.ranks.begin()
 	for {
 		done, err := p.turn()
 		if err != nil || done {
@@ -55,6 +55,7 @@ type process struct {
 	server   *liveness.Server
 	reflexes *reflexes
 
+	ranks      ranks
 	configured bool
 	done       bool
 	now        event.Mono      // when the last turn began
@@ -146,6 +147,9 @@ func (p *process) turn() (done bool, err error) {
 	if p.fds[atControl].Revents&^unix.POLLOUT != 0 {
 		err = p.serve()
 	}
+	if p.fds[atControl].Revents|p.fds[atServer].Revents != 0 {
+		p.ranks.assert()
+	}
 	return p.done || p.channel.gone, err
 }
 
@@ -168,6 +172,7 @@ func (p *process) sleep(until event.Mono) error {
 	var err error
 	if wait > short {
 		_, err = unix.Ppoll(p.fds, &timeout, nil)
+		p.ranks.assert()
 	} else {
 		// Not by way of Go's scheduler: package fabric/direct says why.
 		_, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(unsafe.SliceData(p.fds))), uintptr(len(p.fds)), uintptr(unsafe.Pointer(&timeout)), 0, 0, 0)

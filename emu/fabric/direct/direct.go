@@ -96,6 +96,12 @@ func Receive(fd int, p []byte) (int, error) {
 	return call(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
 }
 
+// Send gives p to a socket as far as it takes it; it does not wait (EAGAIN), and
+// no signal says that the other end is gone (EPIPE).
+func Send(fd int, p []byte) (int, error) {
+	return call(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+}
+
 // ReadFile reads a whole file, those of /proc with few calls.
 func ReadFile(path string) ([]byte, error) {
 	fd, err := Open(path, unix.O_RDONLY|unix.O_CLOEXEC)
