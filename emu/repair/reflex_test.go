@@ -166,21 +166,38 @@ func TestSuccessorRecognizes(t *testing.T) {
 	}
 }
 
+// TestOrphans: what is not protected any more goes back when its link does, unless
+// somebody else has replaced it.
 func TestOrphans(t *testing.T) {
 	cfg := westward()
 	x := newReflexes()
 	x.configure(cfg, 0)
 	x.session(told("east", bfd.Up, bfd.Down, false))
-	_ = x.changes()
-	have := tables{map[uint32]fabric.MPLSRoute{100: *cfg.Protect[0].MPLSBy}, map[slot]fabric.Route{}} // somebody replaced the IP route
-	next := cfg
-	next.Protect = cfg.Protect[2:]
-	if list := x.orphans(next, have); len(list) != 1 || list[0].String() != "put back label 100 of east" {
-		t.Errorf("%v", list)
-	}
+	_ = did(x)
+	have := tables{map[uint32]fabric.MPLSRoute{100: *cfg.Protect[0].MPLSBy}, map[slot]fabric.Route{}} // the IP route is somebody else's by now
 	if list := x.orphans(cfg, have); len(list) != 0 {
 		t.Errorf("still protected: %v", list)
 	}
+	next := cfg
+	next.Protect, next.Routes = cfg.Protect[2:], nil
+	if list := x.orphans(next, have); len(list) != 0 {
+		t.Errorf("put back on a link that is dead: %v", list)
+	}
+	x.configure(next, 0)
+	if got := did(x); got != "" {
+		t.Errorf("while the link is dead: %q", got)
+	}
+	x.session(told("east", bfd.Init, bfd.Up, false))
+	if got := did(x); got != "east true by bfd; put back label 100 of east" {
+		t.Errorf("when the link is back: %q", got)
+	}
+}
+
+func TestUndo(t *testing.T) {
+	x := newReflexes()
+	x.configure(westward(), 0)
+	x.session(told("east", bfd.Up, bfd.Down, false))
+	_ = did(x)
 	if list := x.undo(); len(list) != 2 || len(x.undo()) != 0 {
 		t.Errorf("undone: %v", list)
 	}
