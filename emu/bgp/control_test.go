@@ -106,7 +106,7 @@ func FuzzDecodeRequest(f *testing.F) {
 				_, err = parsePath(p)
 				require.NoError(t, err)
 			}
-			for _, e := range r.Config.vplsExports() {
+			for _, e := range r.Config.vplsExports(newReach(), nil) {
 				p, err := e.apiPath(r.Config.RouterID)
 				require.NoError(t, err)
 				got, err := parsePath(p)

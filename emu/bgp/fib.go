@@ -29,6 +29,9 @@ type fib interface {
 	wire(ops []wireOp) []error
 	// ports are the pseudowires' ports that there are, by their label In.
 	ports() (map[uint32]port, error)
+	// gates opens and closes ports to sites, and has the ports of pseudowires,
+	// by their label, forget what they learned. Errors belong to the gates.
+	gates(set []gate, flush []uint32) []error
 	// sweep removes the pseudowires of a killed predecessor and names their
 	// ports, and its shared next hops with the routes that refer to them.
 	sweep() ([]string, error)

@@ -42,7 +42,12 @@ func (e export) apiPath(nextHop netip.Addr) (*api.Path, error) {
 	return newPath(nlri, nextHop, e.Pref, []bgp.ExtendedCommunityInterface{rt})
 }
 
-func (e vplsExport) String() string { return fmt.Sprintf("%s of vsi %s", e.labelBlock, e.VSI) }
+func (e vplsExport) String() string {
+	if e.Size == 0 {
+		return fmt.Sprintf("site %d of vsi %s", e.VEID, e.VSI)
+	}
+	return fmt.Sprintf("%s of vsi %s", e.labelBlock, e.VSI)
+}
 
 func (e vplsExport) apiPath(nextHop netip.Addr) (*api.Path, error) {
 	rd, err := bgp.ParseRouteDistinguisher(e.RD)
@@ -57,9 +62,13 @@ func (e vplsExport) apiPath(nextHop netip.Addr) (*api.Path, error) {
 		}
 		communities = append(communities, c)
 	}
-	communities = append(communities, bgp.NewVPLSExtended(0, uint16(e.MTU)))
+	flags := uint8(0)
+	if e.Forwards {
+		flags = flagForwards
+	}
+	communities = append(communities, bgp.NewVPLSExtended(flags, uint16(e.MTU)))
 	nlri := bgp.NewVPLSNLRI(rd, uint16(e.VEID), uint16(e.Offset), uint16(e.Size), e.Base)
-	return newPath(nlri, nextHop, 0, communities)
+	return newPath(nlri, nextHop, e.Pref, communities)
 }
 
 // newPath has the LOCAL_PREF pref; 0: GoBGP's, which is defaultPref.
@@ -94,7 +103,7 @@ func parsePath(p *api.Path) (any, error) {
 		return vpnPath(nlri, a)
 	case *bgp.VPLSNLRI:
 		n := vplsNLRI{nlri.RD().String(), int(nlri.VEID), labelBlock{int(nlri.VEBlockOffset), int(nlri.VEBlockSize), nlri.LabelBlockBase}}
-		return vplsPath{n, a.nextHop, a.rts, a.layer2}, nil
+		return vplsPath{n, a.nextHop, a.rts, a.layer2, a.pref}, nil
 	}
 	return nil, fmt.Errorf("read NLRI %s: neither VPNv4 nor VPLS", native)
 }

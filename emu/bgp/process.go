@@ -67,6 +67,7 @@ type process struct {
 	shared   *nexthops
 	heard    []news // of BGP, in this round, to be told
 	l2       vplsState
+	homing   homingState
 
 	out  []byte // lines not yet written
 	mono event.Mono
@@ -83,7 +84,7 @@ func runSpeaker(ctx context.Context, conn io.ReadWriter, openFIB func(post func(
 	p := &process{
 		conn: conn, inbox: newInbox(), openFIB: openFIB,
 		rib: rib{}, importer: newImporter(&Config{}), exports: map[exportKey]export{},
-		kernel: map[routeKey]vrfRoute{}, dirty: map[netip.Prefix]bool{}, reach: newReach(), shared: newNexthops(), l2: newVPLSState(),
+		kernel: map[routeKey]vrfRoute{}, dirty: map[netip.Prefix]bool{}, reach: newReach(), shared: newNexthops(), l2: newVPLSState(), homing: newHomingState(),
 		mono: event.Now(), wall: time.Now(),
 	}
 	var reader sync.WaitGroup
@@ -182,6 +183,8 @@ func (p *process) handle(ctx context.Context, m any) (done bool, err error) {
 	case retryVPLS:
 		p.l2.retrying = false
 		p.l2.dirty = true
+	case lookAgain:
+		p.l2.dirty = true
 	}
 	return false, nil
 }
@@ -242,10 +245,13 @@ func (p *process) configure(ctx context.Context, cfg Config) error {
 		p.emit("bgp.down", map[string]string{"neighbor": addr.String(), "reason": "neighbor removed"})
 	}
 	if !cfg.Reflector {
-		errs = append(errs, p.setExports(cfg.exports()), p.setVPLSExports(cfg.vplsExports()))
 		p.importer = newImporter(&cfg)
 		p.reach.told(cfg.Tunnels)
 		p.cfg = cfg
+		// Before we say anything of a site at two PEs its port is closed, until
+		// it is clear who forwards.
+		errs = append(errs, p.convergeHomes())
+		errs = append(errs, p.setExports(cfg.exports()), p.setVPLSExports(cfg.vplsExports(p.reach, p.homing.open)))
 		p.listen(cfg.Liveness)
 		p.moveShared("tunnels", event.Now())
 		errs = append(errs, p.converge(nil), p.convergeVPLS())
@@ -346,6 +352,7 @@ func (p *process) onSession(e sessionEvent) {
 	if err != nil {
 		p.emit("bgp.log", map[string]string{"level": "error", "text": err.Error()})
 	}
+	p.hearing()
 	switch change {
 	case sessionUp:
 		p.emit("bgp.established", map[string]string{"neighbor": e.addr.String()})
@@ -404,6 +411,7 @@ func (p *process) onLinkUp(m linkUp) {
 	}
 	p.resync = true
 	p.l2.doubt(m.dev)
+	p.doubtPort(m.dev)
 	if m.dev == "" {
 		p.auditVPLS()
 	}
@@ -423,7 +431,7 @@ func (p *process) removeAll() error {
 		return nil
 	}
 	_, del := diffRoutes(p.kernel, nil, nil, nil)
-	err := p.program(nil, del)
+	err := errors.Join(p.closeAll(), p.program(nil, del))
 	p.clearShared()
 	return errors.Join(err, p.wire(newWiring()))
 }

@@ -125,7 +125,7 @@ func (p *process) convergeVPLS() error {
 		_, wanted := want.pws[k]
 		return !still && !wanted
 	})
-	return err
+	return errors.Join(err, p.convergeHomes())
 }
 
 // doubt takes the way of what leaves by dev for unset: the kernel may have

@@ -238,6 +238,7 @@ func (p *process) clearShared() {
 
 // onLinkLit follows the carriers, with which shared next hops go.
 func (p *process) onLinkLit(m linkLit) {
+	p.l2.dirty = true // a site at two PEs may hang on it
 	if !m.lit {
 		p.reach.dark[m.dev] = true
 		p.loseShared(func(n nexthop) bool { return n.Way.Dev == m.dev })

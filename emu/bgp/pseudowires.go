@@ -114,7 +114,7 @@ func (im *importer) wants(paths map[vplsNLRI]vplsPath, up *reach) (want wiring, 
 		v := &im.vsis[i]
 		best := map[int]vplsPath{} // by VE
 		for _, p := range paths {
-			if p.NextHop == im.self || !imported(p.RTs, im.vsiImports[i]) {
+			if p.NextHop == im.self || p.isHome() || !imported(p.RTs, im.vsiImports[i]) {
 				continue
 			}
 			k := pwKey{v.Name, p.VEID}

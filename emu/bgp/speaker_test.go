@@ -103,8 +103,9 @@ func (f *fakeFIB) ports() (map[uint32]port, error) {
 	return out, nil
 }
 
-func (*fakeFIB) sweep() ([]string, error) { return nil, nil }
-func (*fakeFIB) close()                   {}
+func (*fakeFIB) gates(set []gate, _ []uint32) []error { return make([]error, len(set)) }
+func (*fakeFIB) sweep() ([]string, error)             { return nil, nil }
+func (*fakeFIB) close()                               {}
 
 // here starts every node's process in this namespace.
 type here struct{ env []string }

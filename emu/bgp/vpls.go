@@ -77,6 +77,7 @@ type vplsPath struct {
 	NextHop netip.Addr
 	RTs     []string
 	Layer2  layer2
+	Pref    int // LOCAL_PREF
 }
 
 // before orders the paths of one VE: by next hop as routes are, and between
@@ -93,11 +94,15 @@ type vplsExport struct {
 	VSI string
 	MTU int
 	RTs string // separated by spaces
+	// Of a site at two PEs: our preference, and whether we forward.
+	Pref     int
+	Forwards bool
 }
 
 // vplsExports lists what c originates. A VSI that no site has joined says
-// nothing.
-func (c *Config) vplsExports() map[vplsNLRI]vplsExport {
+// nothing, nor is anything said of a site's circuit without a carrier; open are
+// the ports by which we forward.
+func (c *Config) vplsExports(up *reach, open map[string]bool) map[vplsNLRI]vplsExport {
 	m := map[vplsNLRI]vplsExport{}
 	for _, v := range c.VSIs {
 		if len(v.ExportRTs) == 0 {
@@ -107,6 +112,13 @@ func (c *Config) vplsExports() map[vplsNLRI]vplsExport {
 		slices.Sort(rts)
 		e := vplsExport{vplsNLRI: vplsNLRI{v.RD, v.VEID, v.block()}, VSI: v.Name, MTU: v.MTU, RTs: strings.Join(slices.Compact(rts), " ")}
 		m[e.vplsNLRI] = e
+		for _, h := range v.Homed {
+			if up.dark[h.Port] {
+				continue
+			}
+			e.vplsNLRI, e.Pref, e.Forwards = vplsNLRI{RD: v.RD, VEID: h.ID}, h.Preference, open[h.Port]
+			m[e.vplsNLRI] = e
+		}
 	}
 	return m
 }

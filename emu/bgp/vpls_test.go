@@ -86,7 +86,7 @@ func TestVPLSOffTheWire(t *testing.T) {
 			require.NoError(t, err)
 			got, err := parsePath(p)
 			require.NoError(t, err)
-			require.Empty(t, cmp.Diff(vplsPath{vplsNLRI: lanExport.vplsNLRI, NextHop: addr("10.255.0.3"), RTs: []string{"65000:1001"}, Layer2: c.want},
+			require.Empty(t, cmp.Diff(vplsPath{vplsNLRI: lanExport.vplsNLRI, NextHop: addr("10.255.0.3"), RTs: []string{"65000:1001"}, Layer2: c.want, Pref: defaultPref},
 				got, cmpAddrs, cmp.AllowUnexported(labelBlock{}, vplsPath{}, vplsNLRI{})))
 			p.IsWithdraw = true
 			got, err = parsePath(p)
@@ -249,12 +249,12 @@ func TestVPLSExports(t *testing.T) {
 	nobody := c.VSIs[0]
 	nobody.ExportRTs = nil
 	c.VSIs = append(c.VSIs, nobody)
-	was := c.vplsExports()
+	was := c.vplsExports(newReach(), nil)
 	e := vplsExport{vplsNLRI: vplsNLRI{"65000:3001", 1, labelBlock{1, 4, 20301}}, VSI: "vsi-lan", MTU: 1500, RTs: "65000:31 65000:34"}
 	require.Equal(t, map[vplsNLRI]vplsExport{e.vplsNLRI: e}, was)
 
 	c.VSIs[0].BlockSize = 5 // another path to BGP
-	withdraw, announce := difference(was, c.vplsExports(), compareVPLSExports)
+	withdraw, announce := difference(was, c.vplsExports(newReach(), nil), compareVPLSExports)
 	require.Equal(t, []vplsExport{e}, withdraw)
 	require.Len(t, announce, 1)
 }
@@ -312,6 +312,11 @@ func FuzzNeighbor(f *testing.F) {
 		v := got.(vplsPath)
 		v.RTs = append(v.RTs, "65000:131")
 		want, refused := newImporter(lanConfig()).wants(map[vplsNLRI]vplsPath{v.vplsNLRI: v}, newReach())
+		if v.isHome() {
+			require.Empty(t, len(want.pws)+len(refused), "%+v", v)
+			require.Len(t, newImporter(lanConfig()).homes(map[vplsNLRI]vplsPath{v.vplsNLRI: v}, newReach()), 1)
+			return
+		}
 		require.Equal(t, 1, len(want.pws)+len(refused), "%+v", v)
 		for _, w := range want.pws {
 			v.Layer2.Flags &= flagControl | flagInOrder // the others must be zero, and are ignored

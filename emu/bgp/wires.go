@@ -306,6 +306,29 @@ func (f *kernelFIB) ports() (map[uint32]port, error) {
 	return out, nil
 }
 
+func (f *kernelFIB) gates(set []gate, flush []uint32) []error {
+	errs := make([]error, len(set))
+	f.batch.Reset()
+	var slots []*error
+	for i, g := range set {
+		index, err := f.indexOf(g.port)
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		closed := !g.open
+		f.batch.PortSet(rtnl.PortChange{Index: index, Name: g.port, Closed: &closed, Flush: closed})
+		slots = append(slots, &errs[i])
+	}
+	unasked := new(error)
+	for _, label := range flush {
+		f.batch.PortSet(rtnl.PortChange{Index: portIndex(label), Flush: true}, rtnl.IgnoreMissing)
+		slots = append(slots, unasked)
+	}
+	f.settle(slots)
+	return errs
+}
+
 // labelOf is the label of the pseudowire whose port l is.
 func labelOf(l rtnl.LinkInfo) (label uint32, ok bool) {
 	i := l.Index - rtnl.FirstSpeakerIndex
