@@ -13,7 +13,8 @@ import (
 
 // homingState is what the loop knows of sites at two PEs.
 type homingState struct {
-	open map[string]bool // ports by which we forward, or not; others have to be set
+	open map[string]bool    // ports by which we forward, or not; others have to be set
+	site map[string]homeKey // of each port
 	// forwards are the other PEs that forward for a site, as heard last.
 	forwards map[homeKey][]netip.Addr
 	met      map[homeKey]bool // sites of which another PE has spoken in this session
@@ -23,7 +24,7 @@ type homingState struct {
 }
 
 func newHomingState() homingState {
-	return homingState{open: map[string]bool{}, forwards: map[homeKey][]netip.Addr{}, met: map[homeKey]bool{}}
+	return homingState{open: map[string]bool{}, site: map[string]homeKey{}, forwards: map[homeKey][]netip.Addr{}, met: map[homeKey]bool{}}
 }
 
 // homingWait is how long who hears nobody else waits until it forwards: others
@@ -51,7 +52,6 @@ func (p *process) convergeHomes() error {
 		p.homing.met[k] = true
 	}
 	var gates []gate
-	sites := map[gate]homeKey{}
 	known := map[string]bool{}
 	for i := range p.importer.vsis {
 		v := &p.importer.vsis[i]
@@ -63,30 +63,43 @@ func (p *process) convergeHomes() error {
 			k := homeKey{v.Name, h.ID}
 			s.settled = s.settled || p.homing.met[k]
 			g := gate{h.Port, s.forwards(home{PE: p.importer.self, Pref: h.Preference}, homes[k])}
+			p.homing.site[h.Port] = k
 			if !set || g.open != was {
 				gates = append(gates, g)
-				sites[g] = k
 			}
 		}
 	}
-	maps.DeleteFunc(p.homing.open, func(port string, _ bool) bool { return !known[port] })
-	if len(known)+len(homes)+len(p.homing.forwards) == 0 {
+	for port, open := range p.homing.open {
+		if !known[port] && open {
+			gates = append(gates, gate{port, false}) // nobody decides about it any more
+		}
+	}
+	if len(known)+len(homes)+len(p.homing.forwards)+len(p.homing.open) == 0 {
 		return nil
 	}
-	err := p.setGates(gates, sites, p.forgotten(homes))
+	err := p.setGates(gates, p.forgotten(homes))
+	for port, open := range p.homing.open {
+		if known[port] {
+			continue
+		}
+		if open { // the port could not be closed, since it is gone
+			p.emit("port.closed", p.portAttr(port))
+		}
+		delete(p.homing.open, port)
+		delete(p.homing.site, port)
+	}
 	return errors.Join(err, p.setVPLSExports(p.cfg.vplsExports(p.reach, p.homing.open)))
 }
 
 // setGates sends one batch and books the kernel's answers.
-func (p *process) setGates(gates []gate, sites map[gate]homeKey, forget map[uint32]netip.Addr) error {
+func (p *process) setGates(gates []gate, forget map[uint32]netip.Addr) error {
 	if len(gates)+len(forget) == 0 {
 		return nil
 	}
 	errs := p.fib.gates(gates, slices.Sorted(maps.Keys(forget)))
 	done := event.Now()
 	for i, g := range gates {
-		k := sites[g]
-		attr := map[string]string{"vsi": k.VSI, "site": strconv.Itoa(k.ID), "dev": g.port}
+		attr := p.portAttr(g.port)
 		if err := errs[i]; err != nil {
 			attr["error"] = err.Error()
 			p.emitAt(done, "port.failed", attr)
@@ -104,6 +117,11 @@ func (p *process) setGates(gates []gate, sites map[gate]homeKey, forget map[uint
 		p.emitAt(done, "mac.flushed", map[string]string{"dev": pseudowire{In: port}.port(), "egress": egress.String()})
 	}
 	return errors.Join(errs...)
+}
+
+func (p *process) portAttr(port string) map[string]string {
+	k := p.homing.site[port]
+	return map[string]string{"vsi": k.VSI, "site": strconv.Itoa(k.ID), "dev": port}
 }
 
 // standing is what holds for all sites here. It has the loop look again when
@@ -202,6 +220,5 @@ func (p *process) closeAll() error {
 	if len(gates) == 0 {
 		return nil
 	}
-	clear(p.homing.open)
-	return errors.Join(p.fib.gates(gates, nil)...)
+	return p.setGates(gates, nil)
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -22,7 +23,12 @@ type routeKey struct {
 	Prefix  netip.Prefix
 }
 
-func (k routeKey) String() string { return k.PE + " " + k.VRF + " " + k.Prefix.String() }
+func (k routeKey) String() string {
+	if k.PE == "" {
+		return k.VRF
+	}
+	return k.PE + " " + k.VRF + " " + k.Prefix.String()
+}
 
 // pseudowire is the place of a pseudowire.
 func pseudowire(pe, vsi string, egress netip.Addr) routeKey {
@@ -52,6 +58,11 @@ func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
 						want[routeKey{here.PE, here.Name, p}] = loopback[pe]
 					}
 				}
+			}
+		}
+		for _, a := range v.Attachments {
+			if a.VSI != "" && a.Backup != nil && a.Joined {
+				want[portTo(a.VSI, strconv.Itoa(a.Index))] = netip.Addr{}
 			}
 		}
 		for _, here := range v.VSIs {
@@ -103,8 +114,17 @@ func unsureRoutes(plan *topo.Plan, down map[string]bool) func(k routeKey, egress
 	for _, n := range plan.OfKind(topo.KindPE) {
 		names[n.Loopback] = n.Name
 	}
+	apart := map[[2]string]bool{} // asked before: thousands of prefixes have few PEs
 	return func(k routeKey, egress netip.Addr) bool {
-		return cut[k.PE] || down[k.PE] || down[names[egress]] || names[egress] != "" && !plan.Reaches(k.PE, names[egress])
+		name := names[egress]
+		if cut[k.PE] || down[k.PE] || name == "" || down[name] {
+			return cut[k.PE] || down[k.PE] || down[name]
+		}
+		pair := [2]string{k.PE, name}
+		if _, asked := apart[pair]; !asked {
+			apart[pair] = !plan.Reaches(k.PE, name)
+		}
+		return apart[pair]
 	}
 }
 
@@ -117,17 +137,18 @@ type routeTable struct {
 	missing int                     // of goal, in have; and those of have that are not in goal
 	extra   int
 	wires   map[routeKey]Pseudowire
-	failed  map[string]string // what was refused: its place as text -> why
-	flows   map[string]string // reserved flows of pseudowires that were refused, likewise
-	wanted  map[string]bool   // those of the plan that is being applied, or was last
-	record  *Timeline         // of the Apply that is running, if any
+	ports   map[routeKey][]string // PEs that forward for a site at two
+	failed  map[string]string     // what was refused: its place as text -> why
+	flows   map[string]string     // reserved flows of pseudowires that were refused, likewise
+	wanted  map[string]bool       // those of the plan that is being applied, or was last
+	record  *Timeline             // of the Apply that is running, if any
 	// unsure are routes that nobody waits for, of the same plan; nil: none.
 	unsure  func(k routeKey, egress netip.Addr) bool
 	changed chan struct{} // has a token when something changed since the last look
 }
 
 func newRouteTable() *routeTable {
-	return &routeTable{have: map[routeKey]netip.Addr{}, wires: map[routeKey]Pseudowire{}, failed: map[string]string{}, flows: map[string]string{}, changed: make(chan struct{}, 1)}
+	return &routeTable{have: map[routeKey]netip.Addr{}, wires: map[routeKey]Pseudowire{}, ports: map[routeKey][]string{}, failed: map[string]string{}, flows: map[string]string{}, changed: make(chan struct{}, 1)}
 }
 
 // observe takes what became of routes and pseudowires; other events only mark
@@ -143,6 +164,8 @@ func (t *routeTable) observe(e event.Event) {
 		t.note(e)
 	case "pw.up", "pw.down":
 		t.notePseudowire(e)
+	case "port.opened", "port.closed":
+		t.notePort(e)
 	case "route.failed":
 		t.failed[e.Node+" "+e.Attr["vrf"]+" "+e.Attr["prefix"]] = e.Attr["error"]
 	case "pw.failed":
@@ -213,6 +236,31 @@ func (t *routeTable) notePseudowire(e event.Event) {
 	}
 }
 
+// notePort records which PE forwards for a site of a VPLS that has two. The
+// caller holds t.mu.
+func (t *routeTable) notePort(e event.Event) {
+	key := portTo(e.Attr["vsi"], e.Attr["site"])
+	t.ports[key] = slices.DeleteFunc(t.ports[key], func(pe string) bool { return pe == e.Node })
+	if e.Kind == "port.opened" {
+		t.ports[key] = append(t.ports[key], e.Node)
+	}
+	t.countPort(key)
+}
+
+// countPort has a site count as reached while somebody forwards for it,
+// whoever: that is not the plan's to say. The caller holds t.mu.
+func (t *routeTable) countPort(key routeKey) {
+	if len(t.ports[key]) > 0 {
+		t.put(key, netip.Addr{})
+	} else {
+		t.drop(key)
+	}
+}
+
+// portTo is the place of the port by which a VPLS forwards for a site at two
+// PEs, at either of them.
+func portTo(vsi, site string) routeKey { return routeKey{VRF: vsi + " to site " + site} }
+
 // forget drops what a PE reported: its speaker is gone, and the next one
 // reports afresh.
 func (t *routeTable) forget(pe string) {
@@ -224,6 +272,10 @@ func (t *routeTable) forget(pe string) {
 			delete(t.wires, k)
 		}
 	}
+	for key, open := range t.ports {
+		t.ports[key] = slices.DeleteFunc(open, func(at string) bool { return at == pe })
+		t.countPort(key)
+	}
 	maps.DeleteFunc(t.flows, func(place, _ string) bool { return strings.HasPrefix(place, pe+" ") })
 	t.poke()
 }
@@ -232,6 +284,7 @@ func (t *routeTable) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	clear(t.have)
+	clear(t.ports)
 	t.aim(t.goal)
 	clear(t.wires)
 	clear(t.failed)
@@ -428,6 +481,10 @@ func listRoutes(keys []routeKey) string {
 		}
 		if i > 0 {
 			b.WriteString(", ")
+		}
+		if k.PE == "" {
+			fmt.Fprintf(&b, "who forwards from %s", k.VRF)
+			continue
 		}
 		fmt.Fprintf(&b, "%s in %s at %s", k.Prefix, k.VRF, k.PE)
 	}
