@@ -22,7 +22,8 @@
 //	                    is acknowledged
 //	standby  Has(Image) a whole image is here; Has(Nothing) it is not any more
 //
-// and acts on what Seat tells it of its role.
+// and acts on what Seat tells it of its role: an Active begins as State.From says,
+// a Lapsed stands and waits, a Fenced says what it keeps (Has).
 package lease
 
 import (
