@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -358,4 +360,41 @@ func TestABlockThatIsAnother(t *testing.T) {
 		}
 		p.cancel = nil
 	})
+}
+
+// TestABlockThatIsReadLate for the first copy is not put over a write that came
+// after it.
+func TestABlockThatIsReadLate(t *testing.T) {
+	forModes(t, []string{Pipelined, Sync}, func(t *testing.T, mode string) {
+		opt := testOptions(mode)
+		opt.Verify = 0
+		p := newPair(t, opt, 0, time.Millisecond)
+		r := rand.New(rand.NewPCG(5, 5))
+		var steps sync.WaitGroup
+		p.vm.afterRead = func() {
+			done := make(chan struct{})
+			steps.Go(func() {
+				defer close(done)
+				p.vm.step(r)
+			})
+			select {
+			case <-done:
+			case <-time.After(5 * time.Millisecond): // it waits for the reader, as it should
+				steps.Go(func() { <-done })
+			}
+		}
+		p.startStandby()
+		p.startPrimary()
+		await(t, "the standby to be in sync", p.synced)
+		steps.Wait()
+		p.flowsTo(p.vmSteps(0))
+		p.die()
+		p.takeOver()
+	})
+}
+
+// flowsTo waits until clients have heard a number.
+func (p *pair) flowsTo(n uint64) {
+	p.t.Helper()
+	until(p.t, "clients to hear what the VM has said", func() bool { heard, _ := p.gate.loudest(); return heard >= n })
 }

@@ -60,8 +60,12 @@ func (k *killer) kill() {
 func small(t testing.TB, mode string, seed uint64) *pair {
 	opt := testOptions(mode)
 	opt.Silence = 10 * time.Second // nobody waits for it: these tests know who has died
-	p := newPairOf(t, opt, 0, 300*time.Microsecond, 80, 64, seed)
-	p.vm.run(seed, 500*time.Microsecond)
+	p := newPairOf(t, opt, 0, time.Duration(300+1000*(seed%3))*time.Microsecond, 80, 64, seed)
+	every := 500 * time.Microsecond
+	if seed%3 == 2 {
+		every = 6 * time.Millisecond // so that all is acknowledged now and then
+	}
+	p.vm.run(seed, every)
 	return p
 }
 

@@ -96,6 +96,8 @@ type vm struct {
 	stop    chan struct{}
 	ended   sync.WaitGroup
 	pauses  int
+	// afterRead is called when a part of its disk was read for the standby.
+	afterRead func()
 	// serial, where it is not 0, is how many writes a program makes one after the
 	// other before it answers, as a database does.
 	serial int
@@ -276,9 +278,15 @@ func (v *vm) Resume(context.Context) error {
 // vmDisk is its disk as the engine sees it.
 type vmDisk vm
 
-func (d *vmDisk) Size() int64                             { return d.disk.Size() }
-func (d *vmDisk) ReadAt(b []byte, off int64) (int, error) { return d.disk.ReadAt(b, off) }
-func (d *vmDisk) Collect(into []uint64) int               { return takeBits(d.written, into) }
+func (d *vmDisk) Size() int64 { return d.disk.Size() }
+func (d *vmDisk) ReadAt(b []byte, off int64) (int, error) {
+	n, err := d.disk.ReadAt(b, off)
+	if d.afterRead != nil {
+		d.afterRead()
+	}
+	return n, err
+}
+func (d *vmDisk) Collect(into []uint64) int { return takeBits(d.written, into) }
 
 func (d *vmDisk) Mirror(_ context.Context, report func(int64, []byte, func())) (func(), error) {
 	d.mu.Lock()
