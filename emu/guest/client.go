@@ -183,22 +183,27 @@ type ask struct {
 	client, count uint64
 }
 
-// readRequest reads one request; scratch is room for it that is used again.
-func readRequest(r *bufio.Reader) (ask, error) {
-	var head [4 + requestHead]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return ask{}, err
+// parseRequest reads the request that b begins with; size 0: it is not whole yet.
+func parseRequest(b []byte) (q ask, size int, err error) {
+	const head = 4 + requestHead
+	if len(b) < 4 {
+		return q, 0, nil
 	}
-	size := binary.LittleEndian.Uint32(head[:])
-	if size < requestHead || size > maxRequest {
-		return ask{}, fmt.Errorf("request of %d bytes: want %d to %d", size, requestHead, maxRequest)
+	size = 4 + int(binary.LittleEndian.Uint32(b))
+	if size < head || size > 4+maxRequest {
+		return q, 0, fmt.Errorf("request of %d bytes: want %d to %d", size-4, requestHead, maxRequest)
 	}
-	q := ask{Kind(head[4]), binary.LittleEndian.Uint64(head[8:]), binary.LittleEndian.Uint64(head[16:])}
-	if q.kind < Browse || q.kind > Count || head[5]|head[6]|head[7] != 0 {
-		return ask{}, fmt.Errorf("request of kind %d", head[4])
+	if len(b) < head {
+		return q, 0, nil
 	}
-	_, err := r.Discard(int(size) - requestHead)
-	return q, err
+	q = ask{Kind(b[4]), binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:])}
+	if q.kind < Browse || q.kind > Count || b[5]|b[6]|b[7] != 0 {
+		return q, 0, fmt.Errorf("request of kind %d", b[4])
+	}
+	if len(b) < size {
+		return q, 0, nil
+	}
+	return q, size, nil
 }
 
 // beginAnswer leaves room for the head of an answer before its body.

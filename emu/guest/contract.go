@@ -89,4 +89,5 @@ type Status struct {
 	Acked   uint64 // transactions that clients were told are done
 	Fault   string // what it found wrong with its own memory or disk, if anything
 	Clients int    // connections of clients
+	Dropped int    // connections of a checkpoint that could not be restored
 }

@@ -26,8 +26,9 @@
 //   - profile.go, plan.go, content.go, workload.go, trace.go, diskfill.go: what
 //     runs in it and what its memory and disk hold, calibrated on published
 //     measurements (docs/guests.md); replay.go: the same without a process;
-//   - server.go, app.go, ledger.go, sealed.go: what clients see of it; client.go:
-//     their half.
+//   - clients.go, connection.go, app.go, ledger.go, sealed.go: what clients see of
+//     it; client.go: their half; carry.go: their connections in checkpoints;
+//     standby.go: the process that goes on from one.
 //
 // What moves a guest is package migrate; what a host does with guests is
 // package hypervisor.

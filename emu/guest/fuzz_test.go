@@ -95,12 +95,20 @@ func FuzzClientRequest(f *testing.F) {
 	f.Add(append(appendRequest(nil, Browse, 7, 0), 1, 2, 3))
 	f.Add([]byte{255, 255, 255, 255})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		q, err := readRequest(bufio.NewReader(bytes.NewReader(b)))
-		if err != nil {
+		q, size, err := parseRequest(b)
+		if err != nil || size == 0 {
 			return
 		}
-		q2, err := readRequest(bufio.NewReader(bytes.NewReader(appendRequest(nil, q.kind, q.client, q.count))))
+		require.LessOrEqual(t, size, len(b))
+		for i := range size {
+			_, n, err := parseRequest(b[:i])
+			require.NoError(t, err)
+			require.Zero(t, n, "it is not whole")
+		}
+		again := appendRequest(nil, q.kind, q.client, q.count)
+		q2, size, err := parseRequest(again)
 		require.NoError(t, err)
+		require.Equal(t, len(again), size)
 		require.Equal(t, q, q2)
 	})
 }

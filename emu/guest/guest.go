@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -124,11 +123,10 @@ func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
 		})
 	}
 	if c.Spec.Port != 0 {
-		clients, err := net.Listen("tcp4", ":"+strconv.Itoa(c.Spec.Port))
-		if err != nil {
+		if err := m.clients.listen(); err != nil {
 			return fmt.Errorf("guest %s: %w", c.Spec.Name, err)
 		}
-		part(func(ctx context.Context) error { return m.serveClients(ctx, clients) })
+		part(m.clients.serve)
 	}
 	part(func(ctx context.Context) error { return m.serveControl(ctx, control) })
 	part(func(ctx context.Context) error { m.run(ctx); return nil })
@@ -239,7 +237,7 @@ func (m *machine) serve(ctx context.Context, q request) (a reply, err error) {
 	case opBoot:
 		a.At, err = m.boot(q.Folder)
 	case opResend:
-		err = m.resend()
+		err = m.clients.resend(ctx)
 	case opMirror:
 		err = m.mirrorTo(q.Path)
 	case opStatus:

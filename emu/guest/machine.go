@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type machine struct {
 	disk   *Disk
 
 	appPages []uint32
+	clients  clients
 
 	steps, acked atomic.Uint64
 	fault        atomic.Pointer[string] // the first
@@ -42,8 +44,9 @@ type machine struct {
 
 // stand is a pause that has not ended.
 type stand struct {
-	at    event.Mono
-	state []byte
+	at          event.Mono
+	state       []byte
+	connections bool // state has them
 }
 
 // place is a memory and disk of some host.
@@ -75,7 +78,7 @@ func newMachine(spec Spec, folder string) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{spec: spec, work: work, appPages: appPages}
+	m := assemble(spec, work, appPages)
 	err = at.memory.Populate()
 	if err == nil {
 		m.fill(at)
@@ -86,6 +89,13 @@ func newMachine(spec Spec, folder string) (*machine, error) {
 		return nil, fmt.Errorf("guest %s: %w", spec.Name, err)
 	}
 	return m, nil
+}
+
+// assemble puts together what needs neither memory nor disk.
+func assemble(spec Spec, work workload, appPages []uint32) *machine {
+	m := &machine{spec: spec, work: work, appPages: appPages}
+	m.clients = clients{m: m, port: uint16(spec.Port), open: map[netip.AddrPort]*connection{}}
+	return m
 }
 
 // fill writes what a memory holds at the start.
@@ -424,6 +434,7 @@ func (m *machine) mirrorTo(path string) error {
 // at a missing page answers too.
 func (m *machine) status() Status {
 	s := Status{Folder: *m.where.Load(), Running: !m.standing.Load(), Steps: m.steps.Load(), Acked: m.acked.Load()}
+	s.Clients, s.Dropped = m.clients.count()
 	if f := m.fault.Load(); f != nil {
 		s.Fault = *f
 	}

@@ -21,7 +21,8 @@ func newStandby(spec Spec) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{spec: spec, work: work, appPages: appPages, stood: &stand{}}
+	m := assemble(spec, work, appPages)
+	m.stood = &stand{}
 	m.where.Store(new(string))
 	m.standing.Store(true)
 	if _, err := m.gate.close(context.Background()); err != nil { // nobody is inside
@@ -54,6 +55,9 @@ func (m *machine) rise(p *place, s *cpuState) error {
 	if err := p.memory.absent.look(p.memory); err != nil {
 		return err
 	}
+	if err := m.clients.restore(s.clients); err != nil {
+		return err
+	}
 	p.memory.takeOver()
 	m.app = a
 	m.ran, m.pauses = time.Duration(s.ran), s.pauses
@@ -66,12 +70,23 @@ func (m *machine) rise(p *place, s *cpuState) error {
 
 // checkpoint implements Control's Checkpoint.
 func (m *machine) checkpoint(ctx context.Context, connections bool) (event.Mono, []byte, error) {
-	at, state, err := m.pause(ctx)
-	return at, state, err
+	m.ctl.Lock()
+	defer m.ctl.Unlock()
+	if err := m.stop(ctx); err != nil {
+		return 0, nil, err
+	}
+	if m.stood.state == nil || connections && !m.stood.connections {
+		s := m.state()
+		if connections {
+			var err error
+			if s.clients, err = m.clients.dump(); err != nil {
+				return 0, nil, err
+			}
+		}
+		m.stood.state, m.stood.connections = s.encode(), connections
+	}
+	return m.stood.at, m.stood.state, nil
 }
-
-// resend implements Control's Resend.
-func (m *machine) resend() error { return nil }
 
 // boot implements Control's Boot.
 func (m *machine) boot(folder string) (event.Mono, error) {

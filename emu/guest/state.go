@@ -29,6 +29,7 @@ type cpuState struct {
 	stored   uint64   // digest of the blocks that the server wrote to the disk
 	app      []uint64 // versions of the pages that clients work on
 	counts   []uint64 // of a ledger without a disk: client, count, client, count …
+	clients  []carried
 }
 
 const (
@@ -53,6 +54,10 @@ func (s *cpuState) encode() []byte {
 		for _, v := range list {
 			b = binary.AppendUvarint(b, v)
 		}
+	}
+	b = binary.AppendUvarint(b, uint64(len(s.clients)))
+	for i := range s.clients {
+		b = s.clients[i].appendTo(b)
 	}
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
@@ -82,6 +87,9 @@ func decodeState(b []byte) (*cpuState, error) {
 	s.cursors = r.list(maxCursors)
 	s.app = r.list(maxApp)
 	s.counts = r.list(maxCounts)
+	for range r.count(mostCarried) {
+		s.clients = append(s.clients, r.carried())
+	}
 	if r.err == nil && len(s.counts)%2 != 0 {
 		r.err = errors.New("a client of the ledger without a count")
 	}
