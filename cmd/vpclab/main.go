@@ -40,7 +40,7 @@ var groups = []struct {
 }{
 	{"Experiments:", []func() *cobra.Command{newRun, newReproduce, newPlot, newReport, newTable}},
 	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents, newAudit}},
-	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newMigrate, newSwitchOver, newReservation, newLink}},
+	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newMigrate, newSwitchOver, newReservation, newLink, newFault}},
 	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},
 	{"This machine:", []func() *cobra.Command{newDoctor, newGC, newVersion}},
 	{"", []func() *cobra.Command{newKernel, newKeeper, newSpeaker, newFRR, newHypervisor, newWitness, newRepair, newGuest}}, // hidden

@@ -23,6 +23,9 @@ import (
 //	POST /v1/deploy    DeployRequest     DeployReply lines (NDJSON)
 //	POST /v1/operate   OperateRequest    DeployReply lines (NDJSON)
 //	POST /v1/migrate   MigrateGroupRequest  MigrateReply lines (NDJSON)
+//	GET  /v1/faults                      FaultView list
+//	POST /v1/fault     FaultRequest      the fault, and with hold how it ended (NDJSON)
+//	POST /v1/faults/undo?id=             {}; without id all
 //	POST /v1/flush?vpc=                  {}; the VPC's bridges have forgotten all MACs
 //	POST /v1/destroy                     {}; the daemon ends afterwards
 //	GET  /v1/inspect?section=&node=      Report
@@ -91,6 +94,9 @@ func newServer(l *Lab, extra map[string]http.Handler) (http.Handler, *server) {
 	mux.HandleFunc("POST /v1/operate", s.unlessBusy(s.operate))
 	mux.HandleFunc("POST /v1/migrate", s.unlessBusy(s.migrate))
 	mux.HandleFunc("POST /v1/switchover", s.unlessBusy(s.switchOver))
+	mux.HandleFunc("GET /v1/faults", s.listFaults)
+	mux.HandleFunc("POST /v1/fault", s.unlessBusy(s.inject))
+	mux.HandleFunc("POST /v1/faults/undo", s.unlessBusy(s.undoFaults))
 	mux.HandleFunc("POST /v1/flush", s.unlessBusy(s.flush))
 	mux.HandleFunc("POST /v1/destroy", s.destroy)
 	mux.HandleFunc("GET /v1/inspect", s.inspect)
@@ -164,6 +170,8 @@ func kindOf(err error) (kind string, status int) {
 	var faults topo.Diagnostics
 	var operation *topo.OperationError
 	var full *topo.NoRoomError
+	var broken *topo.FaultError
+	var down *DownError
 	switch {
 	case errors.As(err, &full):
 		return "failed", http.StatusConflict // the request was right, the backbone is full
@@ -171,9 +179,9 @@ func kindOf(err error) (kind string, status int) {
 		return "not-found", http.StatusNotFound
 	case errors.Is(err, ErrNotBuilt):
 		return "not-built", http.StatusConflict
-	case errors.Is(err, ErrBusy), errors.Is(err, ErrMigrating):
+	case errors.Is(err, ErrBusy), errors.Is(err, ErrMigrating), errors.As(err, &down):
 		return "failed", http.StatusConflict
-	case errors.As(err, &faults), errors.As(err, &operation), errors.Is(err, errBadRequest):
+	case errors.As(err, &faults), errors.As(err, &operation), errors.As(err, &broken), errors.Is(err, errBadRequest):
 		return "invalid", http.StatusBadRequest
 	}
 	return "failed", http.StatusInternalServerError

@@ -144,12 +144,7 @@ func (i *Injected) kill(ctx context.Context) error {
 		}
 		return err
 	}
-	i.undo = func(context.Context) (event.Mono, error) {
-		if !hold {
-			return 0, nil // its owner has started it again long since
-		}
-		return event.Now(), release()
-	}
+	i.undo = func(context.Context) (event.Mono, error) { return event.Now(), release() }
 	return nil
 }
 
@@ -233,7 +228,6 @@ func (i *Injected) reset() error {
 	if err == nil && n == 0 {
 		err = fmt.Errorf("%s has no BGP session", i.Fault.Node)
 	}
-	i.undo = func(context.Context) (event.Mono, error) { return 0, nil } // sessions come back by themselves
 	return err
 }
 

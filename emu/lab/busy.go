@@ -16,12 +16,20 @@ var ErrBusy = errors.New("experiments are under way in this lab")
 // Occupy keeps others off the lab for somebody who changes it again and again
 // and measures that: until leave is called, deployments, operations and audits
 // that are asked for through the API are refused with ErrBusy, and so is a
-// second Occupy. Whoever looks on is let in, and Destroy is.
+// second Occupy. Whoever looks on is let in, and Destroy is. Faults that are in
+// force when leave is called end with it.
 func (l *Lab) Occupy() (leave func(), err error) {
 	if !l.occupied.CompareAndSwap(false, true) {
 		return nil, ErrBusy
 	}
-	return sync.OnceFunc(func() { l.occupied.Store(false) }), nil
+	return sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeoutCause(context.Background(), undoDeadline, fmt.Errorf("waited %v for faults to be undone", undoDeadline))
+		defer cancel()
+		if err := l.UndoFaults(ctx); err != nil {
+			l.log.Error("faults not undone", "error", err)
+		}
+		l.occupied.Store(false)
+	}), nil
 }
 
 // unlessBusy is a handler of what would disturb experiments.

@@ -51,7 +51,8 @@ func (i *Injected) Over() <-chan struct{} { return i.over }
 // Inject breaks something, behind the back of all that control the lab, and
 // returns when it has happened: At is when. It is undone by Undo, after
 // Fault.For, by UndoFaults, or with the lab. A flap or churn returns at once and
-// goes on until then; what it breaks are faults of their own.
+// goes on until then; what it breaks are faults of their own. One that is over
+// as soon as it happened (bgp-reset, kill without a time) needs no undoing.
 //
 // The error is a *topo.FaultError where the plan has nothing of that name.
 func (l *Lab) Inject(ctx context.Context, f topo.Fault) (*Injected, error) {
@@ -79,8 +80,19 @@ func (l *Lab) Inject(ctx context.Context, f topo.Fault) (*Injected, error) {
 		return nil, fmt.Errorf("%v: %w", f, err)
 	}
 	l.observe(i.event("fault.injected", i.At, nil))
+	if i.momentary() {
+		l.faults.leave(i)
+		close(i.over)
+		return i, nil
+	}
 	i.last()
 	return i, nil
+}
+
+// momentary says that nothing is left to be undone: who lost a process or a
+// session has it again by himself.
+func (i *Injected) momentary() bool {
+	return i.Fault.Kind == topo.FaultBGPReset || i.Fault.Kind == topo.FaultKill && i.Fault.For == 0
 }
 
 // enter files a fault under a number.

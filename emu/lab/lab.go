@@ -83,13 +83,12 @@ func New(cfg Config) *Lab {
 	l := &Lab{cfg: cfg, log: cfg.Log, bus: newBus(), routes: newRouteTable(), sessions: newSessionTable(),
 		since: time.Now(), turn: make(chan struct{}, 1), unannounced: map[string]bool{}, migrations: map[string]*migration{}}
 	l.speakers = newSpeakers(l.observe, l.forget, l.log)
-	l.repairs = newRepairs(l.observe, l.down, l.log)
+	l.repairs = newRepairs(l.observe, func(node string) bool { return l.held(node, repairProcess) }, l.log)
 	l.hypers = newHypervisors(l)
 	l.reroutes = newRerouter(l)
 	l.pairs, l.witnesses = newPairs(l), newWitnesses(l)
 	l.faults, l.holds = newFaults(l), newHolds()
 	l.speakers.held = func(node string) bool { return l.held(node, speakerProcess) }
-	l.repairs.down = func(node string) bool { return l.held(node, repairProcess) }
 	l.turn <- struct{}{}
 	return l
 }
