@@ -48,6 +48,9 @@ func kinds() map[string]kind {
 		"routing-peer":   routingPeer(),
 		"migration":      migrationKind(),
 		"content":        contentKind(),
+		"reconvergence":  reconvergenceKind(),
+		"failover":       failoverKind(),
+		"availability":   availabilityKind(),
 	}
 }
 

@@ -16,6 +16,13 @@ type Lab interface {
 	ApplyWith(ctx context.Context, plan *topo.Plan, opt lab.ApplyOptions) (*lab.Timeline, error)
 	Operate(ctx context.Context, op topo.Operation, opt lab.ApplyOptions) (*lab.Timeline, error)
 	Migrate(ctx context.Context, req lab.MigrateRequest) (*lab.Migration, error)
+	// Inject breaks something behind everybody's back, until it is undone.
+	Inject(ctx context.Context, f topo.Fault) (*lab.Injected, error)
+	UndoFaults(ctx context.Context) error
+	// Whole waits until the lab is in all parts what its plan says.
+	Whole(ctx context.Context) error
+	SwitchOver(ctx context.Context, vm string) (*lab.SwitchedOver, error)
+	PairStatus(ctx context.Context, vm string) (*lab.PairStatus, error)
 	GuestStatus(ctx context.Context, vm string) (guest.Status, error)
 	// Occupy keeps others from changing the lab until leave is called.
 	Occupy() (leave func(), err error)

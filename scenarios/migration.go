@@ -220,8 +220,17 @@ func wanOf(plan *topo.Plan, e topo.Experiment) (w wan) {
 	if vm == nil || !ok {
 		return w
 	}
-	home, _ := plan.Site(vm.Site)
-	path, err := plan.Path(home.PE, site.PE)
+	return wanBetween(plan, vm.Site, site.Name)
+}
+
+// wanBetween is the path between the PEs of two sites.
+func wanBetween(plan *topo.Plan, from, to string) (w wan) {
+	a, okA := plan.Site(from)
+	b, okB := plan.Site(to)
+	if !okA || !okB {
+		return w
+	}
+	path, err := plan.Path(a.PE, b.PE)
 	if err != nil {
 		return w
 	}

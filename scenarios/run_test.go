@@ -61,6 +61,18 @@ func (l *noLab) Destroy(context.Context) error {
 	l.done = append(l.done, "destroy")
 	return nil
 }
+func (l *noLab) Inject(_ context.Context, f topo.Fault) (*emulab.Injected, error) {
+	l.done = append(l.done, "inject "+f.Kind)
+	return nil, errors.New("there is nothing to break")
+}
+func (l *noLab) UndoFaults(context.Context) error { return nil }
+func (l *noLab) Whole(context.Context) error      { return nil }
+func (l *noLab) SwitchOver(_ context.Context, vm string) (*emulab.SwitchedOver, error) {
+	return nil, fmt.Errorf("%s has no standby", vm)
+}
+func (l *noLab) PairStatus(_ context.Context, vm string) (*emulab.PairStatus, error) {
+	return nil, fmt.Errorf("%s has no standby", vm)
+}
 func (l *noLab) Plan() *topo.Plan                { return l.plan }
 func (l *noLab) Fabric() *fabric.Fabric          { return nil }
 func (l *noLab) Configs() map[string]bgp.Config  { return nil }

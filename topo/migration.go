@@ -72,7 +72,7 @@ func (c *checker) migration(f fullScenario, i int, e Experiment) {
 	switch e.Kind {
 	case kindFailover, kindAvailability:
 		if e.VM != "" {
-			c.mover(f, e.VM, at("vm"))
+			c.knownVM(f, e.VM, at("vm"))
 		}
 		c.clients(f, e, at)
 	case kindReconvergence:
@@ -114,15 +114,19 @@ func (c *checker) migration(f fullScenario, i int, e Experiment) {
 
 // mover checks one VM that moves.
 func (c *checker) mover(f fullScenario, vm string, at []string) {
+	c.knownVM(f, vm, at)
+	if v, ok := f.VMs.Get(vm); ok && v.Standby != nil && !c.touched("vms") && !c.lost(at...) {
+		c.fault(at, fmt.Sprintf("%s is protected by a standby at %s, and is not migrated; expected a VM without one", vm, v.Standby.Host), "")
+	}
+}
+
+// knownVM reports a VM that is not there.
+func (c *checker) knownVM(f fullScenario, vm string, at []string) {
 	if vm == "" || c.touched("vms") || c.touched("generate") || c.lost(at...) {
 		return
 	}
-	v, ok := f.VMs.Get(vm)
-	switch {
-	case !ok:
+	if _, ok := f.VMs.Get(vm); !ok {
 		c.fault(at, fmt.Sprintf("there is no VM %q in vms; expected %s", vm, oneOf(f.VMs.Names())), suggest(vm, f.VMs.Names()))
-	case v.Standby != nil:
-		c.fault(at, fmt.Sprintf("%s is protected by a standby at %s, and is not migrated; expected a VM without one", vm, v.Standby.Host), "")
 	}
 }
 

@@ -48,3 +48,23 @@ func (p *Plan) WithPair(vm string, change func(Pair) Pair) *Plan {
 func (p *Plan) WithoutStandby(vm string) *Plan {
 	return p.withoutStandbys(func(pair Pair) bool { return pair.VM == vm })
 }
+
+// WithPrefixes is a copy of the plan in which so many prefixes are behind a site
+// of an l3vpn besides its LAN; see VPC.Prefixes.
+func (p *Plan) WithPrefixes(vpc, site string, n int) *Plan {
+	q := *p
+	q.VPCs = slices.Clone(p.VPCs)
+	for i := range q.VPCs {
+		v := &q.VPCs[i]
+		if v.Name != vpc || v.Service != ServiceL3VPN {
+			continue
+		}
+		v.Attachments = slices.Clone(v.Attachments)
+		for j := range v.Attachments {
+			if a := &v.Attachments[j]; a.Site == site {
+				a.More = moreOf(a.Index, n)
+			}
+		}
+	}
+	return &q
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,9 @@ type Flow struct{ From, To string }
 // TrainConfig describes probes at a steady pace over some flows at once.
 type TrainConfig struct {
 	Flows []Flow
+	// Addrs, where there are any, are an address for each flow that its probes
+	// are sent to in place of its To's own: another one of the same machine.
+	Addrs []netip.Addr
 	// Interval between the probes of one flow; default 2 ms.
 	Interval time.Duration
 	// Duty is the share of one CPU that the train may take, 0..1; default
@@ -112,7 +116,11 @@ func (p *Prober) StartTrain(cfg TrainConfig) (*Train, error) {
 		if err != nil {
 			return nil, err
 		}
-		fl := &flow{from: ends[0], to: ends[1], dst: addrOf(ends[1].Addr), index: uint32(i), active: true}
+		dst := ends[1].Addr
+		if i < len(cfg.Addrs) {
+			dst = cfg.Addrs[i]
+		}
+		fl := &flow{from: ends[0], to: ends[1], dst: addrOf(dst), index: uint32(i), active: true}
 		t.flows = append(t.flows, fl)
 		s := bySender[fl.from]
 		if s == nil {
