@@ -82,7 +82,12 @@ func vrfsOf(plan *topo.Plan, pe string) []VRF {
 			b := VRF{Name: vrf.Name, Table: vrf.Table, RD: vrf.RD, Label: vrf.Label}
 			for _, a := range v.Attachments {
 				if k, here := a.At(pe); here && a.Joined {
-					b.Circuits = append(b.Circuits, Circuit{Site: a.Site, Prefix: a.Subnet, ExportRT: a.ExportRT, ImportRT: a.ImportRT, Preference: k.Preference, More: a.More})
+					site := Circuit{Site: a.Site, Prefix: a.Subnet, ExportRT: a.ExportRT, ImportRT: a.ImportRT, Preference: k.Preference, More: a.More}
+					b.Circuits = append(b.Circuits, site)
+					site.More = topo.Run{}
+					for _, site.Prefix = range a.Seats { // VMs of other sites that are active at this one
+						b.Circuits = append(b.Circuits, site)
+					}
 				}
 			}
 			if len(b.Circuits) > 0 {

@@ -4,18 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vpclab/vpclab/emu/event"
-	"github.com/vpclab/vpclab/emu/fabric"
-	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -23,14 +17,14 @@ import (
 const pairedLab = `name: paired
 topology:
   backbone:
-    pe: [pe1, pe2, pe3]
+    pe: [pe1, pe2, pe3, pe4]
     p: [p1]
-    links: [{between: [pe1, p1], delay: 1ms}, {between: [pe2, p1], delay: 1ms}, {between: [pe3, p1], delay: 1ms}]
+    links: [{between: [pe1, p1], delay: 1ms}, {between: [pe2, p1], delay: 1ms}, {between: [pe3, p1], delay: 1ms}, {between: [pe4, p1], delay: 1ms}]
   sites:
     texas: {kind: cloud, pe: pe1}
     illinois: {kind: cloud, pe: pe2}
     oregon: {kind: cloud, pe: pe3}
-    hq: {kind: enterprise, pe: pe3, machines: 1}
+    hq: {kind: enterprise, pe: pe4, machines: 1}
 vpcs:
   acme: {service: SERVICE, sites: [texas, illinois, hq]}
 vms:
@@ -54,15 +48,21 @@ func watch(t *testing.T, l *Lab) *watching {
 		w.sub.Close()
 		if t.Failed() {
 			w.log()
+			all, err := l.PairStatuses(context.Background())
+			t.Log(err)
+			for _, s := range all {
+				t.Logf("%+v", s)
+				for _, seat := range s.Seats {
+					t.Logf("%+v", seat)
+				}
+			}
 		}
 	})
 	return w
 }
 
 func (w *watching) log() {
-	for len(w.sub.C) > 0 {
-		w.all = append(w.all, <-w.sub.C)
-	}
+	w.drain()
 	for _, e := range w.all {
 		if strings.HasPrefix(e.Kind, "pair.") || strings.HasPrefix(e.Kind, "vm.") || strings.HasPrefix(e.Kind, "agent.") || strings.HasPrefix(e.Kind, "lease.") || strings.HasPrefix(e.Kind, "witness.") || e.Kind == "lab.failed" {
 			w.t.Logf("%9.3f %s %s %v", float64(e.T)/1e9, e.Node, e.Kind, e.Attr)
@@ -88,91 +88,19 @@ func (w *watching) await(kind string) event.Event {
 	}
 }
 
-// crash has a host lose its power: nobody hears of it any more, its processes are
-// gone, and so are the memories; disks stay.
-func crash(t *testing.T, l *Lab, host string) event.Mono {
+// broken has a fault happen, until mended is called.
+func broken(t *testing.T, ctx context.Context, l *Lab, f topo.Fault) (at event.Mono, mended func()) {
 	t.Helper()
-	l.holds.keep([]string{host})
-	for _, k := range l.Plan().LinksOf(host) {
-		end := k.A
-		if k.B.Node == host {
-			end = k.B
-		}
-		if err := l.Fabric().Do(host, func() error {
-			p, err := fabric.OpenPort(end.Ifname)
-			if err != nil {
-				return err
-			}
-			defer p.Close()
-			return p.Down()
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	at := event.Now()
-	if a := l.hypers.running(host); a != nil {
-		if err := a.Kill(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, seat := range l.pairs.at(host) {
-		mine := seat.pair.VM
-		if seat.pair.Hosts[1] == host {
-			mine = seat.pair.Standby
-		}
-		for _, pid := range processesOf(t, filepath.Join(l.hypers.dir, "sockets", mine)) {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-	}
-	memories, _ := filepath.Glob(filepath.Join(l.hypers.dir, "hosts", host, "*", guest.MemoryFile))
-	for _, m := range memories {
-		if err := os.Remove(m); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return at
-}
-
-// mend gives it its power back.
-func mend(t *testing.T, ctx context.Context, l *Lab, host string) {
-	t.Helper()
-	l.holds.let([]string{host})
-	for _, k := range l.Plan().LinksOf(host) {
-		if k.Seat != topo.NoSeat {
-			continue // for its agent
-		}
-		end := k.A
-		if k.B.Node == host {
-			end = k.B
-		}
-		if err := l.Fabric().Do(host, func() error {
-			p, err := fabric.OpenPort(end.Ifname)
-			if err != nil {
-				return err
-			}
-			defer p.Close()
-			return p.Up()
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := l.hypers.own(ctx, host); err != nil {
+	i, err := l.Inject(ctx, f)
+	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// processesOf are those that were told of a file.
-func processesOf(t *testing.T, path string) (pids []int) {
-	t.Helper()
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, f := range files {
-		text, err := os.ReadFile(f)
-		if err == nil && strings.Contains(string(text), `"`+path+`"`) {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-			pids = append(pids, pid)
+	return i.At, func() {
+		t.Helper()
+		if err := i.Undo(ctx); err != nil {
+			t.Fatal(err)
 		}
 	}
-	return pids
 }
 
 // split is where the time of a failover went.
@@ -215,30 +143,7 @@ func TestSeats(t *testing.T) {
 func seatsOf(t *testing.T, l *Lab, mode string) {
 	ctx := limit(t)
 	w := watch(t, l)
-	var c *customer
-	t.Cleanup(func() {
-		if t.Failed() {
-			s, err := l.PairStatus(context.Background(), "shop")
-			t.Logf("%+v %v", s, err)
-			for _, n := range []string{"shop", "shop-standby"} {
-				var out strings.Builder
-				cmd := exec.Command("sh", "-c", "ip -br link; tc -s qdisc; tc filter show dev eth0 egress; ip neigh; ss -tan; ping -c 1 -W 1 10.1.4.11")
-				cmd.Stdout, cmd.Stderr = &out, &out
-				l.Fabric().Start(n, cmd)
-				cmd.Wait()
-				t.Logf("%s: %s", n, out.String())
-			}
-			if s != nil {
-				for _, x := range s.Seats {
-					t.Logf("%+v", x)
-					if x != nil {
-						t.Logf("%+v %+v now %d", x.Guest, x.Replica, event.Now())
-					}
-				}
-			}
-		}
-	})
-	c = newCustomer(t, l)
+	c := newCustomer(t, l)
 	c.forgives = mode == topo.ModeAsync
 	synced := func() {
 		t.Helper()
@@ -248,14 +153,14 @@ func seatsOf(t *testing.T, l *Lab, mode string) {
 	}
 	synced()
 	c.served(20)
-	at := crash(t, l, "texas-h1")
+	at, mend := broken(t, ctx, l, topo.Fault{Kind: topo.FaultHostCrash, Host: "texas/1"})
 	for w.await("pair.redirected").Attr["seat"] != "shop-standby" {
 	}
 	c.served(5)
 	t.Logf("%s; the longest increment took %v", split(w, at), c.longest())
 	c.account(ctx, mode != topo.ModeAsync, false)
 
-	mend(t, ctx, l, "texas-h1")
+	mend()
 	synced()
 	c.served(20)
 	before := event.Now()
@@ -283,9 +188,7 @@ func seatsOf(t *testing.T, l *Lab, mode string) {
 // never fails for events that should not have come.
 func (w *watching) never(kind string) {
 	w.t.Helper()
-	for len(w.sub.C) > 0 {
-		w.all = append(w.all, <-w.sub.C)
-	}
+	w.drain()
 	for _, e := range w.all {
 		if e.Kind == kind {
 			w.t.Errorf("%s %s %v", e.Node, e.Kind, e.Attr)
@@ -313,4 +216,117 @@ func (c *customer) account(ctx context.Context, kept, held bool) {
 		c.t.Errorf("of %d acknowledged increments %d are lost, the connection broke %d times (%v), %v", c.acked, lost, c.breaks, c.last, err)
 	}
 	c.t.Logf("%d increments acknowledged, %d lost and %d before, %d connections broken", c.acked, lost, c.forgiven, c.breaks)
+}
+
+// TestSeatsOfAnL3VPN: in an l3vpn the VM keeps its address at another site, and
+// the whole VPC is led there, and back.
+func TestSeatsOfAnL3VPN(t *testing.T) {
+	kerneltest.Need(t)
+	l, _ := deployed(t, pairedText("l3vpn", "checkpoint"))
+	w := watch(t, l)
+	ctx := limit(t)
+	at := event.Now()
+	seatsOf(t, l, topo.ModeCheckpoint)
+	for _, seat := range []string{"shop-standby", "shop"} {
+		for w.await("pair.routed").Attr["seat"] != seat {
+		}
+	}
+	for _, e := range w.all {
+		if e.Kind == "pair.activated" || e.Kind == "pair.routed" {
+			t.Logf("%v after all began: %s %v", e.T.Sub(at), e.Kind, e.Attr["seat"])
+		}
+	}
+	if err := l.Whole(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFences cuts the three of a lease off from each other, one after the other,
+// and kills what can be killed: the VM runs at one place at most, and always goes
+// on at one that may.
+func TestFences(t *testing.T) {
+	kerneltest.Need(t)
+	l, _ := deployed(t, pairedText("vpls", "checkpoint"))
+	ctx := limit(t)
+	w := watch(t, l)
+	c := newCustomer(t, l)
+	synced := func() {
+		t.Helper()
+		if err := l.Synced(ctx, "shop"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// once waits for an event of a seat, and tells of what came meanwhile.
+	once := func(kind, seat string) event.Event {
+		t.Helper()
+		for {
+			if e := w.await(kind); e.Attr["seat"] == seat {
+				return e
+			}
+		}
+	}
+	synced()
+
+	// The standby is cut off: the VM goes on, unprotected, and is protected again
+	// when that is back.
+	_, mend := broken(t, ctx, l, topo.Fault{Kind: topo.FaultPartition, Apart: [][]string{{"illinois"}, {"texas", "oregon", "hq"}}})
+	once("pair.degraded", "shop")
+	c.served(10)
+	mend()
+	once("pair.synced", "shop")
+
+	// The witness is cut off: nothing happens.
+	begun := len(w.all)
+	_, mend = broken(t, ctx, l, topo.Fault{Kind: topo.FaultPartition, Apart: [][]string{{"oregon"}, {"texas", "illinois", "hq"}}})
+	c.served(100)
+	mend()
+	c.served(1)
+	w.drain()
+	for _, e := range w.all[begun:] {
+		if strings.HasPrefix(e.Kind, "pair.") {
+			t.Errorf("without a witness: %s %v", e.Kind, e.Attr)
+		}
+	}
+
+	// The witness is killed: another takes its place.
+	_, _ = broken(t, ctx, l, topo.Fault{Kind: topo.FaultKill, Process: "witness", Host: "oregon/1"})
+	w.await("witness.restarted")
+	c.served(10)
+
+	// The active is cut off from all: it stands by itself before the other begins.
+	at, mend := broken(t, ctx, l, topo.Fault{Kind: topo.FaultPartition, Apart: [][]string{{"texas"}, {"illinois", "oregon", "hq"}}})
+	activated := once("pair.activated", "shop-standby")
+	c.served(10)
+	t.Logf("cut off: %s", split(w, at))
+	mend()
+	fenced := once("pair.fenced", "shop")
+	if ran, err := strconv.ParseInt(fenced.Attr["ran"], 10, 64); err != nil || event.Mono(ran) >= activated.T {
+		t.Errorf("it ran at %s until %d, and elsewhere from %d (%v)", fenced.Attr["host"], ran, activated.T, err)
+	}
+	once("pair.synced", "shop-standby")
+
+	// The agent of the active is killed, which leaves its guest behind: it goes on
+	// there or elsewhere, once.
+	_, _ = broken(t, ctx, l, topo.Fault{Kind: topo.FaultKill, Process: "agent", Host: "illinois/1"})
+	c.served(10)
+	w.drain()
+	synced()
+
+	// The guest is killed: the standby goes on with what it was.
+	_, _ = broken(t, ctx, l, topo.Fault{Kind: topo.FaultKill, Process: "guest", VM: "shop"})
+	w.await("pair.activated")
+	c.served(10)
+	c.account(ctx, true, false)
+	synced()
+	s, err := l.PairStatus(ctx, "shop")
+	if err != nil || s.Seats[0] == nil || s.Seats[1] == nil || s.Seats[0].Port == s.Seats[1].Port {
+		t.Errorf("after all: %+v (%v)", s, err)
+	}
+}
+
+// drain takes the events that have come.
+func (w *watching) drain() {
+	for len(w.sub.C) > 0 {
+		w.all = append(w.all, <-w.sub.C)
+	}
 }

@@ -57,6 +57,9 @@ func expectedRoutes(plan *topo.Plan) map[routeKey]netip.Addr {
 					for p := range there.More.All() {
 						want[routeKey{here.PE, here.Name, p}] = loopback[pe]
 					}
+					for _, p := range there.Seats {
+						want[routeKey{here.PE, here.Name, p}] = loopback[pe]
+					}
 				}
 			}
 		}

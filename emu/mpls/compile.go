@@ -2,6 +2,7 @@ package mpls
 
 import (
 	"maps"
+	"net/netip"
 	"strconv"
 
 	"github.com/vpclab/vpclab/emu/fabric"
@@ -213,7 +214,9 @@ func (c *compiler) vpns() {
 				if n == nil || !ok || !a.Joined {
 					continue
 				}
-				n.Routes = append(n.Routes, fabric.Route{Table: table, Dst: a.Subnet, Via: k.CEAddr, Dev: k.PEIf})
+				for _, dst := range append([]netip.Prefix{a.Subnet}, a.Seats...) {
+					n.Routes = append(n.Routes, fabric.Route{Table: table, Dst: dst, Via: k.CEAddr, Dev: k.PEIf})
+				}
 				if a.More.Count > 0 {
 					n.Routes = append(n.Routes, fabric.Route{Table: table, Dst: a.More.Whole(), Via: k.CEAddr, Dev: k.PEIf})
 				}
