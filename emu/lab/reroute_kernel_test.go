@@ -142,6 +142,30 @@ func TestPathsAroundACutLink(t *testing.T) {
 	}
 }
 
+// Without bypasses the controller alone leads around a link: an outage, and a
+// short one.
+func TestPathsWithoutBypasses(t *testing.T) {
+	kerneltest.Need(t)
+	f := newFailing(t, strings.Replace(square, "{detect: [carrier]}", "{detect: [carrier], local: none}", 1))
+	plan := f.Plan()
+	require.Empty(t, plan.Bypasses)
+	ctx := limit(t)
+	flows := both(plan.Machines()[0].Name, plan.Machines()[1].Name)
+	var heal func()
+	outage := f.train(ctx, flows, func() {
+		heal = f.strike(fabric.Wound{Dark: []fabric.EndAt{{Node: "p1", Ifname: "pe2"}, {Node: "pe2", Ifname: "p1"}}})
+		f.rerouted(ctx, func(p *topo.Plan) bool { return p.Links[2].Lost })
+	})
+	t.Logf("outage %v", outage)
+	if outage > 2*time.Second {
+		t.Errorf("the controller took %v", outage)
+	}
+	f.asPlanned()
+	heal()
+	f.rerouted(ctx, func(p *topo.Plan) bool { return !p.Links[2].Lost })
+	f.asPlanned()
+}
+
 // linkOf is a link as events name it, whichever router was named first.
 func linkOf(plan *topo.Plan, name string) string {
 	for _, l := range plan.Links {
