@@ -166,6 +166,72 @@ func TestPathsWithoutBypasses(t *testing.T) {
 	f.asPlanned()
 }
 
+// A site of a VPLS has a circuit to two PEs, of which one is open: without a
+// failure its LAN has no loop, and when the PE that forwards is gone the other
+// does, with MACs learned anew.
+func TestTwoPEsOfAVPLS(t *testing.T) {
+	kerneltest.Need(t)
+	f := newFailing(t, strings.Replace(square, "l3vpn", "vpls", 1))
+	plan := f.Plan()
+	ctx := limit(t)
+	west, east := plan.Machines()[0].Name, plan.Machines()[1].Name
+	train, err := f.prober.StartTrain(probes.TrainConfig{Flows: both(west, east), Duty: 0.5})
+	require.NoError(t, err)
+	require.NoError(t, train.WaitFirst(ctx))
+	r, err := train.Stop(ctx)
+	require.NoError(t, err)
+	for _, flow := range r.Flows {
+		require.Zero(t, flow.Double, "%s to %s: no frame arrives twice", flow.From, flow.To)
+	}
+
+	var heal func()
+	outage := f.train(ctx, both(west, east), func() {
+		heal = f.strike(darken(plan, "pe2"))
+		f.rerouted(ctx, func(p *topo.Plan) bool { return apart(p)["pe2"] })
+		f.arrives(ctx, west, east)
+	})
+	t.Logf("pe2 gone: outage %v", outage)
+	back := f.train(ctx, both(west, east), func() {
+		heal()
+		f.rerouted(ctx, func(p *topo.Plan) bool { return len(apart(p)) == 0 })
+		f.arrives(ctx, west, east)
+	})
+	t.Logf("pe2 back: outage %v", back)
+}
+
+// The circuit to the first PE is cut: the site takes the other one, and what
+// still comes to the first PE is sent on to the second. Nobody has to be told.
+func TestCutCircuitOfASiteWithTwoPEs(t *testing.T) {
+	kerneltest.Need(t)
+	f := newFailing(t, square)
+	plan := f.Plan()
+	ctx := limit(t)
+	west, east := plan.Machines()[0].Name, plan.Machines()[1].Name
+	v, _ := plan.VPC("x")
+	a := v.Attachments[1]
+	outage := f.train(ctx, both(west, east), func() {
+		heal := f.strike(fabric.Wound{Dark: []fabric.EndAt{{Node: a.PE, Ifname: a.PEIf}, {Node: a.CE, Ifname: "wan"}}})
+		f.arrives(ctx, west, east)
+		heal()
+		f.arrives(ctx, west, east)
+	})
+	t.Logf("circuit cut and whole again: outage %v", outage)
+	if outage > 500*time.Millisecond {
+		t.Errorf("%v without a way", outage)
+	}
+	f.asPlanned()
+}
+
+// arrives waits until a packet gets from one machine to another and back.
+func (f *failing) arrives(ctx context.Context, a, b string) {
+	f.t.Helper()
+	train, err := f.prober.StartTrain(probes.TrainConfig{Flows: both(a, b), UntilFirst: true})
+	require.NoError(f.t, err)
+	require.NoError(f.t, train.WaitFirst(ctx))
+	_, err = train.Stop(ctx)
+	require.NoError(f.t, err)
+}
+
 // linkOf is a link as events name it, whichever router was named first.
 func linkOf(plan *topo.Plan, name string) string {
 	for _, l := range plan.Links {
@@ -239,7 +305,7 @@ func (f *failing) next(ctx context.Context) event.Event {
 	f.t.Helper()
 	select {
 	case e := <-f.events.C:
-		if strings.HasPrefix(e.Kind, "re") || strings.HasPrefix(e.Kind, "liveness") || strings.HasPrefix(e.Kind, "bgp") {
+		if strings.HasPrefix(e.Kind, "re") || strings.HasPrefix(e.Kind, "liveness") || strings.HasPrefix(e.Kind, "bgp") || strings.HasPrefix(e.Kind, "port") {
 			f.t.Log(e.Node, e.Kind, e.Attr)
 		}
 		return e
