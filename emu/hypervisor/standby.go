@@ -204,6 +204,7 @@ func (s *seat) standbyTells() replicate.Tell {
 			s.fail(nil)
 			s.lease.Has(lease.Image)
 		},
+		Forgets: func() { s.lease.Has(lease.Nothing) },
 		Silent: func(since event.Mono) {
 			s.suspect("replication", since)
 		},

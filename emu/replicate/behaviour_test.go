@@ -325,7 +325,16 @@ func TestPrimaryDiesInACopy(t *testing.T) {
 				t.Errorf("killed at %s, the primary has left %+v of %+v", step, held, before)
 			}
 		}
-		p.vm.kill()
+		if n := p.whole.Load(); n != 1 {
+			t.Errorf("%d copies were whole, of one", n)
+		}
+		p.pStep = nil
+		p.startPrimary()
+		await(t, "the standby to be in sync again", p.synced)
+		if n := p.whole.Load(); n != 2 {
+			t.Errorf("%d copies were whole, of two", n)
+		}
+		p.die()
 		p.takeOver()
 		if forgot != 1 {
 			t.Errorf("the standby forgot %d times", forgot)

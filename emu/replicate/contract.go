@@ -64,9 +64,9 @@ type Connect func(ctx context.Context) (wire.Session, error)
 // Tell is what an end tells whoever runs it. Each may be nil. All but
 // Forgets and Lost must not block.
 type Tell struct {
-	// Synced: the standby holds everything, as of that epoch, and may take over
-	// from now on: the primary says so when it has heard it from the standby. What
-	// the VM sends is held from the checkpoint before on.
+	// Synced: a copy is whole. The standby holds everything, as of that epoch, and
+	// may take over from now on: the primary says so when it has heard it from the
+	// standby. What the VM sends is held from the checkpoint before on.
 	Synced func(epoch uint64)
 	// Forgets, at the standby: from now on it holds nothing that could be taken
 	// over, until Synced, because a copy begins where nothing was held, or one is so

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ type pair struct {
 	synced  chan uint64 // at the primary
 	lost    func(context.Context, error) error
 	forgets func()
+	whole   atomic.Int64 // copies, by the standby's word
 	silent  chan struct{}
 
 	cancel     context.CancelCauseFunc // of the primary's Run
@@ -70,7 +72,7 @@ func (p *pair) startStandby() {
 	p.t.Helper()
 	opt := p.opt
 	opt.Step = p.sStep
-	s, err := NewStandby(p.at, opt, Tell{Forgets: p.forgets, Silent: func(event.Mono) {
+	s, err := NewStandby(p.at, opt, Tell{Forgets: p.forgets, Synced: func(uint64) { p.whole.Add(1) }, Silent: func(event.Mono) {
 		select {
 		case p.silent <- struct{}{}:
 		default:

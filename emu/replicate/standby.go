@@ -269,6 +269,7 @@ type receiver struct {
 	*StandbyEnd
 	tie   *tie
 	run   [16]byte // of the primary
+	fresh bool     // a copy is under way, and not whole
 	dec   codec.Decoder
 	list  []uint32
 	in    bitmap // pages of the batch at hand
@@ -377,7 +378,7 @@ const mostRedo = 64 << 20
 // resync says of each page and block what it is. All that differs is one epoch:
 // what is held is held until that is whole.
 func (r *receiver) resync(ctx context.Context, run [16]byte) error {
-	r.run = run
+	r.run, r.fresh = run, true
 	r.mu.Lock()
 	r.rep.Resyncs++
 	r.rep.Began = event.Now()
@@ -590,7 +591,7 @@ func (r *receiver) compare(w whole) error {
 // keep notes an epoch and acknowledges it. Activate waits for Run to end, so what it
 // gives is this or later, or this is not acknowledged.
 func (r *receiver) keep(ctx context.Context, w whole) error {
-	first := !r.synced()
+	first := r.fresh
 	h := Held{Epoch: w.epoch, Run: r.run, At: w.at, Final: w.final, Synced: true}
 	if len(r.state) > 0 {
 		h.State = append([]byte(nil), r.state...)
@@ -600,7 +601,7 @@ func (r *receiver) keep(ctx context.Context, w whole) error {
 	}
 	// From here on it is held, also where it cannot be acknowledged.
 	r.redo, r.disk = r.disk, r.redo[:0]
-	r.state, r.begun = r.state[:0], false
+	r.state, r.begun, r.fresh = r.state[:0], false, false
 	r.mu.Lock()
 	r.held = h
 	r.rep.Epochs++
@@ -616,11 +617,8 @@ func (r *receiver) keep(ctx context.Context, w whole) error {
 	if err := r.opt.step(StepStandbyKept); err != nil {
 		return err
 	}
-	if err := r.tie.tell(ctx, msgAcked, binary.BigEndian.AppendUint64(nil, w.epoch)); err != nil {
-		return err
-	}
 	if first && r.tell.Synced != nil {
-		r.tell.Synced(w.epoch)
+		r.tell.Synced(w.epoch) // before the primary relies on it
 	}
-	return nil
+	return r.tie.tell(ctx, msgAcked, binary.BigEndian.AppendUint64(nil, w.epoch))
 }
