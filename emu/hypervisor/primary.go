@@ -76,9 +76,11 @@ func (p *primary) Collect(into []uint64) int { return p.memory.Collect(into) }
 // Dirty implements replicate.Primary.
 func (p *primary) Dirty(page int) bool { return p.memory.Dirty(page) }
 
-// Checkpoint implements replicate.Primary.
+// Checkpoint implements replicate.Primary. One that was begun is ended, and so is
+// Resume: a connection on which a question was given up is of no more use, and
+// the VM has to go on.
 func (p *primary) Checkpoint(ctx context.Context, connections bool) (event.Mono, []byte, error) {
-	ctx, cancel := guestAnswers(ctx)
+	ctx, cancel := guestAnswers(context.WithoutCancel(ctx))
 	defer cancel()
 	return p.remote.Checkpoint(ctx, connections)
 }

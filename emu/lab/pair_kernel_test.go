@@ -158,7 +158,7 @@ func seatsOf(t *testing.T, l *Lab, mode string) {
 	}
 	c.served(5)
 	t.Logf("%s; the longest increment took %v", split(w, at), c.longest())
-	c.account(ctx, mode != topo.ModeAsync, false)
+	c.account(ctx, mode != topo.ModeAsync, mode == topo.ModeCheckpoint)
 
 	mend()
 	synced()
@@ -173,7 +173,7 @@ func seatsOf(t *testing.T, l *Lab, mode string) {
 	}
 	c.served(5)
 	t.Logf("switched over in %v; the longest increment took %v", out.Activated.Sub(before), c.longest())
-	c.account(ctx, true, false)
+	c.account(ctx, true, mode == topo.ModeCheckpoint)
 	s, err := l.PairStatus(ctx, "shop")
 	if err != nil {
 		t.Fatal(err)
@@ -316,7 +316,7 @@ func TestFences(t *testing.T) {
 	_, _ = broken(t, ctx, l, topo.Fault{Kind: topo.FaultKill, Process: "guest", VM: "shop"})
 	w.await("pair.activated")
 	c.served(10)
-	c.account(ctx, true, false)
+	c.account(ctx, true, true)
 	synced()
 	s, err := l.PairStatus(ctx, "shop")
 	if err != nil || s.Seats[0] == nil || s.Seats[1] == nil || s.Seats[0].Port == s.Seats[1].Port {
