@@ -270,13 +270,15 @@ type receiver struct {
 	tie   *tie
 	run   [16]byte // of the primary
 	fresh bool     // a copy is under way, and not whole
-	dec   codec.Decoder
-	list  []uint32
-	in    bitmap // pages of the batch at hand
-	begun bool   // undo is that of the epoch under way
-	state []byte // of the epoch under way
-	disk  []byte // extents of it
-	probe []byte // hashes of blocks, as of its end
+
+	counted int64 // bytes that are in the report
+	dec     codec.Decoder
+	list    []uint32
+	in      bitmap // pages of the batch at hand
+	begun   bool   // undo is that of the epoch under way
+	state   []byte // of the epoch under way
+	disk    []byte // extents of it
+	probe   []byte // hashes of blocks, as of its end
 	// suspect are blocks that differed, and how often.
 	suspect map[uint32]int
 }
@@ -479,8 +481,11 @@ func (r *receiver) place(b []byte) error {
 		return err
 	}
 	list, batch, err := parseList(b, r.list[:0], r.pages)
-	if err != nil || r.dec == nil {
-		return &neverError{fmt.Errorf("a batch of pages: %w", errors.Join(err, errList))}
+	if err == nil && r.dec == nil {
+		err = errors.New("none was expected, as the mode has no memory")
+	}
+	if err != nil {
+		return &neverError{fmt.Errorf("a batch of pages: %w", err)}
 	}
 	r.list = list
 	if r.synced() {
@@ -542,6 +547,9 @@ func (r *receiver) blocks(b []byte) error {
 // whole keeps an epoch and acknowledges it.
 func (r *receiver) whole(ctx context.Context, b []byte) error {
 	w, err := parseWhole(b)
+	if err == nil && r.synced() && w.epoch <= r.held.Epoch {
+		err = fmt.Errorf("epoch %d comes after %d", w.epoch, r.held.Epoch)
+	}
 	if err != nil {
 		return &neverError{err}
 	}
@@ -612,7 +620,9 @@ func (r *receiver) keep(ctx context.Context, w whole) error {
 	if first {
 		r.rep.FirstSync = event.Now()
 	}
-	r.rep.Bytes = r.tie.Stats().In
+	in := r.tie.Stats().In
+	r.rep.Bytes += in - r.counted
+	r.counted = in
 	r.mu.Unlock()
 	if err := r.opt.step(StepStandbyKept); err != nil {
 		return err
