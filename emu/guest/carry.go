@@ -201,6 +201,7 @@ func (k *clients) resend(ctx context.Context) error {
 	if err := tcp.AwaitWay(ctx); err != nil {
 		return err
 	}
+	var spoken []*tcp.Restored
 	for _, r := range k.resting {
 		if err := r.Resend(); err != nil {
 			k.dropped++
@@ -214,7 +215,8 @@ func (k *clients) resend(ctx context.Context) error {
 		c.origin, c.stream = r.Restored.Origin, r.Restored.Stream
 		c.out, c.owed, c.told = r.owed, r.owed != nil, r.told
 		k.add(c)
+		spoken = append(spoken, r.Restored)
 	}
 	k.resting = nil
-	return nil
+	return tcp.Nudge(spoken)
 }

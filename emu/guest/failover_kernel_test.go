@@ -189,7 +189,8 @@ func TestClientsGoOnElsewhere(t *testing.T) {
 			default:
 			}
 		}
-		shell(t, fmt.Sprintf("ip -n hub link set seat%d up", active))
+		// Until the port forwards, questions for neighbours are lost.
+		shell(t, fmt.Sprintf("ip -n hub link set seat%[1]d up; for i in $(seq 100); do bridge -n hub link show dev seat%[1]d | grep -q forwarding && exit; done; exit 1", active))
 		up := event.Now()
 		require.NoError(t, w.Resend(ctx))
 		resends = append(resends, event.Now().Sub(up))

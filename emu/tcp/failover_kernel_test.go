@@ -37,6 +37,7 @@ type ground struct {
 	client   netns.NsHandle
 	wires    *rtnl.Conn // in the switch's namespace
 	active   int
+	silent   bool // peers are not nudged
 	vm       netip.AddrPort
 	clientAt netip.Addr
 }
@@ -146,6 +147,20 @@ func (g *ground) port(seat int, up bool) {
 	var b rtnl.Batch
 	b.LinkSet(rtnl.LinkChange{Index: firstPort + seat, Up: &up})
 	require.NoError(g.t, g.wires.Do(&b))
+}
+
+// open brings the port of the active seat up and waits until both ends of it
+// carry: the first question for a neighbour would be lost, and repeated a second
+// later.
+func (g *ground) open() {
+	g.port(g.active, true)
+	require.NoError(g.t, in(g.t, g.seats[g.active], func() (error, error) { return tcp.AwaitWay(g.t.Context()), nil }))
+	require.Eventually(g.t, func() bool {
+		ports, err := g.wires.Ports(2)
+		require.NoError(g.t, err)
+		i := slices.IndexFunc(ports, func(l rtnl.LinkInfo) bool { return l.Index == firstPort+g.active })
+		return ports[i].Port == rtnl.PortForwarding
+	}, patience, time.Millisecond)
 }
 
 func (g *ground) path(seat int) string {
@@ -417,6 +432,9 @@ func (g *ground) restore(seat int, k *saved) (s *server, resend func() error, to
 		for _, r := range all {
 			errs = append(errs, r.Resend())
 		}
+		if !g.silent {
+			errs = append(errs, in(g.t, g.seats[seat], func() (error, error) { return tcp.Nudge(all), nil }))
+		}
 		return errors.Join(errs...)
 	}, took
 }
@@ -614,8 +632,7 @@ func failovers(t *testing.T, k trait, count, large int, pause time.Duration) {
 			default:
 			}
 		}
-		g.port(g.active, true)
-		require.NoError(t, in(t, g.seats[g.active], func() (error, error) { return tcp.AwaitWay(ctx), nil }))
+		g.open()
 		require.NoError(t, resend())
 		spoke := event.Now()
 		darks = append(darks, spoke.Sub(died))
@@ -656,6 +673,62 @@ func failovers(t *testing.T, k trait, count, large int, pause time.Duration) {
 func median(d []time.Duration) time.Duration {
 	d = slices.Sorted(slices.Values(d))
 	return d[len(d)/2].Round(time.Microsecond)
+}
+
+// TestANudgeSparesAWait has a client ask while nobody is there, for longer than
+// its first waits take, and looks when it has its answer.
+func TestANudgeSparesAWait(t *testing.T) {
+	g := newGround(t, trait{})
+	s := g.newServer(0)
+	conn := in(t, g.client, func() (net.Conn, error) { return net.DialTimeout("tcp4", g.vm.String(), 5*time.Second) })
+	defer conn.Close()
+	c := &client{conn: conn}
+	took := map[bool][]time.Duration{}
+	for n := range 8 {
+		s.run()
+		c.exchange(t) // it knows what a round trip takes
+		k, err := s.checkpoint()
+		require.NoError(t, err)
+		g.port(g.active, false)
+		s.kill()
+		c.ask(t)
+		time.Sleep(time.Duration(700+20*n) * time.Millisecond) // the outage
+		g.active = 1 - g.active
+		g.silent = n%4 < 2 // in each seat
+		var resend func() error
+		s, resend, _ = g.restore(g.active, k)
+		g.open()
+		began := event.Now()
+		require.NoError(t, resend())
+		s.run()
+		c.hear(t)
+		took[g.silent] = append(took[g.silent], event.Now().Sub(began))
+		close(s.stop)
+		s.done.Wait()
+		s.stop = make(chan struct{})
+	}
+	s.kill()
+	t.Logf("answered after an outage of 0.7 s: nudged %v, not nudged %v", took[false], took[true])
+	require.Less(t, median(took[false]), median(took[true])/2)
+}
+
+// exchange asks for one answer and reads it.
+func (c *client) exchange(t *testing.T) { c.ask(t); c.hear(t) }
+
+func (c *client) ask(t *testing.T) {
+	var b [requestHead]byte
+	binary.BigEndian.PutUint32(b[:], requestHead)
+	binary.BigEndian.PutUint32(b[4:], 100)
+	binary.BigEndian.PutUint64(b[12:], c.sent)
+	_, err := c.conn.Write(b[:])
+	require.NoError(t, err)
+	c.sent += requestHead
+}
+
+func (c *client) hear(t *testing.T) {
+	require.NoError(t, c.conn.SetReadDeadline(time.Now().Add(patience)))
+	_, err := io.ReadFull(c.conn, make([]byte, 100))
+	require.NoError(t, err)
 }
 
 // sockets is what the kernel knows of the connections, for a test that fails.

@@ -20,6 +20,7 @@ type Restored struct {
 	Stream *Stream
 
 	speak  [][]byte // what is written at Resend
+	next   uint32   // sequence number that the peer goes on with
 	ownWay bool     // it was made by a route that has been taken away
 }
 
@@ -65,7 +66,7 @@ func (r *Restorer) Restore(c *Connection, sendBuffer int) (*Restored, error) {
 	if err != nil {
 		return nil, fmt.Errorf("restore the connection of %v: %w", c.Remote, err)
 	}
-	one, before := &Restored{FD: fd, ownWay: own}, event.Now()
+	one, before := &Restored{FD: fd, ownWay: own, next: c.Read + uint32(len(c.Unread))}, event.Now()
 	if err := one.restore(c, sendBuffer); err != nil {
 		// In repair mode a socket is closed without a word.
 		return nil, errors.Join(fmt.Errorf("restore the connection of %v: %w", c.Remote, err), unix.Close(fd))
