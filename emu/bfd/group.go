@@ -187,11 +187,10 @@ func (g *Group) Hurry() bool {
 	return slices.ContainsFunc(g.members, func(m *member) bool { return m.state != Up || m.polling })
 }
 
-// Excuse puts off all deadlines by a time in which this process should have
-// run and did not.
-func (g *Group) Excuse(from, to event.Mono) {
+// Excuse puts off all deadlines, as Session.Excuse says.
+func (g *Group) Excuse(ran, due, now event.Mono) {
 	for _, m := range g.members {
-		m.Excuse(from, to)
+		m.Excuse(ran, due, now)
 	}
 }
 

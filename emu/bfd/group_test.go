@@ -366,7 +366,7 @@ func TestStall(t *testing.T) {
 		from := [2]event.Mono{w.ends[0].group.Next(), w.ends[1].group.Next()}
 		w.now += event.Mono(45 * ms)
 		for i, e := range w.ends {
-			e.group.Excuse(from[i], w.now)
+			e.group.Excuse(from[i], from[i], w.now)
 		}
 		w.asleep[0] = dead
 		w.run(25 * ms)
@@ -377,6 +377,32 @@ func TestStall(t *testing.T) {
 		if n := len(w.told[1]) - before; (n > 0) != dead {
 			t.Errorf("%s: %q", name, w.told[1][before:])
 		}
+	}
+}
+
+// TestDoubtHasAnEnd: on a machine on which all turns are late a peer that has died
+// is missed all the same.
+func TestDoubtHasAnEnd(t *testing.T) {
+	w := newWorld(t)
+	w.set(fast, 1)
+	w.run(2 * time.Second)
+	g, dead := w.ends[1].group, w.now
+	w.asleep[0] = true
+	for g.Sessions()[0].State == Up {
+		if w.now.Sub(dead) > time.Second {
+			t.Fatal("not missed within a second")
+		}
+		ran, due := w.now, g.Next()
+		w.now = due + event.Mono(10*ms)
+		g.Excuse(ran, due, w.now)
+		if _, err := g.Step(w.now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A third of the time is excused for good, the rest in doubt for two detection
+	// times more.
+	if took := w.now.Sub(dead); took < 90*ms || took > 220*ms {
+		t.Errorf("missed after %v", took)
 	}
 }
 

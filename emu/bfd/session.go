@@ -46,6 +46,7 @@ type Session struct {
 	heard     event.Mono // the last packet of the peer's
 	excused   time.Duration
 	stalled   [2]event.Mono // what was excused last
+	doubted   time.Duration
 }
 
 // Change is what happened to a session's state.
@@ -107,14 +108,25 @@ func (s *Session) Deadline() event.Mono {
 	if s.yours == 0 {
 		return never
 	}
-	return s.heard + event.Mono(s.Detection()+s.excused)
+	d := s.Detection()
+	return s.heard + event.Mono(d+s.excused+min(s.doubted, mostDoubt*d))
 }
 
-// Excuse puts the deadline off by a time in which this machine did not run:
-// where the peer runs on the same one, it could not send either.
-func (s *Session) Excuse(from, to event.Mono) {
-	s.excused += to.Sub(max(from, s.heard))
-	s.stalled = [2]event.Mono{from, to}
+// mostDoubt is how many detection times a deadline is put off at most because a
+// machine that is always late says little of anybody's silence.
+const mostDoubt = 2
+
+// Excuse puts the deadline off because this machine was busy or stood still: it
+// ran at one time, was to run again when something was due, and did so only now.
+// Where the peer runs on the same machine, it could not send either. The time
+// since it was due does not count at all. Where that is long, the time before is
+// in doubt too, as nobody knows since when nothing ran; but doubt has an end.
+func (s *Session) Excuse(ran, due, now event.Mono) {
+	s.excused += now.Sub(max(due, s.heard))
+	s.stalled = [2]event.Mono{due, now}
+	if now.Sub(due) > due.Sub(ran)/2 {
+		s.doubted += max(0, due.Sub(max(ran, s.heard)))
+	}
 }
 
 // Receive takes a packet of this session's that arrived at a time: it was found
@@ -123,7 +135,7 @@ func (s *Session) Receive(at event.Mono, p Packet) (c Change, changed bool) {
 	s.yours, s.remote = p.Mine, p.State
 	s.remoteRequired, s.remoteMultiplier, s.remoteDesired = p.RequiredMinRx, p.Multiplier, p.DesiredMinTx
 	s.heard = max(s.heard, at)
-	s.excused = max(0, s.stalled[1].Sub(max(s.heard, s.stalled[0])))
+	s.excused, s.doubted = max(0, s.stalled[1].Sub(max(s.heard, s.stalled[0]))), 0
 	if p.Final && s.polling {
 		s.acknowledged()
 	}

@@ -119,7 +119,7 @@ func (p *process) turn() (done bool, err error) {
 	}
 	now := event.Now()
 	if now.Sub(next) > late {
-		p.group.Excuse(next, now)
+		p.group.Excuse(p.now, next, now)
 	}
 	p.now = now
 	if p.fds[atLinks].Revents != 0 {
