@@ -31,6 +31,10 @@ func newHomingState() homingState {
 // may begin at the same time (as with EVPN, RFC 7432 section 8.5).
 const homingWait = 3 * time.Second
 
+// staleWait is how long who was cut off waits, besides as long as that was, until
+// it takes over by what it knows: TCP's first timeout is 200 ms, and a way there.
+const staleWait = 500 * time.Millisecond
+
 // gate is a change of a port to a site: what it is to be. A port that closes
 // forgets the addresses behind it.
 type gate struct {
@@ -133,8 +137,8 @@ func (p *process) standing(now event.Mono) standing {
 		h.cut = now
 	case !cut && h.cut != 0:
 		// What others said meanwhile is sent again by TCP after at most as long
-		// as it could not be.
-		h.stale = now + event.Mono(max(homingWait, now.Sub(h.cut)))
+		// as it could not be, and its first timeout.
+		h.stale = now + event.Mono(staleWait+now.Sub(h.cut))
 		h.cut = 0
 	}
 	s := standing{able: h.cut == 0, hears: h.since != 0, settled: h.since != 0 && now >= h.since+event.Mono(homingWait), stale: now < h.stale}
