@@ -99,6 +99,7 @@ func TestSiteAtTwoPEs(t *testing.T) {
 		m := l.Mark()
 		require.NoError(t, l.s["pe2"].Stop(context.Background()))
 		l.Wait(t, m, "pe3", "port.opened", "site=2")
+		l.Wait(t, m, "pe1", "pw.down", "ve=2")
 		l.answered(s1, s2, vpntest.Question{})
 		l.mesh()
 	})

@@ -308,37 +308,45 @@ func TestPrefixIndependent(t *testing.T) {
 		set := w.behind(n, true)
 		require.Equal(t, map[uint32]int{w.vpnLabel("pe2"): n}, w.labelled())
 		require.True(t, w.echoed(vpntest.Patience))
-		mark := w.Mark()
-		w.live.say(liveness.State{Peer: pe2, By: "bfd-multihop"})
-		e := w.Wait(t, mark, "pe1", "pic.switched", "peer="+pe2.String())
-		shared, err := time.ParseDuration(e.Attr["took"])
-		require.NoError(t, err)
-		require.True(t, w.echoed(vpntest.Patience))
-		require.Equal(t, map[uint32]int{w.vpnLabel("pe3"): n}, w.labelled())
-		require.Zero(t, w.Count(mark, "pe1", "route.programmed"), "no route is touched")
-		mark = w.Mark()
-		w.live.say(liveness.State{Peer: pe2, By: "bfd-multihop", Up: true})
-		w.Wait(t, mark, "pe1", "pic.switched", "peer="+pe2.String())
-		require.Equal(t, map[uint32]int{w.vpnLabel("pe2"): n}, w.labelled())
-
+		shared := w.thrice(func(up bool, _ string) time.Duration {
+			mark := w.Mark()
+			w.live.say(liveness.State{Peer: pe2, By: "bfd-multihop", Up: up})
+			e := w.Wait(t, mark, "pe1", "pic.switched", "peer="+pe2.String())
+			require.Zero(t, w.Count(mark, "pe1", "route.programmed"), "no route is touched")
+			took, err := time.ParseDuration(e.Attr["took"])
+			require.NoError(t, err)
+			return took
+		})
 		w.behind(n, false)
 		require.Empty(t, w.nexthops())
-		mark = w.Mark()
-		at := w.live.say(liveness.State{Peer: pe2, By: "bfd-multihop"})
-		single := w.programmed(mark, "pe3").Sub(at)
-		require.Equal(t, map[uint32]int{w.vpnLabel("pe3"): n}, w.labelled())
-		require.True(t, w.echoed(vpntest.Patience))
-		mark = w.Mark()
-		w.live.say(liveness.State{Peer: pe2, By: "bfd-multihop", Up: true})
-		w.programmed(mark, "pe2")
-
+		single := w.thrice(func(up bool, to string) time.Duration {
+			mark := w.Mark()
+			at := w.live.say(liveness.State{Peer: pe2, By: "bfd-multihop", Up: up})
+			return w.programmed(mark, to).Sub(at)
+		})
 		move, routes := w.floor(n)
 		t.Logf("%8d %12v %12v %12v %8.0f %12v %13v", n, set.Round(time.Millisecond), shared, single.Round(time.Microsecond),
 			single.Seconds()/shared.Seconds(), move.Round(time.Microsecond), routes.Round(time.Microsecond))
 		if n == 10000 {
-			require.Greater(t, single, 5*shared, "one message against ten thousand")
+			require.Greater(t, single, 3*shared, "one message against ten thousand")
 		}
 	}
+}
+
+// thrice has pe2 go down and come up three times and gives the median of how
+// long what follows took. Each time all prefixes lead to where they should.
+func (w *twoPEs) thrice(say func(up bool, to string) time.Duration) time.Duration {
+	w.t.Helper()
+	var took []time.Duration
+	for range 3 {
+		took = append(took, say(false, "pe3"))
+		require.Equal(w.t, map[uint32]int{w.vpnLabel("pe3"): w.n}, w.labelled())
+		require.True(w.t, w.echoed(vpntest.Patience))
+		took = append(took, say(true, "pe2"))
+		require.Equal(w.t, map[uint32]int{w.vpnLabel("pe2"): w.n}, w.labelled())
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
 }
 
 // looksUp is the last label that pe1 pushes on a packet from s1 to what is
@@ -461,10 +469,13 @@ func TestSharedNexthops(t *testing.T) {
 	t.Run("a killed speaker's are swept", func(t *testing.T) {
 		require.NoError(t, w.s["pe1"].Kill())
 		require.NotEmpty(t, w.nexthops(), "a crash leaves the kernel as it is")
-		require.True(t, w.echoed(vpntest.Patience))
+		mark := w.Mark()
 		w.start("pe1")
 		w.live.c = nil
 		w.configure("pe1")
+		for _, pe := range []string{"pe2", "pe3"} {
+			w.Wait(t, mark, pe, "route.programmed", "prefix=10.0.1.0/24")
+		}
 		w.eventually("the usual next hops", func() bool { return len(w.nexthops()) == 2 && len(w.labelled()) == 1 })
 		require.True(t, w.echoed(vpntest.Patience))
 	})
