@@ -134,6 +134,21 @@ func (n *nexthops) changes(choose func(pair) choice) (add, move []nexthop) {
 	return add, move
 }
 
+// fits says whether there is just what choose wants, each by whatever way: then
+// no route has to be set.
+func (n *nexthops) fits(choose func(pair) choice) bool {
+	for p := range n.slots {
+		use, spare := n.ids(p)
+		c := choose(p)
+		_, used := n.have[use]
+		_, spared := n.have[spare]
+		if used == c.use.isZero() || spared == c.spare.isZero() {
+			return false
+		}
+	}
+	return true
+}
+
 // idle are next hops that no route refers to; their pairs are forgotten.
 func (n *nexthops) idle() (ids []uint32) {
 	for p, slot := range n.slots {

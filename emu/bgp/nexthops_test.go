@@ -127,3 +127,28 @@ func TestReachTakesTheControllersWord(t *testing.T) {
 	r.told([]Tunnel{{Egress: two}})
 	require.Empty(t, r.peers)
 }
+
+// What is down may change the way of next hops, which is moved, or whether there
+// are two, which takes routes.
+func TestNexthopsFit(t *testing.T) {
+	im, n, up := twoExits(), newNexthops(), newReach()
+	p := pair{target{addr("10.255.0.2"), 2012}, target{addr("10.255.0.3"), 2013}}
+	choose := func(p pair) choice { return im.choose(p, up) }
+	use, spare := n.ids(p)
+	require.False(t, n.fits(choose))
+	add, _ := n.changes(choose)
+	require.Len(t, add, 2)
+	for _, h := range add {
+		n.have[h.ID] = h
+	}
+	require.True(t, n.fits(choose))
+	up.hear(liveness.State{Peer: addr("10.255.0.2"), By: "bfd-multihop"})
+	add, move := n.changes(choose)
+	require.Empty(t, add)
+	require.Len(t, move, 2)
+	require.True(t, n.fits(choose))
+	up.dark["p2"] = true
+	n.lost(use)
+	n.lost(spare)
+	require.False(t, n.fits(choose))
+}

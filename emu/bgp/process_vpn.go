@@ -276,5 +276,7 @@ func (p *process) onLiveness(m livenessMsg) {
 	}
 	p.moveShared(what, m.state.At)
 	p.convergeVPLS()
-	p.resync = true
+	// To look at thousands of routes that are as they should be takes longer than
+	// to move them, and the next word may come meanwhile.
+	p.resync = p.resync || !p.cfg.PIC || !p.shared.fits(p.choose)
 }
