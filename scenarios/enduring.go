@@ -35,7 +35,7 @@ func (s *enduring) trial(ctx context.Context, pt point, number int, t *metrics.T
 	}
 	alone := plan.WithoutStandby(vm)
 	for _, p := range []*topo.Plan{alone.WithGuest(vm, nil), alone} {
-		if _, err := s.lab.ApplyWith(ctx, p, lab.ApplyOptions{Trust: true, Announce: true}); err != nil {
+		if _, err := s.lab.ApplyWith(ctx, p, lab.ApplyOptions{Announce: true}); err != nil {
 			return err
 		}
 	}
@@ -56,14 +56,14 @@ type endurance struct {
 }
 
 func (r *endurance) run(ctx context.Context) error {
-	if err := r.invite(ctx); err != nil {
-		return err
-	}
 	defer r.dismiss()
 	if r.pt[paramMode] != modeAlone {
 		if err := r.protect(ctx); err != nil {
 			return err
 		}
+	}
+	if err := r.invite(ctx); err != nil {
+		return err
 	}
 	r.began = event.Now()
 	lasts := cmpDuration(r.experiment.Lasts.Std(), usualLasts)

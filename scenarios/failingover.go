@@ -84,7 +84,7 @@ func (s *failingOver) trial(ctx context.Context, pt point, number int, t *metric
 	vm := s.experiment.VM
 	alone := plan.WithoutStandby(vm)
 	for _, p := range []*topo.Plan{alone.WithGuest(vm, nil), alone} { // it begins anew, memory and disk
-		if _, err := s.lab.ApplyWith(ctx, p, lab.ApplyOptions{Trust: true, Announce: true}); err != nil {
+		if _, err := s.lab.ApplyWith(ctx, p, lab.ApplyOptions{Announce: true}); err != nil {
 			return err
 		}
 	}
@@ -104,6 +104,8 @@ type failoverTrial struct {
 	log  *eventLog
 
 	users            *traffic.Users
+	known            uint64           // users that the VM knows
+	before           []traffic.Answer // to those without a standby
 	alone, protected stretch
 	at               event.Mono // of the fault, or of the request to switch over
 	event            topo.Event // the zero one: it is planned
@@ -122,17 +124,17 @@ type stretch struct {
 func (r *failoverTrial) planned() bool { return r.pt[paramFault] == faultPlanned }
 
 func (r *failoverTrial) run(ctx context.Context) error {
-	if err := r.invite(ctx); err != nil {
-		return err
-	}
 	defer r.dismiss()
-	var err error
-	if r.alone, err = r.stretch(ctx, false); err != nil {
+	if err := r.byItself(ctx); err != nil {
 		return err
 	}
 	if err := r.protect(ctx); err != nil {
 		return err
 	}
+	if err := r.invite(ctx); err != nil {
+		return err
+	}
+	var err error
 	if r.protected, err = r.stretch(ctx, true); err != nil {
 		return err
 	}
@@ -154,7 +156,25 @@ func (r *failoverTrial) run(ctx context.Context) error {
 	return r.lab.Whole(wholly)
 }
 
-// invite opens the users and lets them begin.
+// byItself watches the VM without a standby, with users of its own: with one it
+// begins anew from its disk.
+func (r *failoverTrial) byItself(ctx context.Context) error {
+	if err := r.invite(ctx); err != nil {
+		return err
+	}
+	var err error
+	if r.alone, err = r.stretch(ctx, false); err != nil {
+		return err
+	}
+	seen, err := r.ask(ctx)
+	if err != nil {
+		return err
+	}
+	r.before = seen.Answers
+	return nil
+}
+
+// invite opens users whom the VM does not know, and lets them begin.
 func (r *failoverTrial) invite(ctx context.Context) error {
 	c := r.experiment.Clients
 	n, _ := r.plan.Node(r.experiment.VM)
@@ -164,13 +184,13 @@ func (r *failoverTrial) invite(ctx context.Context) error {
 	}
 	u, err := traffic.OpenUsers(ctx, r.lab.Fabric().Do, traffic.UsersConfig{
 		Server: netip.AddrPortFrom(n.Addr, uint16(n.Guest.Port)), From: a.Machines,
-		Users: c.Users, Think: c.Think.Std(), Seed: r.seed, Open: shoppers(n.Guest.Workload, r.seed),
+		Users: c.Users, Think: c.Think.Std(), Seed: r.seed, Open: shoppersFrom(r.known+1, n.Guest.Workload, r.seed+r.known),
 		Reconnect: redial, Silent: silent,
 	})
 	if err != nil {
 		return fmt.Errorf("users of %s: %w", n.Name, err)
 	}
-	r.users = u
+	r.users, r.known = u, r.known+uint64(c.Users)
 	u.Start()
 	return r.await(ctx, 1, answerDeadline, "at the beginning")
 }

@@ -13,8 +13,8 @@ import (
 //
 // A point is a mode of replication, its epoch, a round-trip time between the two
 // clouds and a fault. In each trial the VM begins anew, alone: its users are
-// watched for a while. Then its standby comes, and they are watched again when it
-// holds everything. Then the fault of the point is done; or, where it is
+// watched for a while. Then it begins once more, with its standby, and when that
+// holds everything other users come and are watched. Then the fault of the point is done; or, where it is
 // "planned", the VM is switched over as for maintenance. The users are watched
 // until each has been answered from the seat that took over, and for as long as
 // the file says; then each asks what became of what it was told. At last the fault

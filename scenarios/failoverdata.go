@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -90,7 +91,7 @@ func brokenConnections(seen *traffic.UsersResult) int {
 // addResponses stores what users waited in each phase.
 func (r *failoverTrial) addResponses(seen *traffic.UsersResult) {
 	took := map[string][]time.Duration{}
-	for _, a := range seen.Answers {
+	for _, a := range slices.Concat(r.before, seen.Answers) {
 		switch {
 		case a.Asked >= r.alone.from && a.Answered <= r.alone.to:
 			took[phaseAlone] = append(took[phaseAlone], a.Took())

@@ -34,10 +34,16 @@ var _ traffic.Persistent = (*shopper)(nil)
 // shoppers opens users of a workload, in the form that package traffic takes.
 // What each asks for follows from the seed.
 func shoppers(workload string, seed uint64) func(conn net.Conn, user int) (traffic.Service, error) {
+	return shoppersFrom(1, workload, seed)
+}
+
+// shoppersFrom are users of whom the guest knows none: first is the name of the
+// first of them.
+func shoppersFrom(first uint64, workload string, seed uint64) func(conn net.Conn, user int) (traffic.Service, error) {
 	return func(conn net.Conn, user int) (traffic.Service, error) {
 		return &shopper{
-			client:   guest.NewClient(conn, uint64(user)+1, 0), // the guest is new, and knows nobody
-			workload: workload, user: uint64(user) + 1,
+			client:   guest.NewClient(conn, first+uint64(user), 0),
+			workload: workload, user: first + uint64(user),
 			rng: rand.New(rand.NewPCG(seed, ^uint64(user))),
 		}, nil
 	}

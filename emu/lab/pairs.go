@@ -392,6 +392,9 @@ func (p *pairs) end(ctx context.Context, plan *topo.Plan, k protected) error {
 	delete(p.known, k.pair.VM)
 	close(k.changed)
 	p.mu.Unlock()
+	if k.active == k.pair.Standby {
+		p.lab.unannounced[k.pair.VM] = true // bridges know it at the other seat
+	}
 	dir := func(seat string) string { return filepath.Join(p.lab.hypers.dir, "hosts", k.pair.HostOf(seat), seat) }
 	n, stays := plan.Node(k.pair.VM)
 	stays = stays && n.Guest != nil && *n.Guest == k.spec
