@@ -34,6 +34,14 @@ type VPCSite struct {
 	Machines int    `json:"machines"`
 }
 
+// pes are the site's PEs, the preferred one first.
+func (s VPCSite) pes() string {
+	if s.BackupPE == "" {
+		return s.PE
+	}
+	return s.PE + ", then " + s.BackupPE
+}
+
 // VSIInfo is a VPLS instance of a PE (RFC 4761).
 type VSIInfo struct {
 	Node        string       `json:"node"`
@@ -261,7 +269,7 @@ func (i *inspection) reservations(context.Context) error {
 func (i *inspection) reservedUse(node string, label uint32) string {
 	for _, a := range i.plan.Adjacencies {
 		if a.Node == node && a.Label == label {
-			return "explicit path, on to " + a.Next
+			return "explicit path or bypass, on to " + a.Next
 		}
 	}
 	for _, r := range i.plan.Reservations {
@@ -286,7 +294,7 @@ func (r *Report) vpcTable(w io.Writer) {
 			if !s.Joined {
 				joined = "no"
 			}
-			t.AppendRow(table.Row{v.VPC, v.Number, service, s.Site, s.PE, s.Subnet, joined, s.Machines})
+			t.AppendRow(table.Row{v.VPC, v.Number, service, s.Site, s.pes(), s.Subnet, joined, s.Machines})
 		}
 	}
 	show(w, t)
