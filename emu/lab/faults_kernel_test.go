@@ -232,3 +232,45 @@ func TestLabGoesWithItsFaults(t *testing.T) {
 	require.Empty(t, l.Faults())
 	whole(t, l)
 }
+
+// TestCrashesOfALAN has routers of a vpls crash that watch each other, with a
+// controller that leads paths around what is lost.
+func TestCrashesOfALAN(t *testing.T) {
+	kerneltest.Need(t)
+	l, plan := deployed(t, `name: lan
+topology:
+  backbone:
+    pe: [pe1, pe2, pe3]
+    p: [p1, p2]
+    links: [{between: [pe1, p1]}, {between: [pe1, p2]}, {between: [pe2, p1]}, {between: [pe2, p2]}, {between: [pe3, p1]}, {between: [p1, p2]}]
+    recovery: {detect: [carrier, bfd], interval: 50ms}
+  sites:
+    a: {kind: enterprise, pe: pe1}
+    b: {kind: enterprise, pe: pe2}
+    c: {kind: enterprise, pe: pe3}
+vpcs:
+  acme: {service: vpls, sites: [a, b, c]}
+`)
+	whole(t, l)
+	for _, f := range []topo.Fault{
+		{Kind: topo.FaultNodeCrash, Node: "p1"},
+		{Kind: topo.FaultNodeCrash, Node: "pe1"},
+		{Kind: topo.FaultLinkDown, Link: []string{"pe2", "p1"}},
+		{Kind: topo.FaultLinkSilent, Link: []string{"pe1", "p2"}},
+		{Kind: topo.FaultKill, Process: "repair", Node: "pe2"},
+	} {
+		t.Run(f.String(), func(t *testing.T) {
+			silent := talk(t, l, plan, "acme-a-1", "acme-b-1")
+			f.For = topo.Duration(1500 * time.Millisecond)
+			i, err := l.Inject(limit(t), f)
+			require.NoError(t, err)
+			await(t, "the end of the fault", i.Over())
+			began := time.Now()
+			whole(t, l)
+			t.Logf("whole %v after its end; silent %v", time.Since(began).Round(time.Millisecond), silent())
+			again, err := l.Apply(limit(t), plan)
+			require.NoError(t, err)
+			require.Zero(t, again.Changes)
+		})
+	}
+}

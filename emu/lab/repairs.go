@@ -321,7 +321,7 @@ func (l *Lab) asleep(ctx context.Context) (missing []string, err error) {
 		}
 		for _, s := range st.Sessions {
 			if s.State != "up" {
-				missing = append(missing, fmt.Sprintf("%s with %v: %s", m.node, s.Peer, s.State))
+				missing = append(missing, fmt.Sprintf("BFD session of %s with %v: %s", m.node, s.Peer, s.State))
 			}
 		}
 	}

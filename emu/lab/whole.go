@@ -35,8 +35,8 @@ const (
 
 // Whole waits until the lab is whole again, ctx's deadline at the longest, and
 // looks at least once: no fault is in force, the kernel holds what the plan says
-// with paths over all links, all processes run, all BGP sessions are there and
-// all VPN routes programmed. The error wraps a *BrokenError that names what is
+// with paths over all links, all processes run, all BGP and BFD sessions are
+// there and all VPN routes programmed. The error wraps a *BrokenError that names what is
 // not so. A caller whose deadline has passed already gets one look.
 func (l *Lab) Whole(ctx context.Context) error {
 	sub := l.Subscribe()
@@ -106,6 +106,11 @@ func (l *Lab) Broken(ctx context.Context) error {
 	}
 	what = append(what, kernel...)
 	what = append(what, l.controlFaults(plan)...)
+	sleeping, err := l.asleep(ctx)
+	if err != nil {
+		sleeping = []string{"reflexes: " + err.Error()}
+	}
+	what = append(what, sleeping...)
 	what = append(what, l.hostFaults(ctx, plan)...)
 	if len(what) > 0 {
 		return &BrokenError{what}
