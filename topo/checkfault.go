@@ -78,6 +78,11 @@ func runsAt(process string) string {
 	return "node"
 }
 
+// isDaemon says whether a process is one of FRR's.
+func isDaemon(process string) bool {
+	return runsAt(process) == "node" && process != "speaker" && process != "repair"
+}
+
 // CheckFault says whether a fault is well formed and the plan has all that it
 // names. The error is a *FaultError.
 func (p *Plan) CheckFault(f Fault) error {
@@ -140,6 +145,9 @@ func (f Fault) vetProcess() *refusal {
 	processes := strings.Split(strings.ReplaceAll(faultTag("Process"), "enum=", ""), ",")
 	if !slices.Contains(processes, f.Process) {
 		return refuse("process", fmt.Sprintf("%q is not known; expected %s", f.Process, oneOf(processes)), suggest(f.Process, processes))
+	}
+	if f.For > 0 && isDaemon(f.Process) {
+		return refuse("for", fmt.Sprintf("FRR starts %s again by itself, and at once; expected no for", f.Process), "kill the speaker, which is the parent of all")
 	}
 	at := runsAt(f.Process)
 	given := ""
@@ -227,8 +235,7 @@ func (p *Plan) hasProcess(f Fault) *refusal {
 		return err
 	}
 	n, _ := p.Node(f.Node)
-	daemon := !slices.Contains([]string{"speaker", "repair"}, f.Process)
-	if daemon && n.Routing != RoutingFRR {
+	if isDaemon(f.Process) && n.Routing != RoutingFRR {
 		return refuse("process", fmt.Sprintf("%s is a daemon of FRR, and %s has none", f.Process, f.Node), "")
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
 	trains "github.com/vpclab/vpclab/emu/traffic"
 	"github.com/vpclab/vpclab/topo"
@@ -255,13 +257,11 @@ vpcs:
 	for _, f := range []topo.Fault{
 		{Kind: topo.FaultNodeCrash, Node: "p1"},
 		{Kind: topo.FaultNodeCrash, Node: "pe1"},
-		{Kind: topo.FaultLinkDown, Link: []string{"pe2", "p1"}},
 		{Kind: topo.FaultLinkSilent, Link: []string{"pe1", "p2"}},
-		{Kind: topo.FaultKill, Process: "repair", Node: "pe2"},
 	} {
 		t.Run(f.String(), func(t *testing.T) {
 			silent := talk(t, l, plan, "acme-a-1", "acme-b-1")
-			f.For = topo.Duration(1500 * time.Millisecond)
+			f.For = topo.Duration(700 * time.Millisecond)
 			i, err := l.Inject(limit(t), f)
 			require.NoError(t, err)
 			await(t, "the end of the fault", i.Over())
@@ -273,4 +273,44 @@ vpcs:
 			require.Zero(t, again.Changes)
 		})
 	}
+}
+
+// TestChangesWhileNodesAreDown applies plans to a lab of which an edge and a host
+// are down: nobody waits for them, nothing of them is started, and they boot with
+// what is then the plan.
+func TestChangesWhileNodesAreDown(t *testing.T) {
+	kerneltest.Need(t)
+	l, plan := deployed(t, brittle)
+	folder := filepath.Join(l.hypers.dir, "hosts", "texas-h1", "shop")
+	require.FileExists(t, filepath.Join(folder, guest.MemoryFile))
+	host, err := l.Inject(limit(t), topo.Fault{Kind: topo.FaultHostCrash, Host: "texas/1"})
+	require.NoError(t, err)
+	edge, err := l.Inject(limit(t), topo.Fault{Kind: topo.FaultNodeCrash, Node: "pe2"})
+	require.NoError(t, err)
+	require.NoFileExists(t, filepath.Join(folder, guest.MemoryFile))
+	require.FileExists(t, filepath.Join(folder, guest.DiskFile))
+
+	less, err := plan.Do(topo.Operation{Do: "leave", VPC: "acme", Site: "hq"})
+	require.NoError(t, err)
+	for _, p := range []*topo.Plan{plan, less, plan} {
+		_, err := l.ApplyWith(limit(t), p, ApplyOptions{Deadline: 5 * time.Second})
+		require.NoError(t, err)
+	}
+	require.Nil(t, l.hypers.running("texas-h1"))
+	_, runs := l.speakers.get("pe2")
+	require.False(t, runs)
+	var down *DownError
+	_, err = l.hypers.agent(limit(t), plan, "texas-h1")
+	require.ErrorAs(t, err, &down)
+
+	_, err = l.Apply(limit(t), less)
+	require.NoError(t, err)
+	require.NoError(t, edge.Undo(limit(t)))
+	require.NoError(t, host.Undo(limit(t)))
+	require.NoError(t, host.Undo(limit(t)), "once more is nothing")
+	whole(t, l)
+	require.FileExists(t, filepath.Join(folder, guest.MemoryFile))
+	_, err = l.Apply(limit(t), plan)
+	require.NoError(t, err)
+	whole(t, l)
 }
