@@ -481,3 +481,93 @@ func BenchmarkGate(b *testing.B) {
 		})
 	}
 }
+
+// TestAHeldAnswerTakesFewEpochs is why what is held is held beside the VM's
+// interface and not in its own queue: there TCP would hand over a few segments
+// of an answer at a time, and wait until they have left.
+func TestAHeldAnswerTakesFewEpochs(t *testing.T) {
+	const size, epoch = 40_000, 20 * time.Millisecond
+	beside, within := 0, 0
+	t.Run("beside", func(t *testing.T) {
+		g := newGround(t)
+		p := g.newGate()
+		_, err := p.Mark()
+		require.NoError(t, err)
+		beside = g.epochsOf(size, epoch, func() {
+			e, err := p.Mark()
+			require.NoError(t, err)
+			require.NoError(t, p.Release(e-1))
+		})
+	})
+	t.Run("within", func(t *testing.T) {
+		g := newGround(t)
+		conn, err := rtnl.DialNS(int(g.vm))
+		require.NoError(t, err)
+		defer conn.Close()
+		q := rtnl.Qdisc{DevIndex: 10, Dev: "eth0", Parent: rtnl.Root, Handle: rtnl.MakeHandle(1, 0)}
+		var b rtnl.Batch
+		b.Plug(q, 1<<30)
+		require.NoError(t, conn.Do(&b))
+		within = g.epochsOf(size, epoch, func() {
+			b.Reset()
+			b.PlugSet(q, rtnl.PlugBuffer)
+			b.PlugSet(q, rtnl.PlugReleaseOne)
+			require.NoError(t, conn.Do(&b))
+		})
+	})
+	t.Logf("an answer of %d bytes takes %d epochs beside, %d within", size, beside, within)
+	require.Less(t, beside, within)
+}
+
+// epochsOf is how many epochs an answer takes that a new connection is sent, once
+// it has seen a few: the most of three.
+func (g *ground) epochsOf(size int, epoch time.Duration, next func()) (most int) {
+	l := in(g.t, g.vm, func() (net.Listener, error) { return net.Listen("tcp4", vmAddr.String()+":0") })
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		for b := make([]byte, 1); ; {
+			if _, err := c.Read(b); err != nil {
+				return
+			}
+			if _, err := c.Write(make([]byte, size)); err != nil {
+				return
+			}
+		}
+	}()
+	answered := make(chan error)
+	go func() {
+		client := in(g.t, g.client, func() (net.Conn, error) { return net.DialTimeout("tcp4", l.Addr().String(), 10*time.Second) })
+		defer client.Close()
+		for range 5 {
+			if _, err := client.Write([]byte{1}); err != nil {
+				answered <- err
+				return
+			}
+			_, err := io.CopyN(io.Discard, client, int64(size))
+			answered <- err
+		}
+	}()
+	tick := time.NewTicker(epoch)
+	defer tick.Stop()
+	for n, epochs := 0, 0; n < 5; {
+		select {
+		case err := <-answered:
+			require.NoError(g.t, err)
+			if n++; n > 2 {
+				most = max(most, epochs)
+			}
+			epochs = 0
+		case <-tick.C:
+			next()
+			epochs++
+		case <-time.After(20 * time.Second):
+			g.t.Fatalf("waited 20 s for answer %d", n)
+		}
+	}
+	return most
+}
