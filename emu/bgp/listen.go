@@ -20,6 +20,7 @@ func (p *process) listen(yes bool) {
 	case yes && p.deafen == nil:
 		ctx, cancel := context.WithCancel(context.Background())
 		p.deafen = cancel
+		beInTime()
 		p.listener.Go(func() {
 			_ = liveness.Watch(ctx, func(s liveness.State) { p.inbox.put(livenessMsg{state: s}) }) // ends with ctx
 		})

@@ -34,14 +34,20 @@ func RunSpeaker(ctx context.Context, conn io.ReadWriter) error {
 // handles its share at one go, instead of taking turns for every message (a
 // fifth of the context switches when a site joins). It is a hint: an error
 // changes nothing that matters.
-func yieldToOthers() {
+func yieldToOthers() { schedule(unix.SCHED_BATCH) }
+
+// beInTime takes that back where this process is to act at once on what is down:
+// others may be busy with thousands of routes.
+func beInTime() { schedule(unix.SCHED_NORMAL) }
+
+func schedule(policy uint32) {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return
 	}
 	for _, t := range tasks {
 		if tid, err := strconv.Atoi(t.Name()); err == nil {
-			_ = unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH}, 0)
+			_ = unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy}, 0)
 		}
 	}
 }
