@@ -135,7 +135,7 @@ func TestFaultsOfEachKind(t *testing.T) {
 			t.Logf("injected in %v, whole %v after its end; silent %v", took, time.Since(began).Round(time.Millisecond), gaps)
 			for j, dead := range c.dead {
 				if dead {
-					require.GreaterOrEqual(t, gaps[j], last.Std()-10*time.Millisecond, "direction %d", j)
+					require.GreaterOrEqual(t, gaps[j], last.Std()*2/3, "direction %d; a machine that stalls sends less", j)
 				} else {
 					require.Less(t, gaps[j], last.Std(), "direction %d", j)
 				}
