@@ -24,7 +24,7 @@ const (
 	// redial is how often a user whose connection broke opens it again, and
 	// silent how long it waits for an answer before it takes it for broken.
 	redial = 100 * time.Millisecond
-	silent = 10 * time.Second
+	silent = 5 * time.Second
 )
 
 // failingOver is a session of the experiment failover.
@@ -358,17 +358,25 @@ func (r *failoverTrial) ask(ctx context.Context) (*traffic.UsersResult, error) {
 	return u.Stop(ctx)
 }
 
-// sound asks the guest whether it runs and what it found wrong with its bytes.
+// sound asks the guest whether it runs and what it found wrong with its bytes. A
+// protected VM stands for a moment at each checkpoint.
 func (r *failoverTrial) sound(ctx context.Context) error {
-	switch st, err := r.lab.GuestStatus(ctx, r.experiment.VM); {
-	case err != nil:
-		return fmt.Errorf("%s after the fault: %w", r.experiment.VM, err)
-	case st.Fault != "":
-		return fmt.Errorf("%s has found after the fault: %s", r.experiment.VM, st.Fault)
-	case !st.Running:
-		return fmt.Errorf("%s stands after the fault", r.experiment.VM)
+	ctx, cancel := context.WithTimeoutCause(ctx, answerDeadline, fmt.Errorf("stands, and has for %v", answerDeadline))
+	defer cancel()
+	for {
+		st, err := r.lab.GuestStatus(ctx, r.experiment.VM)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s after the fault: %w", r.experiment.VM, err)
+		case st.Fault != "":
+			return fmt.Errorf("%s has found after the fault: %s", r.experiment.VM, st.Fault)
+		case st.Running:
+			return nil
+		}
+		if err := wait(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("%s after the fault: %w", r.experiment.VM, err)
+		}
 	}
-	return nil
 }
 
 // phasesOf are the parts of a recovery: what ended each, in order.
