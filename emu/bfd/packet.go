@@ -42,11 +42,10 @@ type Diag uint8
 
 // Diagnostics (RFC 5880 section 4.1).
 const (
-	NoDiag         Diag = 0
-	Expired        Diag = 1 // no packet within the detection time
-	NeighborDown   Diag = 3 // the neighbour said that its end is down
-	AdminDownDiag  Diag = 7
-	ReverseConcats Diag = 8
+	NoDiag        Diag = 0
+	Expired       Diag = 1 // no packet within the detection time
+	NeighborDown  Diag = 3 // the neighbour said that its end is down
+	AdminDownDiag Diag = 7
 )
 
 func (d Diag) String() string {

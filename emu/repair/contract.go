@@ -19,11 +19,12 @@
 //
 // # Events
 //
-// liveness.down and liveness.up {dev, peer, by, detail}: a neighbour on a link, or
+// liveness.down and liveness.up {dev, peer, by}: a neighbour on a link, or
 // without dev a router further away. repair.switched and repair.restored {dev,
 // routes, took}: took is from when it was found out until the kernel had the
 // routes. repair.forgotten {dev, routes}: what the kernel had dropped was put back.
-// bfd.up and bfd.down {dev, peer, diag}: a session. repair.refused {error}; repair.exit {status, stderr}, by the parent.
+// bfd.up and bfd.down {dev, peer, diag}: a session. repair.refused {error}: by
+// the kernel. repair.exit {status, stderr}: by the parent.
 package repair
 
 import (

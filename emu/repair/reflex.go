@@ -39,9 +39,9 @@ type reflexes struct {
 // link is one link of the router's.
 type link struct {
 	Link
-	up, carrier bool // as the kernel has its interface
-	lost        bool // its BFD session went down and is not up again
-	dead        bool // what follows from it, as was last told
+	carrier bool // as the kernel has its interface
+	lost    bool // its BFD session went down and is not up again
+	dead    bool // what follows from it, as was last told
 }
 
 // acquaintance is a router further away.
@@ -82,7 +82,7 @@ func (x *reflexes) configure(cfg Config, now event.Mono) {
 	x.cfg = cfg
 	links := map[string]*link{}
 	for _, l := range cfg.Links {
-		k := &link{Link: l, up: true, carrier: true}
+		k := &link{Link: l, carrier: true}
 		if was := x.links[l.Dev]; was != nil && was.Link == l {
 			*k = *was
 		}
@@ -111,12 +111,12 @@ func (x *reflexes) configure(cfg Config, now event.Mono) {
 }
 
 // device is told what the kernel has of an interface.
-func (x *reflexes) device(dev string, up, carrier bool, at event.Mono) {
+func (x *reflexes) device(dev string, carrier bool, at event.Mono) {
 	l := x.links[dev]
 	if l == nil {
 		return
 	}
-	l.up, l.carrier = up, carrier
+	l.carrier = carrier
 	x.judge(l, byCarrier, at)
 }
 

@@ -60,7 +60,7 @@ func TestWhatFollowsFromWhat(t *testing.T) {
 		want string
 	}
 	carrier := func(dev string, there bool) func(*reflexes) {
-		return func(x *reflexes) { x.device(dev, true, there, 1) }
+		return func(x *reflexes) { x.device(dev, there, 1) }
 	}
 	session := func(dev string, from, to bfd.State) func(*reflexes) {
 		return func(x *reflexes) { x.session(told(dev, from, to, false)) }

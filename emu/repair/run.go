@@ -217,7 +217,7 @@ func (p *process) links(now event.Mono) error {
 func (p *process) see(events []rtnl.LinkEvent, now event.Mono) {
 	for _, e := range events {
 		up := e.Up && !e.Gone
-		p.reflexes.device(e.Name, up, e.Carrier && !e.Gone, now)
+		p.reflexes.device(e.Name, e.Carrier && !e.Gone, now)
 		if was, known := p.up[e.Name]; known && !was && up {
 			p.restore(e.Name, p.reflexes.forgotten(e.Name))
 		}
