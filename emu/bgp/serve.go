@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/netip"
 	"sync"
 
 	"github.com/vpclab/vpclab/emu/event"
@@ -16,6 +17,9 @@ type Body interface {
 	// Configure converges to cfg, which is valid.
 	Configure(ctx context.Context, cfg Config) error
 	RIB(ctx context.Context) ([]RouteInfo, error)
+	// Reset ends the session with a neighbor, or all of them (zero), by a
+	// notification; they come about again.
+	Reset(ctx context.Context, neighbor netip.Addr) error
 	// Stop takes everything of this control plane out of the kernel and ends
 	// what it runs. Nothing is called after it.
 	Stop(ctx context.Context) error
@@ -65,7 +69,7 @@ func serve(ctx context.Context, line []byte, body Body, w *lineWriter) (done boo
 	case r.Op == opRIB:
 		answer.RIB, err = body.RIB(ctx)
 	case r.Op == opReset:
-		err = errors.New("this control plane resets no sessions")
+		err = body.Reset(ctx, r.Neighbor)
 	case r.Op == opStop:
 		err = body.Stop(ctx)
 		done = true

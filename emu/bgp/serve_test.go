@@ -31,6 +31,11 @@ func (b *body) RIB(context.Context) ([]RouteInfo, error) {
 	return []RouteInfo{{RD: "65000:1", Prefix: netip.MustParsePrefix("10.0.0.0/24")}}, nil
 }
 
+func (b *body) Reset(_ context.Context, neighbor netip.Addr) error {
+	b.told = append(b.told, "reset "+neighbor.String())
+	return b.err
+}
+
 func (b *body) Stop(context.Context) error { return b.err }
 
 // served is a body behind a channel, and what Serve returned.
@@ -76,6 +81,8 @@ func TestServeIsASpeakersChannel(t *testing.T) {
 	bad.ASN = 0
 	require.Contains(t, ask(request{Op: opConfigure, Config: &bad}).Error, "asn")
 	require.Equal(t, []string{"pe1"}, b.told, "what is not valid was passed on")
+	require.Empty(t, ask(request{Op: opReset, Neighbor: cfg.RouterID}).Error)
+	require.Equal(t, "reset 10.255.0.1", b.told[1])
 	b.err = errors.New("no room")
 	require.Equal(t, "no room", ask(request{Op: opConfigure, Config: &cfg}).Error)
 	require.Equal(t, "no room", ask(request{Op: opStop}).Error)

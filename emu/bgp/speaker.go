@@ -295,8 +295,8 @@ func (s *Speaker) RIB(ctx context.Context) ([]RouteInfo, error) {
 }
 
 // Reset ends the session with a neighbor, or all of them (zero), with a
-// notification; they come about again at once. It does not wait for that. FRR
-// is not asked to.
+// notification; they come about again at once (FRR's when its timer wants). It
+// does not wait for that.
 func (s *Speaker) Reset(ctx context.Context, neighbor netip.Addr) error {
 	_, err := s.call(ctx, "reset sessions", request{Op: opReset, Neighbor: neighbor})
 	return err

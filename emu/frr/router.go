@@ -279,6 +279,21 @@ func (r *router) RIB(ctx context.Context) ([]bgp.RouteInfo, error) {
 	return out, nil
 }
 
+// Reset has bgpd end the session with a neighbor, or all of them (zero), with a
+// notification.
+func (r *router) Reset(ctx context.Context, neighbor netip.Addr) error {
+	d := r.bgpd.Load()
+	if d == nil {
+		return errors.New("reset BGP sessions: bgpd does not run")
+	}
+	whose := "*"
+	if neighbor.IsValid() {
+		whose = neighbor.String()
+	}
+	_, err := d.question(ctx, "clear bgp "+whose)
+	return err
+}
+
 // nextHops are the BGP next hops of a VRF's routes, as bgpd has them now.
 func (r *router) nextHops(ctx context.Context, vrf string) (map[netip.Prefix]netip.Addr, error) {
 	d := r.bgpd.Load()
