@@ -15,7 +15,6 @@ type app struct {
 	mu       sync.Mutex     // requests are done one after the other
 	versions []uint64       // of the pages
 	blocks   map[int]uint64 // their versions, of those that are known
-	stored   uint64         // sum of blockDigest over all blocks written
 	disk     *Disk
 	ledger   *ledger
 	rng      uint64
@@ -149,7 +148,6 @@ func (a *app) store(n int) (wrong, err error) {
 				return fmt.Errorf("block %d of the disk: %w", block, err), nil
 			}
 		}
-		a.stored += blockDigest(block, a.blocks[block]+1) - blockDigest(block, a.blocks[block])
 		a.blocks[block]++
 		seal(b[:], a.seed, block, a.blocks[block])
 		if _, err := a.disk.Begin(b[:], int64(block)*PageSize); err != nil {
@@ -159,21 +157,12 @@ func (a *app) store(n int) (wrong, err error) {
 	return nil, nil
 }
 
-// blockDigest is what a block's version adds to the digest of all; those that
-// were never written add nothing.
-func blockDigest(block int, version uint64) uint64 {
-	if version == 0 {
-		return 0
-	}
-	return mix(mix(uint64(block)+saltPage) + version)
-}
-
 // save and load are for the state of the virtual CPUs.
 func (a *app) save(s *cpuState) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.app = append([]uint64(nil), a.versions...)
-	s.draws, s.stored = a.rng, a.stored
+	s.draws = a.rng
 	a.ledger.save(s)
 }
 
@@ -187,7 +176,7 @@ func (a *app) load(s *cpuState, disk *Disk) error {
 		return fmt.Errorf("state with %d records in the ledger: the guest stood at %d", s.ledger, seq)
 	}
 	copy(a.versions, s.app)
-	a.rng, a.stored = s.draws, s.stored
+	a.rng = s.draws
 	a.disk = disk
 	a.ledger.move(disk)
 	return nil

@@ -153,7 +153,7 @@ const (
 
 // restore puts connections into the guest's kernel. What cannot be put there is
 // dropped, and counted: it must not keep the others from going on.
-func (k *clients) restore(all []carried) error {
+func (k *clients) restore(all []carried) (err error) {
 	if len(all) == 0 {
 		return nil
 	}

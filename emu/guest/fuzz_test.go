@@ -56,7 +56,7 @@ func FuzzReply(f *testing.F) {
 func someState() *cpuState {
 	return &cpuState{
 		seed: 1, pages: 16384, workload: TPCW, pauses: 2, ran: 1e9, ticks: 200, cursors: []uint64{1, 300, 1 << 40},
-		rng: 1<<64 - 1, steps: 200, acked: 12, ledger: 17, draws: 9, stored: 1 << 50, app: []uint64{0, 0, 5}, counts: []uint64{7, 1},
+		rng: 1<<64 - 1, steps: 200, acked: 12, ledger: 17, draws: 9, app: []uint64{0, 0, 5}, counts: []uint64{7, 1},
 	}
 }
 

@@ -26,7 +26,6 @@ type cpuState struct {
 	acked    uint64
 	ledger   uint64   // sequence number of the last record
 	draws    uint64   // of the server's own random numbers
-	stored   uint64   // digest of the blocks that the server wrote to the disk
 	app      []uint64 // versions of the pages that clients work on
 	counts   []uint64 // of a ledger without a disk: client, count, client, count …
 	clients  []carried
@@ -64,7 +63,7 @@ func (s *cpuState) encode() []byte {
 
 // numbers are the single ones, in their order on the wire.
 func (s *cpuState) numbers() []*uint64 {
-	return []*uint64{&s.seed, &s.pages, &s.pauses, &s.ran, &s.ticks, &s.rng, &s.steps, &s.acked, &s.ledger, &s.draws, &s.stored}
+	return []*uint64{&s.seed, &s.pages, &s.pauses, &s.ran, &s.ticks, &s.rng, &s.steps, &s.acked, &s.ledger, &s.draws}
 }
 
 func decodeState(b []byte) (*cpuState, error) {

@@ -675,6 +675,37 @@ func median(d []time.Duration) time.Duration {
 	return d[len(d)/2].Round(time.Microsecond)
 }
 
+// TestNewcomersAreReset: who connected since the checkpoint is a stranger to the
+// kernel that goes on with it, and hears so; who was there before is not.
+func TestNewcomersAreReset(t *testing.T) {
+	g := newGround(t, trait{})
+	s := g.newServer(0)
+	s.run()
+	dial := func() *client {
+		return &client{conn: in(t, g.client, func() (net.Conn, error) { return net.DialTimeout("tcp4", g.vm.String(), 5*time.Second) })}
+	}
+	old := dial()
+	defer old.conn.Close()
+	old.exchange(t)
+	k, err := s.checkpoint()
+	require.NoError(t, err)
+	newcomer := dial()
+	defer newcomer.conn.Close()
+	g.port(0, false)
+	s.kill()
+	g.active = 1
+	s, resend, _ := g.restore(1, k)
+	g.open()
+	require.NoError(t, resend())
+	s.run()
+	old.exchange(t)
+	newcomer.ask(t)
+	require.NoError(t, newcomer.conn.SetReadDeadline(time.Now().Add(patience)))
+	_, err = newcomer.conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, unix.ECONNRESET)
+	s.kill()
+}
+
 // TestANudgeSparesAWait has a client ask while nobody is there, for longer than
 // its first waits take, and looks when it has its answer.
 func TestANudgeSparesAWait(t *testing.T) {
