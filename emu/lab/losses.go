@@ -107,27 +107,43 @@ func (l *losses) since(older event.Mono) (first event.Mono) {
 	return first
 }
 
-// apart names the PEs and Ps of a plan all of whose links to others are lost:
-// they have failed, or are as good as that.
+// apart names the PEs and Ps of a plan that lost links part from most others:
+// they have failed, or are as good as that. Of parts of the same size the one
+// with the router that comes first counts as the others.
 func apart(plan *topo.Plan) map[string]bool {
-	links, lost := map[string]int{}, map[string]int{}
+	if !slices.ContainsFunc(plan.Links, func(l topo.Link) bool { return l.Lost }) {
+		return map[string]bool{}
+	}
+	near := map[string][]string{}
 	for _, l := range plan.Links {
-		a, okA := plan.Node(l.A.Node)
-		b, okB := plan.Node(l.B.Node)
-		if !l.Core || !okA || !okB || a.Kind == topo.KindRR || b.Kind == topo.KindRR {
+		if l.Core && !l.Lost && !l.Failed {
+			near[l.A.Node], near[l.B.Node] = append(near[l.A.Node], l.B.Node), append(near[l.B.Node], l.A.Node)
+		}
+	}
+	part, size, most := map[string]int{}, []int{0}, 0
+	for _, n := range plan.OfKind(topo.KindPE, topo.KindP) {
+		if part[n.Name] != 0 {
 			continue
 		}
-		for _, name := range []string{a.Name, b.Name} {
-			links[name]++
-			if l.Lost {
-				lost[name]++
+		number := len(size)
+		size = append(size, 0)
+		for todo := []string{n.Name}; len(todo) > 0; {
+			name := todo[0]
+			todo = todo[1:]
+			if part[name] == 0 {
+				part[name] = number
+				size[number]++
+				todo = append(todo, near[name]...)
 			}
+		}
+		if size[number] > size[most] {
+			most = number
 		}
 	}
 	out := map[string]bool{}
-	for name, n := range links {
-		if lost[name] == n {
-			out[name] = true
+	for _, n := range plan.OfKind(topo.KindPE, topo.KindP) {
+		if part[n.Name] != most {
+			out[n.Name] = true
 		}
 	}
 	return out

@@ -114,6 +114,7 @@ func TestApartIsWhoLostAllNeighbours(t *testing.T) {
 	require.Empty(t, apart(losing(t, plan, "pe1:p1", "pe2:p1")), "p2 still has it")
 	require.Equal(t, map[string]bool{"p1": true}, apart(losing(t, plan, "pe1:p1", "pe2:p1", "p2:p1")))
 	require.Equal(t, map[string]bool{"pe3": true}, apart(losing(t, plan, "p2:pe3")), "a PE on one link")
+	require.Equal(t, map[string]bool{"p1": true, "pe2": true}, apart(losing(t, plan, "pe1:p1", "p2:p1", "p2:pe2")), "two that still have each other, as nobody is left to say more")
 }
 
 // Nobody waits for routes that what is lost may take away, or not.

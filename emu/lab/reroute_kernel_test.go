@@ -280,7 +280,9 @@ func TestPathsAroundALostRouter(t *testing.T) {
 		t.Logf("%s gone: outage %v", router, outage)
 		back := f.train(ctx, flows, func() {
 			heal()
-			f.rerouted(ctx, func(p *topo.Plan) bool { return !slices.ContainsFunc(p.Links, func(l topo.Link) bool { return l.Lost }) })
+			f.rerouted(ctx, func(p *topo.Plan) bool {
+				return !slices.ContainsFunc(p.Links, func(l topo.Link) bool { return l.Lost })
+			})
 		})
 		t.Logf("%s back: outage %v", router, back)
 		require.NoError(t, f.Awake(ctx))
