@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -240,4 +242,75 @@ func copyInto(t testing.TB, from, to string) {
 	disk, err := os.ReadFile(filepath.Join(from, DiskFile))
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(to, DiskFile), disk, 0o600))
+}
+
+// TestWhatTheProgramHoldsGoesAlong: half a request that the program has read, and
+// an answer that waits for a write to count, are in nobody's kernel.
+func TestWhatTheProgramHoldsGoesAlong(t *testing.T) {
+	kerneltest.Need(t)
+	shell(t, seatsScript)
+	t.Cleanup(func() { shell(t, "for n in seat0 seat1 clients hub; do ip netns del $n; done") })
+	s := Spec{Name: "shop", Memory: 2 << 20, Disk: minDisk, Workload: Idle, Seed: 7, Port: 8000}
+	folder, next := host(t), host(t)
+	makeFiles(t, folder, s)
+	makeFiles(t, next, s)
+	v, w := launchIn(t, 0, folder, s), launchIn(t, 1, "", s)
+	ctx := within(t)
+	dial := func() (conn net.Conn) {
+		require.NoError(t, inside("/run/netns/clients", func() (err error) {
+			conn, err = net.DialTimeout("tcp4", "10.0.0.1:8000", 5*time.Second)
+			return err
+		}))
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	halved, owed := dial(), NewClient(dial(), 2, 0)
+	_, err := NewClient(halved, 1, 0).Do(ctx, Ping)
+	require.NoError(t, err)
+	path := filepath.Join(folder, "mirror")
+	server, err := ListenMirror(path)
+	require.NoError(t, err)
+	defer server.Close()
+	accepted := make(chan error, 1)
+	go func() { accepted <- server.Accept(ctx) }()
+	require.NoError(t, v.Mirror(ctx, path))
+	require.NoError(t, <-accepted)
+	answered := make(chan error, 1)
+	go func() { _, err := owed.Do(ctx, Increment); answered <- err }()
+	_, _, err = server.Next(ctx) // it is done, and nobody says that it counts
+	require.NoError(t, err)
+	request := appendRequest(nil, Increment, 1, 1)
+	_, err = halved.Write(request[:7])
+	require.NoError(t, err)
+	// The program reads it when it comes: then nothing waits in the kernel.
+	require.Eventually(t, func() bool {
+		var out []byte
+		require.NoError(t, inside(seatPath(0), func() (err error) {
+			out, err = exec.Command("ss", "-Htn", "state", "established", "sport = :8000").Output()
+			return err
+		}))
+		for line := range strings.Lines(string(out)) {
+			if f := strings.Fields(line); len(f) > 0 && f[0] != "0" {
+				return false
+			}
+		}
+		return true
+	}, patience, 10*time.Millisecond)
+	_, state, err := v.Checkpoint(ctx, true)
+	require.NoError(t, err)
+	copyInto(t, folder, next)
+	shell(t, "ip -n hub link set seat0 down")
+	v.kill()
+	_, err = w.Adopt(ctx, next, state, AdoptOptions{})
+	require.NoError(t, err)
+	shell(t, "ip -n hub link set seat1 up; for i in $(seq 100); do bridge -n hub link show dev seat1 | grep -q forwarding && exit; done; exit 1")
+	require.NoError(t, w.Resend(ctx))
+	require.NoError(t, <-answered)
+	_, err = halved.Write(request[7:])
+	require.NoError(t, err)
+	require.NoError(t, halved.SetReadDeadline(time.Now().Add(patience)))
+	a, failed, _, err := readAnswer(bufio.NewReader(halved), nil)
+	require.NoError(t, err)
+	require.False(t, failed, "%s", a.Body)
+	require.Equal(t, uint64(2), a.Value, "increments of all clients")
 }
