@@ -119,8 +119,9 @@ func (s *seat) boot(ctx context.Context) error {
 // redirect takes the port up, and announces the VM. It returns when the first
 // announcement is on its way.
 func (s *seat) redirect(ctx context.Context) error {
-	if !s.lease.Active() {
-		return context.Cause(ctx)
+	// It may lapse at any moment, and be had again.
+	if _, err := s.until(ctx, func(state lease.State) bool { return state.Role == lease.Active }); err != nil {
+		return err
 	}
 	if err := s.port.Up(); err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/emu/guest"
+	"github.com/vpclab/vpclab/emu/plug"
 )
 
 // vm is a VM at this host: one that runs here, did, or is about to come.
@@ -79,6 +80,11 @@ func (v *vm) own(ctx context.Context, spec guest.Spec, netns string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startWithin, fmt.Errorf("waited %v for the guest to answer", startWithin))
 	defer cancel()
 	v.spec, v.netns = spec, netns
+	// It may have been protected until now, by an agent that has ended: what held
+	// its output then would hold it for ever.
+	if err := plug.Remove(netns, guestIf); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("VM %s: %w", v.name, err)
+	}
 	if err := v.run(ctx); err != nil {
 		return fmt.Errorf("VM %s: %w", v.name, err)
 	}
@@ -101,6 +107,11 @@ func (v *vm) run(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return err
+	case s.Folder == "": // one that waited as a standby, and has nobody to wait for
+		if err := v.kill(ctx); err != nil {
+			return err
+		}
+		return v.start(ctx)
 	case s.Folder == v.folder() && s.Running:
 		return nil
 	case s.Folder == v.folder():

@@ -257,6 +257,9 @@ func (a *application) guests(ctx context.Context) error {
 	if err := a.lab.hypers.ensure(ctx, a.fabric, a.plan); err != nil {
 		return err
 	}
+	if err := a.lab.pairs.announce(ctx, a.fabric, a.plan); err != nil {
+		return err
+	}
 	return a.lab.pairs.ensure(ctx, a.fabric, a.plan)
 }
 

@@ -218,6 +218,36 @@ func (c *customer) account(ctx context.Context, kept, held bool) {
 	c.t.Logf("%d increments acknowledged, %d lost and %d before, %d connections broken", c.acked, lost, c.forgiven, c.breaks)
 }
 
+// TestProtectionComesAndGoes: a VM that has lost its standby in the plan is an
+// ordinary one, and gets another.
+func TestProtectionComesAndGoes(t *testing.T) {
+	kerneltest.Need(t)
+	l, plan := deployed(t, pairedText("vpls", "checkpoint"))
+	ctx := limit(t)
+	watch(t, l)
+	for range 2 {
+		if err := l.Synced(ctx, "shop"); err != nil {
+			t.Fatal(err)
+		}
+		_, mend := broken(t, ctx, l, topo.Fault{Kind: topo.FaultHostCrash, Host: "texas/1"})
+		if err := l.pairs.wait(ctx, "shop", func(k protected) bool { return k.active == "shop-standby" }); err != nil {
+			t.Fatal(err)
+		}
+		mend()
+		alone := plan.WithoutStandby("shop")
+		if _, err := l.ApplyWith(ctx, alone, ApplyOptions{Trust: true}); err != nil {
+			t.Fatal(err)
+		}
+		c := newCustomer(t, l)
+		c.account(ctx, true, true)
+		c.leave()
+		inOnePlace(t, ctx, l, "texas-h1")
+		if _, err := l.ApplyWith(ctx, plan, ApplyOptions{Trust: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestSeatsOfAnL3VPN: in an l3vpn the VM keeps its address at another site, and
 // the whole VPC is led there, and back.
 func TestSeatsOfAnL3VPN(t *testing.T) {

@@ -45,8 +45,11 @@ type pairs struct {
 	lab *Lab
 	wg  sync.WaitGroup // the goroutines that have the network follow
 
+	turn sync.Mutex // held by whoever begins or ends seats
+
 	mu    sync.Mutex
 	known map[string]*protected // by VM
+	home  map[string]bool       // VMs that were away when their pair ended, and of whose return nobody was told
 }
 
 // protected is one VM.
@@ -62,7 +65,7 @@ type protected struct {
 	changed chan struct{}
 }
 
-func newPairs(l *Lab) *pairs { return &pairs{lab: l, known: map[string]*protected{}} }
+func newPairs(l *Lab) *pairs { return &pairs{lab: l, known: map[string]*protected{}, home: map[string]bool{}} }
 
 // seatOf is where a VM is active by what the seats have told; the VM's own node
 // where it is no pair, or has not begun.
@@ -281,16 +284,17 @@ func (p *pairs) begin(ctx context.Context, f *fabric.Fabric, plan *topo.Plan, pa
 // keep has the agent of a host keep the seats that it has, unless the host is
 // down.
 func (p *pairs) keep(ctx context.Context, f *fabric.Fabric, plan *topo.Plan, host string) error {
-	seats := p.at(host)
-	if len(seats) == 0 || p.lab.held(host, agentProcess) {
+	if len(p.at(host)) == 0 || p.lab.held(host, agentProcess) {
 		return nil
 	}
 	agent, err := p.lab.hypers.agent(ctx, plan, host)
 	if err != nil {
 		return err
 	}
+	p.turn.Lock()
+	defer p.turn.Unlock()
 	var errs []error
-	for _, k := range seats {
+	for _, k := range p.at(host) { // those that are still to be kept
 		order, err := p.order(f, plan, k, host)
 		if err == nil {
 			err = agent.Protect(ctx, order)
@@ -374,6 +378,8 @@ func (p *pairs) halt(ctx context.Context, plan *topo.Plan) error {
 
 // end ends one.
 func (p *pairs) end(ctx context.Context, plan *topo.Plan, k protected) error {
+	p.turn.Lock()
+	defer p.turn.Unlock()
 	var errs []error
 	for _, host := range k.pair.Hosts {
 		if agent := p.lab.hypers.running(host); agent != nil {
@@ -403,11 +409,29 @@ func (p *pairs) end(ctx context.Context, plan *topo.Plan, k protected) error {
 		return errors.Join(os.RemoveAll(dir(k.pair.VM)), os.RemoveAll(dir(k.pair.Standby)), record.set(k.pair.VM, ""))
 	}
 	if k.active == k.pair.Standby { // its disk is the one that counts
+		p.mu.Lock()
+		p.home[k.pair.VM] = true
+		p.mu.Unlock()
 		if err := errors.Join(os.RemoveAll(dir(k.pair.VM)), os.Rename(dir(k.pair.Standby), dir(k.pair.VM))); err != nil {
 			return fmt.Errorf("bring the disk of %s to %s: %w", k.pair.VM, k.pair.Hosts[0], err)
 		}
 	}
 	return errors.Join(os.RemoveAll(dir(k.pair.Standby)), record.set(k.pair.VM, k.pair.Hosts[0]))
+}
+
+// announce tells the LANs of VMs that are no pairs any more, and at home again.
+func (p *pairs) announce(ctx context.Context, f *fabric.Fabric, plan *topo.Plan) error {
+	p.mu.Lock()
+	all := slices.Sorted(maps.Keys(p.home))
+	clear(p.home)
+	p.mu.Unlock()
+	var errs []error
+	for _, vm := range all {
+		if port, ok := plan.Port(vm); ok {
+			errs = append(errs, f.Announce(ctx, port.B.Node, port.B.Ifname, port.A.MAC, port.A.Addr.Addr()))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // reset forgets all when the lab is gone.
@@ -416,4 +440,5 @@ func (p *pairs) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clear(p.known)
+	clear(p.home)
 }
