@@ -399,3 +399,49 @@ func TestPathsAvoidWhatIsLost(t *testing.T) {
 		}
 	}
 }
+
+// What operations do to a lab does not depend on what is lost meanwhile: when it
+// is found again the plan is what it would have been. (Reservations that come
+// meanwhile find their ways among those that are left, so there are none here.)
+func TestOperationsWhileLinksAreLost(t *testing.T) {
+	source, _, _ := strings.Cut(operationsSource, "reservations:")
+	done := 0
+	for seed := range uint64(10) {
+		rnd := rand.New(rand.NewPCG(seed, 4))
+		p := mustExpand(t, mustParse(t, strings.NewReplacer(
+			"hq: {kind: enterprise, pe: pe3,", "hq: {kind: enterprise, pe: pe3, backup-pe: pe2,",
+			"    links:\n", "    "+repairing+"\n    links:\n").Replace(source)))
+		var core []string
+		for _, l := range p.Links {
+			if l.Core {
+				core = append(core, l.Name())
+			}
+		}
+		lost := p
+		for range 30 {
+			lost = lost.Without(core[rnd.IntN(len(core))], core[rnd.IntN(len(core))])
+			op := randomOperation(rnd, p)
+			if op.Do == "reserve" {
+				continue
+			}
+			q, err := p.Do(op)
+			r, errLost := lost.Do(op)
+			if (err == nil) != (errLost == nil) {
+				t.Fatalf("seed %d: %s: %v, and while links are lost: %v", seed, op, err, errLost)
+			}
+			if err != nil {
+				continue
+			}
+			done++
+			sound(t, r)
+			same(t, fmt.Sprintf("seed %d: %s while links are lost", seed, op), q, r.Without())
+			if t.Failed() {
+				return
+			}
+			p, lost = q, r
+		}
+	}
+	if done < 100 {
+		t.Errorf("only %d operations were done", done)
+	}
+}

@@ -250,3 +250,39 @@ func FuzzReply(f *testing.F) {
 		}
 	})
 }
+
+// The lab has led the paths elsewhere while east is dead. What was prepared is
+// just what the new paths want, or it is the best there is: it stays until east
+// is back.
+func TestOrphansOfADeadLink(t *testing.T) {
+	x := newReflexes()
+	x.configure(westward(), 1)
+	x.device("east", false, 1)
+	x.take()
+	var t1 tables
+	t1.labels, t1.routes = map[uint32]fabric.MPLSRoute{}, map[slot]fabric.Route{}
+	for _, c := range x.changes() {
+		if c.MPLS != nil {
+			t1.labels[c.MPLS.In] = *c.MPLSBy
+		} else {
+			t1.routes[c.slot()] = *c.IPBy
+		}
+	}
+	next := westward()
+	next.Protect = nil
+	next.Labels = []fabric.MPLSRoute{*westward().Protect[0].MPLSBy} // and no IP route any more that is like the prepared one
+	if list := x.orphans(next, t1); len(list) != 0 {
+		t.Errorf("by a dead link: %v", list)
+	}
+	x.configure(next, 2)
+	if got := did(x); got != "" {
+		t.Errorf("told of new paths: %s", got)
+	}
+	x.device("east", true, 3)
+	if got := did(x); got != "east true by carrier; put back route 10.255.0.7/32 of east" {
+		t.Errorf("east is back: %s", got)
+	}
+	if got := did(x); got != "" {
+		t.Errorf("once is enough: %s", got)
+	}
+}
