@@ -213,8 +213,12 @@ func (g *gate) allowed() error {
 	return err
 }
 
-// Shut implements replicate.Gate.
-func (g *gate) Shut() error {
+// Shut implements replicate.Gate. While the VM is this seat's all stays held, and
+// no more: the standby may be heard again. Who loses the VM shuts it for good.
+func (g *gate) Shut() error { return nil }
+
+// shut lets nothing go any more.
+func (g *gate) shut() error {
 	if g.plug == nil {
 		return nil
 	}
@@ -249,6 +253,8 @@ func (s *seat) protectedBy(ctx context.Context, g *gate) error {
 			if err := s.guestEnded(ctx); err != nil {
 				return err
 			}
+			continue
+		case errors.Is(err, errHeardAgain):
 			continue
 		case errors.Is(err, replicate.ErrLost):
 			s.degraded(err)
@@ -311,9 +317,7 @@ func (s *seat) replicated(ctx context.Context, g *gate) error {
 			s.mu.Unlock()
 			s.tell("pair.synced", map[string]string{"epoch": strconv.FormatUint(epoch, 10)})
 		},
-		Lost: func(ctx context.Context, cause error) error {
-			return s.unprotected(ctx)
-		},
+		Lost: func(ctx context.Context, _ error) error { return s.lost(ctx) },
 	})
 	if err != nil {
 		return err
@@ -374,6 +378,46 @@ func (s *seat) wire() wire.Config {
 }
 
 const sessionPatience = time.Second
+
+// errHeardAgain ends replication whose standby was silent and is not any more.
+var errHeardAgain = errors.New("the standby is heard again")
+
+// witnessFirst is how long the witness has to record that a standby was lost,
+// before that is asked whether it is there after all.
+const witnessFirst = 200 * time.Millisecond
+
+// lost decides what becomes of a VM whose standby is silent: it goes on
+// unprotected when the witness has recorded that. Where the witness cannot be
+// reached the standby may be there, and was late; then it is gone on with, and
+// what waited for it leaves when it holds all again.
+func (s *seat) lost(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel(nil)
+	beside.Go(func() {
+		timer := time.NewTimer(witnessFirst)
+		defer timer.Stop()
+		for {
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				return
+			}
+			one, done := context.WithTimeout(ctx, witnessFirst)
+			conn, err := wire.DialTCP(s.Peer)(one)
+			done()
+			if err == nil {
+				_ = conn.Close() // it was to see whether somebody is there
+				cancel(errHeardAgain)
+				return
+			}
+			timer.Reset(witnessFirst)
+		}
+	})
+	return s.unprotected(ctx)
+}
 
 // unprotected has the witness record that the standby may not take over. While
 // nobody can be reached that could say so the VM is not this seat's alone, and
@@ -465,7 +509,7 @@ func ran(at event.Mono) string { return strconv.FormatInt(int64(at), 10) }
 // fence ends what is left of a VM that the other host has: nobody hears it any
 // more, and it does nothing.
 func (s *seat) fence(ctx context.Context, g *gate) error {
-	err := errors.Join(g.Shut(), s.port.Down())
+	err := errors.Join(g.shut(), s.port.Down())
 	state, _ := s.known()
 	last := s.ran()
 	err = errors.Join(err, s.endGuest(ctx), s.note(false))
