@@ -304,6 +304,7 @@ func (s *seat) replicated(ctx context.Context, g *gate) error {
 		return err
 	}
 	defer p.close()
+	syncs := make(chan uint64, 1)
 	var hold replicate.Gate
 	if g.plug != nil {
 		hold = g
@@ -312,10 +313,10 @@ func (s *seat) replicated(ctx context.Context, g *gate) error {
 		Synced: func(epoch uint64) {
 			s.fail(nil)
 			s.lease.Synced()
-			s.mu.Lock()
-			s.synced = true
-			s.mu.Unlock()
-			s.tell("pair.synced", map[string]string{"epoch": strconv.FormatUint(epoch, 10)})
+			select {
+			case syncs <- epoch:
+			default: // one is being told
+			}
 		},
 		Lost: func(ctx context.Context, _ error) error { return s.lost(ctx) },
 	})
@@ -335,11 +336,32 @@ func (s *seat) replicated(ctx context.Context, g *gate) error {
 		}
 	})
 	beside.Go(func() { s.serveSwitchOvers(ctx, end) })
+	beside.Go(func() { s.reportSynced(ctx, syncs) })
 	err = end.Run(ctx, s.dialStandby)
 	if cause := context.Cause(ctx); errors.Is(cause, errGuestEnded) {
 		err = cause
 	}
 	return err
+}
+
+// reportSynced tells that the standby may take over: when it holds everything,
+// and the witness has recorded that.
+func (s *seat) reportSynced(ctx context.Context, syncs <-chan uint64) {
+	for {
+		var epoch uint64
+		select {
+		case epoch = <-syncs:
+		case <-ctx.Done():
+			return
+		}
+		if _, err := s.until(ctx, func(state lease.State) bool { return state.Record.InSync }); err != nil {
+			return
+		}
+		s.mu.Lock()
+		s.synced = true
+		s.mu.Unlock()
+		s.tell("pair.synced", map[string]string{"epoch": strconv.FormatUint(epoch, 10)})
+	}
 }
 
 // serveSwitchOvers has the end hand over when somebody wants it to. Whoever asked
