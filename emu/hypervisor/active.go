@@ -499,12 +499,14 @@ func (s *seat) party() lease.Party {
 	return p
 }
 
-// guestEnded has a VM whose guest has ended by itself go on at the standby, which
-// holds all that anybody was told, or start anew from its disk where there is
-// none.
+// guestEnded has a VM whose guest has ended by itself go on at the standby, where
+// that holds all that anybody was told, connections included; else it starts anew
+// from its disk.
 func (s *seat) guestEnded(ctx context.Context) error {
 	s.tell("vm.ended", map[string]string{"ran": ran(s.ran())})
-	if err := s.lease.Hand(); err == nil {
+	if s.Replicate.Mode != replicate.Checkpoint {
+		// What it was told is on its disk; the standby's memory is older, or none.
+	} else if err := s.lease.Hand(); err == nil {
 		state, err := s.until(ctx, func(state lease.State) bool { return state.Role == lease.Lapsed || !holds(state.Role) })
 		if err != nil || !holds(state.Role) {
 			return errRole

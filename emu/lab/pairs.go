@@ -65,7 +65,9 @@ type protected struct {
 	changed chan struct{}
 }
 
-func newPairs(l *Lab) *pairs { return &pairs{lab: l, known: map[string]*protected{}, home: map[string]bool{}} }
+func newPairs(l *Lab) *pairs {
+	return &pairs{lab: l, known: map[string]*protected{}, home: map[string]bool{}}
+}
 
 // seatOf is where a VM is active by what the seats have told; the VM's own node
 // where it is no pair, or has not begun.
