@@ -16,6 +16,8 @@ type Lab interface {
 	ApplyWith(ctx context.Context, plan *topo.Plan, opt lab.ApplyOptions) (*lab.Timeline, error)
 	Operate(ctx context.Context, op topo.Operation, opt lab.ApplyOptions) (*lab.Timeline, error)
 	Migrate(ctx context.Context, req lab.MigrateRequest) (*lab.Migration, error)
+	// Awake waits until all routers watch each other.
+	Awake(ctx context.Context) error
 	// Inject breaks something behind everybody's back, until it is undone.
 	Inject(ctx context.Context, f topo.Fault) (*lab.Injected, error)
 	UndoFaults(ctx context.Context) error

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
@@ -16,13 +17,15 @@ import (
 )
 
 const (
-	// probeEvery is between two probes of a flow, and probeDuty the share of the
-	// processor that they may take: the routers run on the same one.
+	// probeEvery is between two probes there, probeBack between two back, and
+	// probeDuty the share of the processor that they may take. The routers run on
+	// the same one: what is sent must leave them room, at every hop.
 	probeEvery = time.Millisecond
+	probeBack  = 4 * time.Millisecond
 	probeDuty  = 0.35
 	// flowRate is what each TCP flow offers.
-	flowRate     = topo.Rate(8e6)
-	flowReadings = 5 * time.Millisecond
+	flowRate     = topo.Rate(2e6)
+	flowReadings = 10 * time.Millisecond
 	// calm is how long traffic flows before a fault, at least, and after it.
 	calm = 500 * time.Millisecond
 	// usualWatch is how long packets may fail to come through.
@@ -74,6 +77,12 @@ func (s *reconverging) trial(ctx context.Context, pt point, _ int, t *metrics.Tr
 	if _, err := s.lab.ApplyWith(ctx, plan, lab.ApplyOptions{Trust: true}); err != nil {
 		return err
 	}
+	awake, cancel := context.WithTimeoutCause(ctx, wholeDeadline, fmt.Errorf("waited %v for routers to watch each other", wholeDeadline))
+	defer cancel()
+	// What the controller remembers of the trial before must be forgotten, too.
+	if err := errors.Join(s.lab.Awake(awake), s.lab.Whole(awake)); err != nil {
+		return err
+	}
 	sub := s.lab.Subscribe()
 	defer sub.Close()
 	r := &reconvergenceTrial{reconverging: s, pt: pt, plan: plan, event: faultAt(s.experiment, pt), t: t, log: &eventLog{sub: sub}}
@@ -99,7 +108,8 @@ type reconvergenceTrial struct {
 	t     *metrics.Trial
 	log   *eventLog
 
-	train *traffic.Train
+	train *traffic.Train // there
+	back  *traffic.Train
 	many  *traffic.Train // to some of the prefixes; nil: there are none
 	bulk  *traffic.Bulk
 	began event.Mono // of the traffic
@@ -124,6 +134,7 @@ func (r *reconvergenceTrial) run(ctx context.Context) error {
 	r.at = injected.At
 	watched := r.watch(ctx)
 	r.undone = event.Now()
+	watched = errors.Join(watched, r.halt(ctx)) // what is mended needs the processor
 	err = errors.Join(watched, injected.Undo(ctx))
 	if err == nil && !r.recovered {
 		err = r.through(ctx, afterUndo)
@@ -143,18 +154,26 @@ func (r *reconvergenceTrial) flows() []traffic.Flow {
 // talk begins probes and TCP flows and waits until they are through.
 func (r *reconvergenceTrial) talk(ctx context.Context) (err error) {
 	r.began = event.Now()
-	if r.train, err = r.prober.StartTrain(traffic.TrainConfig{Flows: r.flows(), Interval: probeEvery, Duty: probeDuty}); err != nil {
+	every := probeEvery
+	if r.pt[paramPrefixes] != "" {
+		every = probeBack // their own probes come on top
+	}
+	there, back := r.flows()[:1], r.flows()[1:]
+	if r.train, err = r.prober.StartTrain(traffic.TrainConfig{Flows: there, Interval: every, Duty: probeDuty}); err != nil {
 		return err
 	}
-	if err := waitFirst(ctx, r.train); err != nil {
-		return errors.Join(err, r.stopTrain(ctx))
+	if r.back, err = r.prober.StartTrain(traffic.TrainConfig{Flows: back, Interval: probeBack, Duty: probeDuty}); err != nil {
+		return err
+	}
+	if err := errors.Join(waitFirst(ctx, r.train), waitFirst(ctx, r.back)); err != nil {
+		return err
 	}
 	var streams []traffic.Stream
 	for _, f := range r.flows() {
 		streams = append(streams, traffic.Stream{Flow: f, Rate: flowRate})
 	}
 	if r.bulk, err = r.prober.OpenBulk(ctx, traffic.BulkConfig{Streams: streams, Interval: flowReadings}); err != nil {
-		return errors.Join(err, r.stopTrain(ctx))
+		return err
 	}
 	r.bulk.Start()
 	return r.talkToPrefixes(ctx)
@@ -165,7 +184,7 @@ func (r *reconvergenceTrial) talk(ctx context.Context) (err error) {
 const probedPrefixes = 5
 
 // prefixEvery is between two probes of one of them.
-const prefixEvery = 4 * time.Millisecond
+const prefixEvery = 20 * time.Millisecond
 
 // talkToPrefixes begins probes to some of the prefixes.
 func (r *reconvergenceTrial) talkToPrefixes(ctx context.Context) (err error) {
@@ -193,22 +212,27 @@ func (r *reconvergenceTrial) talkToPrefixes(ctx context.Context) (err error) {
 	return waitFirst(ctx, r.many)
 }
 
-func (r *reconvergenceTrial) stopTrain(ctx context.Context) error {
-	_, err := r.train.Stop(ctx)
-	return err
+// halt ends the traffic.
+func (r *reconvergenceTrial) halt(ctx context.Context) error {
+	var errs []error
+	for _, t := range []*traffic.Train{r.train, r.back, r.many} {
+		if t != nil {
+			_, err := t.Stop(ctx) // one that was stopped stays so
+			errs = append(errs, err)
+		}
+	}
+	if r.bulk != nil {
+		_, err := r.bulk.Close()
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // hush ends what a trial that failed has left.
 func (r *reconvergenceTrial) hush() {
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, _ = r.train.Stop(gone) // one that was stopped stays so
-	if r.many != nil {
-		_, _ = r.many.Stop(gone)
-	}
-	if r.bulk != nil {
-		_, _ = r.bulk.Close()
-	}
+	_ = r.halt(gone) // the trial has its error already
 }
 
 // watch waits until packets come through again both ways, and the traffic has
@@ -285,16 +309,20 @@ func (r *reconvergenceTrial) store(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	returned, err := r.back.Stop(ctx)
+	if err != nil {
+		return err
+	}
 	streams, err := r.bulk.Close()
 	if err != nil {
 		return err
 	}
-	back := r.addOutage(probes)
+	back := r.addOutage(probes, returned)
 	if err := r.addPrefixes(ctx); err != nil {
 		return err
 	}
 	r.addSplit(back)
-	r.addStreams(streams, probes)
+	r.addStreams(streams)
 	ev := &record{}
 	ev.mark("fault", r.at)
 	ev.mark("packets flow", back)
@@ -308,10 +336,10 @@ func (r *reconvergenceTrial) store(ctx context.Context) error {
 }
 
 // addOutage stores what the probes saw, and tells when packets flowed again.
-func (r *reconvergenceTrial) addOutage(probes *traffic.TrainResult) (back event.Mono) {
+func (r *reconvergenceTrial) addOutage(there, returned *traffic.TrainResult) (back event.Mono) {
 	back = r.at
 	longest, lost := time.Duration(0), uint64(0)
-	for _, f := range probes.Flows {
+	for _, f := range slices.Concat(there.Flows, returned.Flows) {
 		for _, g := range f.Gaps {
 			if g.To <= r.at {
 				continue // before the fault
@@ -323,7 +351,7 @@ func (r *reconvergenceTrial) addOutage(probes *traffic.TrainResult) (back event.
 	}
 	r.t.Add("reconvergence.outage", "s", longest.Seconds(), nil)
 	r.t.Add("reconvergence.lost", "count", float64(lost), nil)
-	r.t.Add("reconvergence.interval", "s", probes.Interval.Seconds(), nil)
+	r.t.Add("reconvergence.interval", "s", there.Interval.Seconds(), nil)
 	came := 0.0
 	if r.recovered {
 		came = 1
@@ -381,7 +409,7 @@ func (r *reconvergenceTrial) addSplit(back event.Mono) {
 }
 
 // addStreams stores what TCP made of it.
-func (r *reconvergenceTrial) addStreams(streams *traffic.BulkResult, probes *traffic.TrainResult) {
+func (r *reconvergenceTrial) addStreams(streams *traffic.BulkResult) {
 	gap, share := time.Duration(0), 1.0
 	for _, f := range streams.Flows {
 		gap = max(gap, stall(f.Readings, r.at))

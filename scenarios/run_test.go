@@ -65,6 +65,7 @@ func (l *noLab) Inject(_ context.Context, f topo.Fault) (*emulab.Injected, error
 	l.done = append(l.done, "inject "+f.Kind)
 	return nil, errors.New("there is nothing to break")
 }
+func (l *noLab) Awake(context.Context) error      { return nil }
 func (l *noLab) UndoFaults(context.Context) error { return nil }
 func (l *noLab) Whole(context.Context) error      { return nil }
 func (l *noLab) SwitchOver(_ context.Context, vm string) (*emulab.SwitchedOver, error) {

@@ -198,9 +198,13 @@ func (g *Group) Excuse(ran, due, now event.Mono) {
 // changed. The list is good until the next call.
 func (g *Group) Step(now event.Mono) ([]Told, error) {
 	g.now, g.changes, g.out = now, g.changes[:0], g.out[:0]
+	hurry := g.Hurry()
 	for _, multihop := range []bool{false, true} {
-		if !slices.ContainsFunc(g.members, func(m *member) bool {
-			return m.peer.Multihop() == multihop && (g.Hurry() || m.May(now) || now >= m.Deadline())
+		// In a hurry its owner is woken by whatever arrives, also at the port of a
+		// kind of which there is no session any more: what nobody takes from there
+		// would wake it again and again.
+		if !hurry && !slices.ContainsFunc(g.members, func(m *member) bool {
+			return m.peer.Multihop() == multihop && (m.May(now) || now >= m.Deadline())
 		}) {
 			continue // nobody is waiting
 		}

@@ -433,3 +433,26 @@ func TestNobodysPackets(t *testing.T) {
 	}
 	w.want(Up)
 }
+
+// TestWhatNobodyWaitsForIsRead: a neighbour's last word arrives where there is no
+// session any more. In a hurry its arrival wakes the owner, for ever if it lies.
+func TestWhatNobodyWaitsForIsRead(t *testing.T) {
+	w := newWorld(t)
+	w.set(Timers{Interval: 50 * ms, Multiplier: 3}, 0) // multihop only, and not up yet
+	e := w.ends[0]
+	if !e.group.Hurry() {
+		t.Fatal("a session that is not up is in no hurry")
+	}
+	e.inbox = append(e.inbox, arrival{w.now, false, incoming{at: w.now, from: peer(1, 1).Local, to: peer(0, 1).Local, ttl: gtsm, data: make([]byte, packetSize)}})
+	if _, err := e.group.Step(w.now); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range e.inbox {
+		if !a.multihop {
+			t.Error("what arrived at the port of a kind without sessions still lies there")
+		}
+	}
+	if e.group.Discarded() == 0 {
+		t.Error("it was not counted")
+	}
+}
