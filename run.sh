@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # vpclab: set up what is missing, build, and run.
 #
-#   ./run.sh                the main job: measure how VPCs are set up, and how a VM with
-#                           users migrates between two clouds; draw
+#   ./run.sh                the main job: measure how VPCs are set up, how a VM with users
+#                           migrates between two clouds, and how another fails over; draw
 #   ./run.sh test           all tests
 #   ./run.sh VERB [ARG…]    any verb of vpclab, as in ./run.sh doctor
 #   ./run.sh kernel-image   unpack Debian's stock kernel into the cache folder
@@ -317,18 +317,9 @@ bench_build() {
 	return $status
 }
 
-# main_job sets VPCs up, and migrates a VM between two clouds. The second is done
-# too where the first has failed, but not where it was interrupted.
-main_job() {
-	local name one status=0
-	for name in vpc-setup wan-migration; do
-		one=0
-		"$bin" run "$name" || one=$?
-		[ "$one" = 130 ] && return 130
-		[ "$one" = 0 ] || status=$one
-	done
-	return $status
-}
+# main_job is the tour: VPCs are set up, a VM migrates, and another fails over,
+# in one report.
+main_job() { "$bin" run tour; }
 
 main() {
 	case ${1:-} in

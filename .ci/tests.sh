@@ -104,8 +104,8 @@ test_host() {
 test_kernel() {
 	local dir
 	while read -r dir; do
-		again "$dir, in a lab kernel" -count=1 -timeout 290s -run "$(kernel_tests "$dir")" \
-			-exec "timeout -k 10 300 $bin kernel exec --kernel ${VPCLAB_TEST_KERNEL:-uml} --memory 2GiB --" "$dir"
+		again "$dir, in a lab kernel" -count=1 -timeout 590s -run "$(kernel_tests "$dir")" \
+			-exec "timeout -k 10 600 $bin kernel exec --kernel ${VPCLAB_TEST_KERNEL:-uml} --memory 2GiB --" "$dir"
 	done < <(kernel_packages)
 }
 
