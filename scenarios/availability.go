@@ -72,10 +72,7 @@ func checkAvailability(plan *topo.Plan, e topo.Experiment) (msg, hint string) {
 // availabilityMetrics are those of an experiment.
 func availabilityMetrics(_ *topo.Plan, e topo.Experiment) []metric {
 	none := []labels{{}}
-	var kinds []string
-	for _, name := range faultNames(e) {
-		kinds = append(kinds, name)
-	}
+	kinds := faultNames(e)
 	return []metric{
 		{"availability.ratio", "ratio", "of the time, that in which users were answered", nil},
 		{"availability.down", "s", "time in which they were not, in all", nil},

@@ -42,10 +42,9 @@ type seat struct {
 	synced   bool            // an active has said that its standby may take over
 
 	// For run alone:
-	left    lease.Have // what a former process of this agent left
-	begun   bool       // it was gone on with
-	taken   bool       // the VM was taken over, and runs here
-	inherit *replicate.StandbyEnd
+	left  lease.Have // what a former process of this agent left
+	begun bool       // it was gone on with
+	taken bool       // the VM was taken over, and runs here
 }
 
 // newSeat begins a seat, with what a former process may have left of it.

@@ -17,7 +17,6 @@ type explorer struct {
 	from  []origin
 	queue [][]byte
 	like  model // for what is the same in all
-	depth int
 	// at is called with each state; it may say that something is wrong.
 	at func(m *model) error
 }

@@ -458,7 +458,7 @@ func BenchmarkGate(b *testing.B) {
 	p := g.newGate()
 	for _, packets := range []int{0, 1, 8} {
 		b.Run(fmt.Sprintf("packets=%d", packets), func(b *testing.B) {
-			e, err := p.Mark()
+			_, err := p.Mark()
 			require.NoError(b, err)
 			var mark, release time.Duration
 			for b.Loop() {
@@ -466,7 +466,7 @@ func BenchmarkGate(b *testing.B) {
 					send(b, from, 0, 0)
 				}
 				t0 := event.Now()
-				e, err = p.Mark()
+				e, err := p.Mark()
 				t1 := event.Now()
 				require.NoError(b, err)
 				require.NoError(b, p.Release(e-1))

@@ -345,11 +345,7 @@ func (p *PrimaryEnd) serve(ctx context.Context, session wire.Session, w *watch) 
 	defer cancel(nil)
 	var listening sync.WaitGroup
 	defer listening.Wait()
-	listening.Go(func() {
-		if err := s.listen(ctx); err != nil {
-			cancel(err)
-		}
-	})
+	listening.Go(func() { cancel(s.listen(ctx)) })
 	defer cancel(nil)
 	if p.log != nil {
 		err = s.batches(ctx)
@@ -458,7 +454,8 @@ func (s *sender) resume(ctx context.Context, r ready) error {
 	return s.tie.tell(ctx, msgStart, []byte{howResume})
 }
 
-// listen takes what the standby says.
+// listen takes what the standby says, until there is no more: it always ends with
+// an error.
 func (s *sender) listen(ctx context.Context) error {
 	for {
 		m, err := s.tie.next(ctx)

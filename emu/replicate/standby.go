@@ -166,7 +166,7 @@ func (s *StandbyEnd) serve(ctx context.Context, session wire.Session, w *watch) 
 	defer s.setSession(nil)
 	r := &receiver{StandbyEnd: s, tie: t}
 	defer r.close()
-	if err = r.receive(ctx); err == nil || errors.Is(err, migrate.ErrKilled) || ctx.Err() != nil {
+	if err = r.receive(ctx); errors.Is(err, migrate.ErrKilled) || ctx.Err() != nil {
 		return err
 	}
 	if lasting(err) {
@@ -289,7 +289,8 @@ func (r *receiver) close() {
 	}
 }
 
-// receive agrees on where to begin, and then takes epochs.
+// receive agrees on where to begin, and then takes epochs, until there is an
+// error.
 func (r *receiver) receive(ctx context.Context) error {
 	if err := r.open(ctx); err != nil {
 		return err

@@ -26,9 +26,10 @@ const (
 )
 
 type bpfInstruction struct {
-	code, registers uint8
-	offset          int16
-	immediate       int32
+	code      uint8
+	_         uint8 // registers
+	_         int16 // offset
+	immediate int32
 }
 
 // bpfProgram is what BPF_PROG_LOAD takes, as far as we have something to say.
