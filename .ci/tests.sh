@@ -140,8 +140,8 @@ test_e2e() {
 		step "vpclab validate $name" "$bin" validate "$file"
 		if ! grep -q '^experiments:' "$file"; then
 			continue
-		elif [ "$name" = migration-sweep ]; then
-			continue # a benchmark of many minutes: ./run.sh bench migration
+		elif [ "$name" = migration-sweep ] || [ "$name" = replication-cost ]; then
+			continue # benchmarks of many minutes
 		elif needs_frr "$file" && ! have_frr; then
 			leave_out "vpclab run $name" "it needs FRR (./run.sh frr)"
 		else
