@@ -41,17 +41,20 @@ func (r *failoverTrial) addRecovery(seen *traffic.UsersResult) {
 		_ = r.t.WriteFile("phases.csv", r.partsCSV(ends)) // Commit reports what fails
 	}
 	r.t.Add("failover.took_over", "count", took, nil)
-	r.t.Add("failover.gap", "s", gapAfter(seen.Answers, r.at).Seconds(), nil)
+	r.t.Add("failover.gap", "s", gapAfter(seen.Answers, r.at, r.undone).Seconds(), nil)
 }
 
-// gapAfter is the longest time without an answer to any user that ends after a
-// moment, less the usual one before it.
-func gapAfter(answers []traffic.Answer, at event.Mono) time.Duration {
+// gapAfter is the longest time without an answer to any user that ends between
+// two moments, less the usual one before them.
+func gapAfter(answers []traffic.Answer, at, until event.Mono) time.Duration {
 	var before, after []traffic.Answer
 	for i, a := range answers {
 		if a.Answered < at {
 			before = append(before, a)
 			continue
+		}
+		if a.Answered > until {
+			break
 		}
 		if len(after) == 0 && i > 0 {
 			after = append(after, answers[i-1])

@@ -18,8 +18,12 @@ func (p *Plan) Tune(path []string, change func(Impairment) Impairment) *Plan {
 	return &q
 }
 
-// WithGuest is a copy of the plan in which another guest runs in a VM.
+// WithGuest is a copy of the plan in which another guest runs in a VM; nil: none
+// does, and what would take over from it goes too.
 func (p *Plan) WithGuest(vm string, g *Guest) *Plan {
+	if g == nil {
+		p = p.WithoutStandby(vm)
+	}
 	q := *p
 	q.Nodes = slices.Clone(p.Nodes)
 	for i := range q.Nodes {
