@@ -455,14 +455,19 @@ func (s *seat) unprotected(ctx context.Context) error {
 
 // handOver gives the lease away for a VM that stands, and that the standby holds
 // all of. It returns errRole when that has it; nil: nobody took it, and the VM
-// goes on here.
+// goes on here. Its port is down from before: what its kernel still sends for its
+// connections would tell every bridge that it is here, after the other host has
+// announced it.
 func (s *seat) handOver(ctx context.Context) error {
 	s.mu.Lock()
 	answer := s.handing
 	s.handing = nil
 	s.mu.Unlock()
-	err := s.lease.Hand()
+	err := s.port.Down()
 	var state lease.State
+	if err == nil {
+		err = s.lease.Hand()
+	}
 	if err == nil {
 		state, err = s.until(ctx, func(state lease.State) bool {
 			return state.Role != lease.Handing && state.Role != lease.Active || state.Record.Holder != s.party()
@@ -483,6 +488,9 @@ func (s *seat) handOver(ctx context.Context) error {
 	if bad == nil {
 		_, bad = r.Resume(ctx)
 		r.Close()
+	}
+	if bad == nil {
+		bad = s.redirect(ctx)
 	}
 	return bad
 }
