@@ -538,12 +538,27 @@ func (s *seat) guestEnded(ctx context.Context) error {
 
 func ran(at event.Mono) string { return strconv.FormatInt(int64(at), 10) }
 
+// lastStep is when the guest last ran here, also where it was a former process of
+// this agent that had it on its leash; 0: nobody knows.
+func (s *seat) lastStep() event.Mono {
+	if at := s.ran(); at != 0 {
+		return at
+	}
+	leash, err := guest.OpenLeash(s.vm.folder())
+	if err != nil {
+		return 0 // its host has crashed, and that with it
+	}
+	at := leash.Ran()
+	_ = leash.Close()
+	return at
+}
+
 // fence ends what is left of a VM that the other host has: nobody hears it any
 // more, and it does nothing.
 func (s *seat) fence(ctx context.Context, g *gate) error {
 	err := errors.Join(g.shut(), s.port.Down())
 	state, _ := s.known()
-	last := s.ran()
+	last := s.lastStep()
 	err = errors.Join(err, s.endGuest(ctx), s.note(false))
 	s.mu.Lock()
 	s.leash = nil
