@@ -301,7 +301,7 @@ func (r *reconvergenceTrial) whole(ctx context.Context) error {
 	return r.lab.Whole(ctx)
 }
 
-const wholeDeadline = 30 * time.Second
+const wholeDeadline = 60 * time.Second
 
 // store writes what the trial measured.
 func (r *reconvergenceTrial) store(ctx context.Context) error {
