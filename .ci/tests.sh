@@ -113,7 +113,7 @@ test_kernel() {
 e2e_run() {
 	local out=$logs/results
 	rm -rf "$out"
-	timeout -k 10 240 "$bin" run "$1" --results "$out" --trials 1 || return
+	timeout -k 10 420 "$bin" run "$1" --results "$out" --trials 1 || return
 	[ -n "$(find "$out" -name '*.svg')" ] || { echo "no figures in $out" && return 1; }
 	[ -n "$(find "$out" -name report.html)" ] || { echo "no report in $out" && return 1; }
 }

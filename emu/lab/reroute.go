@@ -85,11 +85,20 @@ func (r *rerouter) around(plan *topo.Plan) (detoured *topo.Plan, next event.Mono
 	return plan.Without(linkNames(lost)...), next
 }
 
-// ensure has the rerouter run while a plan that asks for it is there.
+// ensure has the rerouter run while a plan that asks for it is there. It looks at
+// once: what was said while no plan asked for it may have a moment from which it
+// counts.
 func (r *rerouter) ensure(plan *topo.Plan) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cancel != nil || !plan.Recovery.Reroutes() {
+	if !plan.Recovery.Reroutes() {
+		return
+	}
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+	if r.cancel != nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
