@@ -396,10 +396,7 @@ func (p *pairs) end(ctx context.Context, plan *topo.Plan, k protected) error {
 			return err
 		}
 	}
-	p.mu.Lock()
-	delete(p.known, k.pair.VM)
-	close(k.changed)
-	p.mu.Unlock()
+	k = p.forget(k)
 	if k.active == k.pair.Standby {
 		p.lab.unannounced[k.pair.VM] = true // bridges know it at the other seat
 	}
@@ -434,6 +431,19 @@ func (p *pairs) announce(ctx context.Context, f *fabric.Fabric, plan *topo.Plan)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// forget takes a pair out of the record, as it is by now: its seats may have said
+// more while they were ended. Who waits for it hears that it is gone.
+func (p *pairs) forget(k protected) protected {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := p.known[k.pair.VM]; now != nil {
+		k = *now
+		close(now.changed)
+		delete(p.known, k.pair.VM)
+	}
+	return k
 }
 
 // reset forgets all when the lab is gone.
