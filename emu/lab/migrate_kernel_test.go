@@ -97,7 +97,7 @@ func (c *customer) visit(ctx context.Context) {
 	c.mu.Unlock()
 	conn, err := c.dial(ctx, acked)
 	if err != nil {
-		c.note(ctx, err)
+		c.refused(err) // none broke: there was none
 		return
 	}
 	defer conn.Close()
@@ -148,6 +148,14 @@ func (c *customer) reconcile(ctx context.Context, conn *guest.Client) (*guest.Cl
 	return c.dial(ctx, a.Value)
 }
 
+// refused notes why there is no connection.
+func (c *customer) refused(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = err
+}
+
+// note notes why one broke.
 func (c *customer) note(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return // it left
@@ -173,7 +181,7 @@ func (c *customer) served(n uint64) {
 	defer deadline.Stop()
 	for {
 		c.mu.Lock()
-		acked, last := c.acked, c.last
+		acked := c.acked
 		c.mu.Unlock()
 		if acked >= until {
 			return
@@ -181,6 +189,9 @@ func (c *customer) served(n uint64) {
 		select {
 		case <-c.news:
 		case <-deadline.C:
+			c.mu.Lock()
+			acked, last := c.acked, c.last
+			c.mu.Unlock()
 			c.t.Fatalf("the guest has done %d increments for its customer in 30 s, not %d: %v", acked, until, last)
 		}
 	}
