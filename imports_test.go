@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"emu/kernel":     {"topo", "emu/event"},
 	"emu/traffic":    {"topo", "emu/event", "emu/fabric"},
 	"emu/audit":      {"topo", "emu/event", "emu/fabric", "emu/traffic"},
-	"emu/guest":      {"emu/event", "emu/tcp", "emu/warm"},
+	"emu/guest":      {"emu/child", "emu/event", "emu/tcp", "emu/warm"},
 	"emu/migrate":    {"emu/event", "emu/warm"},
 	"emu/hypervisor": {"topo", "emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/lease", "emu/migrate", "emu/plug", "emu/replicate", "emu/tcp"},
 	"emu/lab":        {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor"},

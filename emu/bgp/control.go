@@ -1,11 +1,9 @@
 package bgp
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 
@@ -53,7 +51,7 @@ type reply struct {
 // decodeRequest reads one line and checks it.
 func decodeRequest(line []byte) (request, error) {
 	var r request
-	if err := decodeStrict(line, &r); err != nil {
+	if err := child.Decode(line, &r); err != nil {
 		return request{}, fmt.Errorf("control request: %w", err)
 	}
 	if r.ID == 0 {
@@ -83,26 +81,13 @@ func decodeRequest(line []byte) (request, error) {
 // decodeReply reads one line and checks it.
 func decodeReply(line []byte) (reply, error) {
 	var r reply
-	if err := decodeStrict(line, &r); err != nil {
+	if err := child.Decode(line, &r); err != nil {
 		return reply{}, fmt.Errorf("control reply: %w", err)
 	}
 	if (r.ID == 0) == (r.Event == nil) {
 		return reply{}, errors.New("control reply: want either a request's number or an event")
 	}
 	return r, nil
-}
-
-// decodeStrict refuses unknown keys and anything after the object.
-func decodeStrict(line []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("more than one object on the line")
-	}
-	return nil
 }
 
 // appendLine appends the message and a newline.

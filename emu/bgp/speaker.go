@@ -2,21 +2,15 @@ package bgp
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
@@ -26,18 +20,15 @@ import (
 const DefaultWait = 30 * time.Second
 
 // Namespaces starts processes inside nodes; *fabric.Fabric is one.
-type Namespaces interface {
-	Start(node string, cmd *exec.Cmd) error
-}
+type Namespaces = child.Namespaces
 
 // Speaker is the parent's handle of one speaker process. Its methods may be
-// called from several goroutines.
+// called from several goroutines. Kill leaves the kernel's routes, which the next
+// speaker of the namespace cleans up.
 type Speaker struct {
+	*child.Process
 	node string
-	cmd  *exec.Cmd
-	conn net.Conn // our end of the control channel
 	sink event.Sink
-	tail *child.Tail // last lines of its standard error
 
 	write sync.Mutex // one line at a time
 
@@ -47,10 +38,6 @@ type Speaker struct {
 	established map[netip.Addr]bool
 	neighbors   []netip.Addr  // of the last Config
 	changed     chan struct{} // closed and replaced on each change of established
-	stopping    bool          // Stop or Kill was called: an end is no error
-
-	done chan struct{} // closed when the process and its reader have ended
-	err  error         // valid after done
 }
 
 // Option changes how Start makes a speaker.
@@ -101,38 +88,21 @@ func (v VPLSInfo) String() string {
 // that many can start side by side. Events of the speaker go to sink (nil:
 // nowhere). ctx bounds the start only.
 func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink, opts ...Option) (*Speaker, error) {
-	o := options{argv: []string{"/proc/self/exe", "speaker"}}
+	var o options
 	for _, opt := range opts {
 		opt(&o)
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("start speaker %s: %w", node, err)
-	}
-	ours, theirs, err := child.Channel("speaker")
-	if err != nil {
-		return nil, fmt.Errorf("start speaker %s: %w", node, err)
-	}
-	defer theirs.Close()
 	if sink == nil {
 		sink = func(event.Event) {}
 	}
+	c, err := child.Start(ctx, ns, child.Command{What: "speaker " + node, Node: node, Args: []string{"speaker"}, Argv: o.argv, Env: speakerEnv, Apart: o.apart})
+	if err != nil {
+		return nil, err
+	}
 	s := &Speaker{
-		node: node, conn: ours, sink: sink, tail: &child.Tail{},
-		calls: map[uint64]chan reply{}, established: map[netip.Addr]bool{},
-		changed: make(chan struct{}), done: make(chan struct{}),
+		Process: c, node: node, sink: sink, calls: map[uint64]chan reply{}, established: map[netip.Addr]bool{}, changed: make(chan struct{}),
 	}
-	s.cmd = exec.Command(o.argv[0], o.argv[1:]...)
-	s.cmd.ExtraFiles = []*os.File{theirs} // fd 3
-	s.cmd.Stderr = s.tail
-	s.cmd.Env = append(os.Environ(), speakerEnv...)
-	// A process group of its own: an interrupt at the terminal is for the lab,
-	// which ends its speakers in order.
-	s.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Cloneflags: o.apart}
-	if err := ns.Start(node, s.cmd); err != nil {
-		ours.Close()
-		return nil, fmt.Errorf("start speaker %s: %w", node, err)
-	}
-	go s.run()
+	go s.Run(s.read, s.settle)
 	return s, nil
 }
 
@@ -143,40 +113,28 @@ func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink, opt
 // fault costs 100 us and more (User Mode Linux).
 var speakerEnv = []string{"GOMAXPROCS=1", "GOGC=100"}
 
-// run reads until the process ends, then settles everybody who waits.
-func (s *Speaker) run() {
-	s.read()
-	err := s.cmd.Wait()
-	last := s.tail.String()
-	status := "exit status 0"
-	if err != nil {
-		status = err.Error()
-	}
+// settle answers everybody who waits for a speaker that has ended.
+func (s *Speaker) settle(status, last string) {
 	s.mu.Lock()
-	if !s.stopping {
-		s.err = fmt.Errorf("speaker %s ended: %s%s", s.node, status, indent(last))
-	}
 	calls := s.calls
 	s.calls = nil
 	clear(s.established)
 	s.notify()
 	s.mu.Unlock()
 	s.sink(event.New(s.node, "speaker.exit", map[string]string{"status": status, "stderr": last}))
-	close(s.done)
 	for _, c := range calls {
 		close(c)
 	}
 }
 
 // read takes lines until end of file.
-func (s *Speaker) read() {
-	sc := bufio.NewScanner(s.conn)
+func (s *Speaker) read() error {
+	sc := bufio.NewScanner(s.Conn)
 	sc.Buffer(make([]byte, 0, 64<<10), maxLine)
 	for sc.Scan() {
 		r, err := decodeReply(sc.Bytes())
 		if err != nil {
-			fmt.Fprintf(s.tail, "parent: %v\n", err)
-			break
+			return err
 		}
 		if r.Event != nil {
 			s.observe(*r.Event)
@@ -190,11 +148,7 @@ func (s *Speaker) read() {
 			c <- r // buffered
 		}
 	}
-	if err := sc.Err(); err != nil {
-		fmt.Fprintf(s.tail, "parent: read control channel: %v\n", err)
-	}
-	// Nobody would read on: a speaker that still runs sees the end of file.
-	s.conn.Close()
+	return sc.Err()
 }
 
 // observe follows sessions and passes the event on.
@@ -230,7 +184,7 @@ func (s *Speaker) call(ctx context.Context, what string, r request) (reply, erro
 	s.mu.Lock()
 	if s.calls == nil {
 		s.mu.Unlock()
-		return fail(s.ended())
+		return fail(s.Ended())
 	}
 	s.next++
 	r.ID = s.next
@@ -240,7 +194,7 @@ func (s *Speaker) call(ctx context.Context, what string, r request) (reply, erro
 	line, err := appendLine(nil, r)
 	if err == nil {
 		s.write.Lock()
-		_, err = s.conn.Write(line)
+		_, err = s.Conn.Write(line)
 		s.write.Unlock()
 	}
 	if err != nil {
@@ -252,7 +206,7 @@ func (s *Speaker) call(ctx context.Context, what string, r request) (reply, erro
 	select {
 	case got, ok := <-answer:
 		if !ok {
-			return fail(s.ended())
+			return fail(s.Ended())
 		}
 		if got.Error != "" {
 			return got, fmt.Errorf("speaker %s: %s: %s", s.node, what, got.Error)
@@ -264,12 +218,6 @@ func (s *Speaker) call(ctx context.Context, what string, r request) (reply, erro
 		s.mu.Unlock()
 		return fail(fmt.Errorf("no answer: %w", ctx.Err()))
 	}
-}
-
-// ended is why there is no process any more.
-func (s *Speaker) ended() error {
-	<-s.done
-	return cmp.Or(s.err, errors.New("stopped"))
 }
 
 // Configure sends cfg whole. It returns when the speaker has converged to it:
@@ -315,8 +263,8 @@ func (s *Speaker) WaitEstablished(ctx context.Context, n int) error {
 		}
 		select {
 		case <-changed:
-		case <-s.done:
-			return fmt.Errorf("speaker %s: wait for %d BGP sessions: %w", s.node, n, s.ended())
+		case <-s.Done():
+			return fmt.Errorf("speaker %s: wait for %d BGP sessions: %w", s.node, n, s.Ended())
 		case <-ctx.Done():
 			return fmt.Errorf("speaker %s: wait for %d BGP sessions: %d established, not with %s: %w",
 				s.node, n, up, s.missing(), ctx.Err())
@@ -347,32 +295,17 @@ func (s *Speaker) Established() []netip.Addr {
 	return slices.SortedFunc(maps.Keys(s.established), netip.Addr.Compare)
 }
 
-// Kill ends the process at once, as a crash would, and waits for its end. Its
-// routes stay in the kernel; a successor removes them.
-func (s *Speaker) Kill() error {
-	s.mu.Lock()
-	s.stopping = true
-	s.mu.Unlock()
-	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("speaker %s: kill: %w", s.node, err)
-	}
-	<-s.done
-	return nil
-}
-
 // Stop ends the process in order: its routes leave the kernel, the sessions
 // close with a notification and the neighbors withdraw. A speaker that has
 // not ended when ctx does is killed.
 func (s *Speaker) Stop(ctx context.Context) error {
-	s.mu.Lock()
-	s.stopping = true
-	s.mu.Unlock()
+	s.Expect()
 	ctx, cancel := withDefaultWait(ctx)
 	defer cancel()
 	_, err := s.call(ctx, "stop", request{Op: opStop})
 	select {
-	case <-s.done:
-		if err != nil && s.err == nil && s.cmd.ProcessState.Success() {
+	case <-s.Done():
+		if err != nil && s.Err() == nil && s.Succeeded() {
 			return nil // it was gone already
 		}
 		return err
@@ -380,23 +313,6 @@ func (s *Speaker) Stop(ctx context.Context) error {
 		return errors.Join(err, fmt.Errorf("speaker %s: stop: still running, killed: %w", s.node, ctx.Err()), s.Kill())
 	}
 }
-
-// Done is closed when the process has ended; Err then says how.
-func (s *Speaker) Done() <-chan struct{} { return s.done }
-
-// Err is nil while the process runs and after Stop or Kill; otherwise it
-// gives the exit status and the last lines of standard error.
-func (s *Speaker) Err() error {
-	select {
-	case <-s.done:
-		return s.err
-	default:
-		return nil
-	}
-}
-
-// Pid is the process id.
-func (s *Speaker) Pid() int { return s.cmd.Process.Pid }
 
 // Node is the router this speaker runs in.
 func (s *Speaker) Node() string { return s.node }
@@ -406,11 +322,4 @@ func withDefaultWait(ctx context.Context) (context.Context, context.CancelFunc) 
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, DefaultWait)
-}
-
-func indent(s string) string {
-	if s == "" {
-		return ""
-	}
-	return ": " + s
 }

@@ -743,13 +743,13 @@ func TestSpeakerEndsWithItsParent(t *testing.T) {
 	b.cfg["pe1"] = b.base("pe1")
 	b.configure("pe1")
 	s := b.s["pe1"]
-	s.conn.Close() // what the kernel does for a killed parent
+	s.Conn.Close() // what the kernel does for a killed parent
 	select {
 	case <-s.Done():
 	case <-time.After(10 * time.Second):
 		t.Fatal("the speaker still runs 10 s after its control channel closed")
 	}
-	require.True(t, s.cmd.ProcessState.Success(), s.cmd.ProcessState.String())
+	require.True(t, s.Succeeded(), "of its exit status")
 }
 
 // A connection from a client's address on which nobody speaks must not keep

@@ -1,7 +1,7 @@
 // Package child is what the processes that a lab starts for itself have in
-// common: the control channel between the two, and the last words of one that
-// died. What is said on the channel is the business of who uses it: BGP speakers,
-// hypervisor agents.
+// common: the parent's handle, the control channel between the two, and the last
+// words of one that died. What is said on the channel is the business of who uses
+// it: BGP speakers, repair processes, hypervisor agents, witnesses.
 package child
 
 import (

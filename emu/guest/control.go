@@ -1,13 +1,13 @@
 package guest
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 
+	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
 )
 
@@ -73,7 +73,7 @@ type reply struct {
 // the request's number is there, so that it can be answered.
 func decodeRequest(line []byte) (request, error) {
 	var r request
-	if err := decodeStrict(line, &r); err != nil {
+	if err := child.Decode(line, &r); err != nil {
 		return request{}, fmt.Errorf("control request: %w", err)
 	}
 	if r.ID == 0 {
@@ -110,7 +110,7 @@ func decodeRequest(line []byte) (request, error) {
 // decodeReply reads one line and checks it.
 func decodeReply(line []byte) (reply, error) {
 	var r reply
-	if err := decodeStrict(line, &r); err != nil {
+	if err := child.Decode(line, &r); err != nil {
 		return reply{}, fmt.Errorf("control reply: %w", err)
 	}
 	if r.ID == 0 {
@@ -120,19 +120,6 @@ func decodeReply(line []byte) (reply, error) {
 		return reply{}, fmt.Errorf("control reply with a state of %d bytes", r.State)
 	}
 	return r, nil
-}
-
-// decodeStrict refuses unknown keys and anything after the object.
-func decodeStrict(line []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("more than one object on the line")
-	}
-	return nil
 }
 
 // encodeLine is the message and a newline.

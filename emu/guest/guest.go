@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"sync"
 	"time"
+
+	"github.com/vpclab/vpclab/emu/child"
 )
 
 // Verb is the hidden verb of the program that runs Run.
@@ -32,7 +34,7 @@ type Config struct {
 // ParseConfig reads the verb's argument.
 func ParseConfig(arg string) (Config, error) {
 	var c Config
-	if err := decodeStrict([]byte(arg), &c); err != nil {
+	if err := child.Decode([]byte(arg), &c); err != nil {
 		return Config{}, fmt.Errorf("guest: argument: %w", err)
 	}
 	if c.Socket == "" {

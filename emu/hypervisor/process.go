@@ -1,17 +1,11 @@
 package hypervisor
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
-	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
@@ -23,24 +17,16 @@ import (
 const Verb = "hypervisor"
 
 // Namespaces starts processes inside nodes; *fabric.Fabric is one.
-type Namespaces interface {
-	Start(node string, cmd *exec.Cmd) error
-}
+type Namespaces = child.Namespaces
 
 // Process is the lab's handle of one agent process. Its methods may be called
-// from several goroutines; each fails when the process is gone.
+// from several goroutines; each fails when the process is gone. Its guests run on
+// when it is killed; Fence is for one that might still act on VMs that are not its
+// any more.
 type Process struct {
+	*child.Process
 	host    string
-	cmd     *exec.Cmd
 	channel *channel
-	tail    *child.Tail // last lines of its standard error
-
-	mu       sync.Mutex
-	stopping bool  // Kill was called: an end is no error
-	fenced   error // why Fence was called
-
-	done chan struct{} // closed when the process and its reader have ended
-	err  error         // valid after done
 }
 
 var (
@@ -53,56 +39,17 @@ var (
 // folder of VMs, the same for all its hosts. Events of the agent go to sink, and
 // its questions to manager. ctx bounds the start only.
 func Start(ctx context.Context, ns Namespaces, host string, addr netip.Addr, dir string, manager Manager, sink event.Sink) (*Process, error) {
-	if err := context.Cause(ctx); err != nil {
-		return nil, fmt.Errorf("start hypervisor agent of %s: %w", host, err)
-	}
-	ours, theirs, err := child.Channel("agent")
-	if err != nil {
-		return nil, fmt.Errorf("start hypervisor agent of %s: %w", host, err)
-	}
-	defer theirs.Close()
-	p := &Process{host: host, tail: &child.Tail{}, done: make(chan struct{})}
-	p.channel = newChannel(ours, answers(manager), sink)
 	at := ""
 	if addr.IsValid() {
 		at = addr.String()
 	}
-	p.cmd = exec.Command("/proc/self/exe", Verb, host, at, dir)
-	p.cmd.ExtraFiles = []*os.File{theirs} // fd 3
-	p.cmd.Stderr = p.tail
-	// A process group of its own: an interrupt at the terminal is for the lab.
-	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	if err := ns.Start(host, p.cmd); err != nil {
-		ours.Close()
-		return nil, fmt.Errorf("start hypervisor agent of %s: %w", host, err)
-	}
-	go p.run()
-	return p, nil
-}
-
-// run reads until the process ends.
-func (p *Process) run() {
-	broken := p.channel.serve(context.Background())
-	err := p.cmd.Wait()
-	status := "exit status 0"
+	c, err := child.Start(ctx, ns, child.Command{What: "hypervisor agent of " + host, Node: host, Args: []string{Verb, host, at, dir}})
 	if err != nil {
-		status = err.Error()
+		return nil, err
 	}
-	p.mu.Lock()
-	if !p.stopping {
-		p.err = fmt.Errorf("hypervisor agent of %s ended: %s", p.host, status)
-		if broken != nil {
-			p.err = fmt.Errorf("%w (%w)", p.err, broken)
-		}
-		if p.fenced != nil {
-			p.err = fmt.Errorf("hypervisor agent of %s was killed: %w", p.host, p.fenced)
-		}
-		if last := p.tail.String(); last != "" {
-			p.err = fmt.Errorf("%w: %s", p.err, last)
-		}
-	}
-	p.mu.Unlock()
-	close(p.done)
+	p := &Process{Process: c, host: host, channel: newChannel(c.Conn, answers(manager), sink)}
+	go p.Run(func() error { return p.channel.serve(context.Background()) }, nil)
+	return p, nil
 }
 
 // answers is what an agent's questions are answered by.
@@ -180,8 +127,7 @@ func (p *Process) wait(ctx context.Context, op string, o order, out any) error {
 
 func (p *Process) outcome(op string, err error) error {
 	if errors.Is(err, errGone) {
-		<-p.done
-		return fmt.Errorf("hypervisor agent of %s: %s: %w", p.host, op, &GoneError{cmp.Or(p.err, errors.New("stopped"))})
+		return fmt.Errorf("hypervisor agent of %s: %s: %w", p.host, op, &GoneError{p.Ended()})
 	}
 	if err != nil {
 		return fmt.Errorf("hypervisor agent of %s: %s: %w", p.host, op, err)
@@ -269,50 +215,6 @@ func (p *Process) SeatStatus(ctx context.Context, vm string) (s SeatStatus, err 
 
 // Ping returns when the agent answers.
 func (p *Process) Ping(ctx context.Context) error { return p.do(ctx, opPing, order{}, nil) }
-
-// Fence ends a process that is there and does not answer, as a crash would: one
-// that went on later might still act on VMs that are not its any more. Err then
-// gives why.
-func (p *Process) Fence(why error) error {
-	p.mu.Lock()
-	p.fenced = why
-	p.mu.Unlock()
-	return p.end()
-}
-
-// Kill ends the process at once, as a crash would, and waits for its end. Its
-// guests run on.
-func (p *Process) Kill() error {
-	p.mu.Lock()
-	p.stopping = true
-	p.mu.Unlock()
-	return p.end()
-}
-
-func (p *Process) end() error {
-	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("hypervisor agent of %s: kill: %w", p.host, err)
-	}
-	<-p.done
-	return nil
-}
-
-// Done is closed when the process has ended; Err then says how.
-func (p *Process) Done() <-chan struct{} { return p.done }
-
-// Err is nil while the process runs and after Kill; otherwise it gives the exit
-// status and the last lines of standard error.
-func (p *Process) Err() error {
-	select {
-	case <-p.done:
-		return p.err
-	default:
-		return nil
-	}
-}
-
-// Pid is the process id.
-func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
 // Host is the node that the agent runs in.
 func (p *Process) Host() string { return p.host }

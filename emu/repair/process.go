@@ -2,18 +2,12 @@ package repair
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
@@ -26,91 +20,56 @@ const Verb = "repair"
 const defaultWait = 30 * time.Second
 
 // Namespaces starts processes inside nodes; *fabric.Fabric is one.
-type Namespaces interface {
-	Start(node string, cmd *exec.Cmd) error
-}
+type Namespaces = child.Namespaces
 
 // Process is the lab's handle of one router's process. Its methods may be called
-// from several goroutines.
+// from several goroutines. Kill leaves routes as they are; a successor recognizes
+// them.
 type Process struct {
+	*child.Process
 	node string
-	cmd  *exec.Cmd
-	conn net.Conn // our end of the control channel
 	sink event.Sink
-	tail *child.Tail // last lines of its standard error
 
 	write sync.Mutex // one line at a time
 
-	mu       sync.Mutex
-	next     uint64
-	calls    map[uint64]chan reply
-	stopping bool // Stop or Kill was called: an end is no error
-
-	done chan struct{} // closed when the process and its reader have ended
-	err  error         // valid after done
+	mu    sync.Mutex
+	next  uint64
+	calls map[uint64]chan reply
 }
 
 // Start runs the process in a router's namespace. It returns as soon as the
 // process exists; the first Configure waits for it to answer. Events go to sink.
 // ctx bounds the start only.
 func Start(ctx context.Context, ns Namespaces, node string, sink event.Sink) (*Process, error) {
-	if err := context.Cause(ctx); err != nil {
-		return nil, fmt.Errorf("start repair process of %s: %w", node, err)
-	}
-	ours, theirs, err := child.Channel("repair")
+	c, err := child.Start(ctx, ns, child.Command{What: "repair process of " + node, Node: node, Args: []string{Verb}, Env: environment})
 	if err != nil {
-		return nil, fmt.Errorf("start repair process of %s: %w", node, err)
+		return nil, err
 	}
-	defer theirs.Close()
-	p := &Process{node: node, conn: ours, sink: sink, tail: &child.Tail{}, calls: map[uint64]chan reply{}, done: make(chan struct{})}
-	p.cmd = exec.Command("/proc/self/exe", Verb)
-	p.cmd.ExtraFiles = []*os.File{theirs} // fd 3
-	p.cmd.Stderr = p.tail
-	p.cmd.Env = append(os.Environ(), environment...)
-	// A process group of its own: an interrupt at the terminal is for the lab.
-	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	if err := ns.Start(node, p.cmd); err != nil {
-		ours.Close()
-		return nil, fmt.Errorf("start repair process of %s: %w", node, err)
-	}
-	go p.run()
+	p := &Process{Process: c, node: node, sink: sink, calls: map[uint64]chan reply{}}
+	go p.Run(p.read, p.settle)
 	return p, nil
 }
 
-// run reads until the process ends, then settles everybody who waits.
-func (p *Process) run() {
-	p.read()
-	err := p.cmd.Wait()
-	last, status := p.tail.String(), "exit status 0"
-	if err != nil {
-		status = err.Error()
-	}
+// settle answers everybody who waits for a process that has ended.
+func (p *Process) settle(status, last string) {
 	p.mu.Lock()
-	if !p.stopping {
-		p.err = fmt.Errorf("repair process of %s ended: %s", p.node, status)
-		if last != "" {
-			p.err = fmt.Errorf("%w: %s", p.err, last)
-		}
-	}
 	calls := p.calls
 	p.calls = nil
 	p.mu.Unlock()
 	p.sink(event.New(p.node, "repair.exit", map[string]string{"status": status, "stderr": last}))
-	close(p.done)
 	for _, c := range calls {
 		close(c)
 	}
 }
 
 // read takes lines until end of file.
-func (p *Process) read() {
-	sc := bufio.NewScanner(p.conn)
+func (p *Process) read() error {
+	sc := bufio.NewScanner(p.Conn)
 	sc.Buffer(make([]byte, 0, 16<<10), maxLine)
 	for sc.Scan() {
 		r, err := decodeReply(sc.Bytes())
 		if err != nil {
-			fmt.Fprintf(p.tail, "parent: %v\n", err)
-			break
+			return err
 		}
 		if r.Event != nil {
 			p.sink(*r.Event)
@@ -124,11 +83,7 @@ func (p *Process) read() {
 			c <- r // buffered
 		}
 	}
-	if err := sc.Err(); err != nil {
-		fmt.Fprintf(p.tail, "parent: read control channel: %v\n", err)
-	}
-	// Nobody would read on: a process that still runs sees the end of file.
-	p.conn.Close()
+	return sc.Err()
 }
 
 // call sends a request and waits for its answer.
@@ -145,7 +100,7 @@ func (p *Process) call(ctx context.Context, r request) (reply, error) {
 	p.mu.Lock()
 	if p.calls == nil {
 		p.mu.Unlock()
-		return fail(p.ended())
+		return fail(p.Ended())
 	}
 	p.next++
 	r.ID = p.next
@@ -154,7 +109,7 @@ func (p *Process) call(ctx context.Context, r request) (reply, error) {
 	line, err := json.Marshal(r)
 	if err == nil {
 		p.write.Lock()
-		_, err = p.conn.Write(append(line, '\n'))
+		_, err = p.Conn.Write(append(line, '\n'))
 		p.write.Unlock()
 	}
 	if err != nil {
@@ -165,7 +120,7 @@ func (p *Process) call(ctx context.Context, r request) (reply, error) {
 	case got, ok := <-answer:
 		switch {
 		case !ok:
-			return fail(p.ended())
+			return fail(p.Ended())
 		case got.Error != "":
 			return got, fmt.Errorf("repair process of %s: %s: %s", p.node, r.Op, got.Error)
 		}
@@ -180,12 +135,6 @@ func (p *Process) forget(id uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.calls, id)
-}
-
-// ended is why there is no process any more.
-func (p *Process) ended() error {
-	<-p.done
-	return cmp.Or(p.err, errors.New("stopped"))
 }
 
 // Configure sends cfg whole. It returns when sessions are set up (not when they
@@ -211,15 +160,13 @@ func (p *Process) Status(ctx context.Context) (*Status, error) {
 // purpose, and the router's own routes are put back, whatever has failed. One
 // that has not ended when ctx does is killed.
 func (p *Process) Stop(ctx context.Context) error {
-	p.mu.Lock()
-	p.stopping = true
-	p.mu.Unlock()
+	p.Expect()
 	ctx, cancel := context.WithTimeoutCause(ctx, defaultWait, fmt.Errorf("waited %v for its end", defaultWait))
 	defer cancel()
 	_, err := p.call(ctx, request{Op: opStop})
 	select {
-	case <-p.done:
-		if err != nil && p.cmd.ProcessState.Success() {
+	case <-p.Done():
+		if err != nil && p.Succeeded() {
 			return nil // it was gone already
 		}
 		return err
@@ -227,36 +174,6 @@ func (p *Process) Stop(ctx context.Context) error {
 		return errors.Join(err, fmt.Errorf("repair process of %s: stop: still running, killed: %w", p.node, context.Cause(ctx)), p.Kill())
 	}
 }
-
-// Kill ends the process at once, as a crash would, and waits for its end. Routes
-// stay as they are; a successor recognizes them.
-func (p *Process) Kill() error {
-	p.mu.Lock()
-	p.stopping = true
-	p.mu.Unlock()
-	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("repair process of %s: kill: %w", p.node, err)
-	}
-	<-p.done
-	return nil
-}
-
-// Done is closed when the process has ended; Err then says how.
-func (p *Process) Done() <-chan struct{} { return p.done }
-
-// Err is nil while the process runs and after Stop or Kill; otherwise it gives
-// the exit status and the last lines of standard error.
-func (p *Process) Err() error {
-	select {
-	case <-p.done:
-		return p.err
-	default:
-		return nil
-	}
-}
-
-// Pid is the process id.
-func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
 // Node is the router that the process runs in.
 func (p *Process) Node() string { return p.node }
