@@ -54,6 +54,21 @@ type KernelInfo struct {
 	Clock     string `json:"clock"`     // monotonic | virtual
 	CPUs      int    `json:"cpus"`
 	MemoryMiB int    `json:"memory_mib"`
+	// Virtual tells, where Clock is virtual, what the machine was made of.
+	Virtual *VirtualInfo `json:"virtual,omitempty"`
+}
+
+// VirtualInfo is what a run on the virtual clock needs to be the same again.
+type VirtualInfo struct {
+	Emulator string  `json:"emulator"`         // program and version
+	Machine  string  `json:"machine"`          // model of machine and CPU
+	Image    string  `json:"image"`            // SHA-256 of the kernel image
+	Program  string  `json:"program"`          // SHA-256 of vpclab's own binary inside
+	Shift    int     `json:"shift"`            // an instruction takes 2^Shift ns
+	Seed     uint64  `json:"seed"`             // of the machine's random numbers
+	VirtualS float64 `json:"virtual_s"`        // how long the run took on its own clock
+	WallS    float64 `json:"wall_s"`           // and on the wall's
+	Digest   string  `json:"digest,omitempty"` // SHA-256 over samples.csv
 }
 
 // HostInfo is the machine underneath.
@@ -160,4 +175,6 @@ type TrialRecord struct {
 	Error      string            `json:"error,omitempty"`
 	Started    time.Time         `json:"started"`
 	WallS      float64           `json:"wall_s"`
+	// Fidelity is nil where nothing watched the trial: in results of older versions.
+	Fidelity *Fidelity `json:"fidelity,omitempty"`
 }
