@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
 	"strings"
 	"time"
 )
@@ -22,19 +21,6 @@ type umlProgram struct {
 }
 
 const umlPackageFix = "apt-get install user-mode-linux (as root), or ./run.sh, which unpacks the package into your cache folder without root"
-
-// umlCache is where run.sh unpacks the Debian package for users without root.
-func umlCache() string {
-	cache := os.Getenv("XDG_CACHE_HOME")
-	if cache == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return ""
-		}
-		cache = filepath.Join(home, ".cache")
-	}
-	return filepath.Join(cache, "vpclab", "uml")
-}
 
 // findUML looks for the program: $VPCLAB_UML, then the system, then the cache.
 func findUML(ctx context.Context) (*umlProgram, error) {
@@ -72,14 +58,10 @@ func findUMLPath() (string, error) {
 			return filepath.Abs(path)
 		}
 	}
-	if cache := umlCache(); cache != "" {
-		found, _ := filepath.Glob(filepath.Join(cache, "*", "usr", "bin", "linux.uml"))
-		sort.Slice(found, func(i, j int) bool { return newer(found[i], found[j]) })
-		if len(found) > 0 {
-			return found[0], nil
-		}
+	if found := newestIn("uml", "usr", "bin", "linux.uml"); found != "" {
+		return found, nil
 	}
-	return "", &Unusable{Substrate: UML, Missing: "the program linux.uml is neither in PATH nor in " + umlCache(), Fix: umlPackageFix}
+	return "", &Unusable{Substrate: UML, Missing: "the program linux.uml is neither in PATH nor in " + cacheFolder("uml"), Fix: umlPackageFix}
 }
 
 // newer tells whether file a was made after file b.
