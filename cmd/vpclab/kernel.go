@@ -47,13 +47,17 @@ func newKernelExec() *cobra.Command {
 		writable          []string
 		dir               string
 		verbose           bool
+		box               boxFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARG…]",
 		Short: "run one command in a lab kernel of its own and give its exit code",
 		Long: `Run one command in a lab kernel of its own, in this folder, with these streams and this environment, and exit with its code.
 
-Inside, the command is root; the host's files are there, read-only but for the --writable folders; /tmp and /run start empty.`,
+Inside, the command is root; the host's files are there, read-only but for the --writable folders; /tmp and /run start empty.
+
+With --clock virtual the kernel is a closed box on virtual time: the command, its libraries, the folder testdata of this one and what --file names are
+packed into it, with the usual tools for networks; it reads an empty standard input, and nothing outside changes but by what it prints.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError{fmt.Errorf("kernel exec: no command given")}
@@ -72,6 +76,11 @@ Inside, the command is root; the host's files are there, read-only but for the -
 			cfg := kernel.Config{Substrate: word, Lab: "exec", Dir: dir, Memory: int64(size), Writable: writable}
 			if verbose {
 				cfg.Log = os.Stderr
+			}
+			if virtual, err := box.virtual(substrate); err != nil {
+				return err
+			} else if virtual {
+				return box.exec(cmd.Context(), cfg, args, verbose)
 			}
 			began := time.Now()
 			// The signals that end ctx are forwarded to the command instead.
@@ -93,6 +102,8 @@ Inside, the command is root; the host's files are there, read-only but for the -
 	cmd.Flags().StringArrayVar(&writable, "writable", nil, "host folder that the command may write (may be repeated)")
 	cmd.Flags().StringVar(&dir, "dir", "", "folder for the kernel's console log (default: a temporary one)")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "show the kernel's console on standard error")
+	box.addTo(cmd)
+	cmd.Flags().StringArrayVar(&box.files, "file", nil, "with --clock virtual: pack this file or folder too, under its own path (may be repeated)")
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }

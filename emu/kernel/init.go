@@ -50,10 +50,15 @@ func Init(serve func(ctx context.Context, ln net.Listener, args []string) error)
 	if role == envWarden {
 		os.Exit(wardenMain())
 	}
+	boxed := os.Getenv(envInit) == boxInit
 	os.Unsetenv(envInit)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		if boxed {
+			boxMain()
+			return
+		}
 		if err := initMain(serve); err != nil {
 			fmt.Fprintln(os.Stderr, "vpclab init:", err)
 		}
@@ -192,10 +197,15 @@ func prepare(o *orders) (without []string, err error) {
 			}
 		}
 	}
-	if err := unix.Sethostname([]byte(o.Hostname)); err != nil {
-		return nil, fmt.Errorf("set host name %q: %w", o.Hostname, err)
+	return settle(o.Hostname, o.Modules)
+}
+
+// settle names the kernel, loads its modules and sets it up for labs.
+func settle(hostname string, modules []moduleFile) (without []string, err error) {
+	if err := unix.Sethostname([]byte(hostname)); err != nil {
+		return nil, fmt.Errorf("set host name %q: %w", hostname, err)
 	}
-	without, err = loadModules(o.Modules)
+	without, err = loadModules(modules)
 	if err != nil {
 		return without, err
 	}
