@@ -34,13 +34,54 @@ func isFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
+// step is called before each change of the file system, with what is about to
+// be done to which path; parts are the pieces in which a file is written. Tests
+// end the process in the one and write in several by the other, to see what any
+// moment leaves.
+var (
+	step  = func(what, path string) {}
+	parts = func(data []byte) [][]byte { return [][]byte{data} }
+)
+
+// write writes all of data.
+func write(f *os.File, data []byte) error {
+	for _, part := range parts(data) {
+		step("write", f.Name())
+		if _, err := f.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stepped is a file whose writes are steps.
+type stepped struct{ *os.File }
+
+func (f stepped) Write(data []byte) (int, error) {
+	if err := write(f.File, data); err != nil {
+		return 0, err
+	}
+	return len(data), nil
+}
+
+func mkdir(path string) error {
+	step("make folder", path)
+	return os.Mkdir(path, 0o755)
+}
+
+func rename(from, to string) error {
+	step("rename to "+to, from)
+	return os.Rename(from, to)
+}
+
 // writeDurable writes a new file and returns when its bytes are on the disk.
 func writeDurable(path string, data []byte) error {
+	step("make", path)
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}
-	if _, err := f.Write(data); err != nil {
+	if err := write(f, data); err != nil {
 		f.Close()
 		return err
 	}
@@ -50,6 +91,7 @@ func writeDurable(path string, data []byte) error {
 // closeDurable flushes f to the disk and closes it. A file system may report
 // a full disk only here.
 func closeDurable(f *os.File) error {
+	step("flush", f.Name())
 	if err := f.Sync(); err != nil {
 		f.Close()
 		return err
@@ -57,17 +99,35 @@ func closeDurable(f *os.File) error {
 	return f.Close()
 }
 
-// replaceFile puts data under path so that a reader, and a crash at any
+// tempPrefix begins the names of files that are not whole yet. Who goes on
+// with a killed run removes them.
+const tempPrefix = ".tmp-"
+
+// ReplaceFile puts data under path so that a reader, and a crash at any
 // moment, sees either the old bytes or the new ones.
+func ReplaceFile(path string, data []byte) error {
+	for again := 0; ; again++ {
+		err := replaceFile(path, data)
+		// A run that is gone on with removes what looks left over, and may
+		// take ours along.
+		if !errors.Is(err, errSwept) || again == 3 {
+			return err
+		}
+	}
+}
+
+var errSwept = errors.New("the temporary file was removed")
+
 func replaceFile(path string, data []byte) error {
 	dir, base := filepath.Split(path)
-	f, err := os.CreateTemp(dir, "."+base+".*")
+	step("make", path)
+	f, err := os.CreateTemp(dir, tempPrefix+base+"-*")
 	if err != nil {
 		return err
 	}
 	tmp := f.Name()
 	defer os.Remove(tmp) // gone already when the rename worked
-	if _, err := f.Write(data); err != nil {
+	if err := write(f, data); err != nil {
 		f.Close()
 		return err
 	}
@@ -78,7 +138,9 @@ func replaceFile(path string, data []byte) error {
 	if err := closeDurable(f); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := rename(tmp, path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errSwept, err)
+	} else if err != nil {
 		return err
 	}
 	return syncDir(filepath.Clean(dir))
@@ -89,6 +151,7 @@ func syncDir(dir string) error {
 	if runtime.GOOS == "windows" { // folders cannot be flushed there
 		return nil
 	}
+	step("flush", dir)
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -108,14 +171,14 @@ func mkdirDurable(base, dir string) error {
 	if dir == base {
 		return nil
 	}
-	switch err := os.Mkdir(dir, 0o755); {
+	switch err := mkdir(dir); {
 	case errors.Is(err, fs.ErrExist):
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		if err := mkdirDurable(base, filepath.Dir(dir)); err != nil {
 			return err
 		}
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	case err != nil:

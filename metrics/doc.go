@@ -4,9 +4,12 @@
 //
 //   - record.go: the types that are stored (samples, trials, run facts,
 //     reachability matrices, probe trains);
-//   - store.go: one run's folder: create, open, resume, judge;
+//   - store.go: one run's folder: create, open, judge;
+//   - session.go: the stretches in which a run was done, and what differs
+//     between them; to go on with a killed one;
+//   - hold.go: the right to write into a folder;
 //   - trial.go: one attempt at one trial, published by an atomic rename;
-//   - finish.go: the aggregated files of a run;
+//   - finish.go: the aggregated files of a run; sums.go: their digests;
 //   - disk.go: durable writes, and the one error for a full disk;
 //   - slug.go: folder names of points, natural order;
 //   - csv.go, bench.go: the two text formats for other people's tools;
@@ -22,6 +25,7 @@
 //	  trials/<experiment>/<point>/<n>/
 //	                 trial.json, samples.csv, events.jsonl and evidence files
 //	  .attempts/     trials not finished, and failed ones that were tried again
+//	  SHA256SUMS     digests of all that was measured, for sha256sum -c
 //	  trials.jsonl   every finished trial ([TrialRecord])
 //	  samples.csv    every sample of every good trial
 //	  events.jsonl   every event, with the trial it belongs to
@@ -31,7 +35,10 @@
 // A trial is written to its own attempt folder, every file of it is flushed
 // to the disk, and then the folder is renamed to its place under trials/. So
 // a process that is killed at any moment leaves finished trials whole, and
-// never half a trial where a whole one is looked for.
+// never half a trial where a whole one is looked for. The same holds of every
+// other file: it is written under a name that nobody looks at (.tmp-…), and
+// the run's folder itself is (.new-…). TestKilledAtEveryStep ends a run at each
+// change of the file system that it makes.
 //
 // samples.csv is tidy data, one value a row, one column a label:
 //

@@ -14,8 +14,8 @@ import (
 )
 
 // Finish gathers the trials into trials.jsonl, samples.csv, events.jsonl,
-// bench.txt and summary.json and rewrites run.json with the verdict and, for
-// a run that went wrong, its cause. It may be called again after a resumed
+// bench.txt, summary.json and SHA256SUMS and rewrites run.json with the verdict
+// and, for a run that went wrong, its cause. It may be called again after a resumed
 // run. run.json comes last: a run whose verdict is not "running" has all its
 // files.
 func (s *Store) Finish(verdict string, cause error) error {
@@ -27,7 +27,7 @@ func (s *Store) Finish(verdict string, cause error) error {
 		name string
 		fill func(*bytes.Buffer) error
 	}{
-		{"trials.jsonl", s.gatherTrials},
+		{trialsName, s.gatherTrials},
 		{"events.jsonl", s.gatherEvents},
 		{samplesName, func(b *bytes.Buffer) error { return WriteCSV(b, samples) }},
 		{"bench.txt", func(b *bytes.Buffer) error { return WriteBench(b, s.Info(), samples) }},
@@ -37,12 +37,18 @@ func (s *Store) Finish(verdict string, cause error) error {
 		if err := f.fill(&b); err != nil {
 			return s.fault("finish: gather "+f.name, err)
 		}
-		if err := replaceFile(filepath.Join(s.dir, f.name), b.Bytes()); err != nil {
+		if err := ReplaceFile(filepath.Join(s.dir, f.name), b.Bytes()); err != nil {
 			return s.fault("finish: write "+f.name, err)
 		}
 	}
 	s.pruneAttempts()
+	sums, err := s.writeSums()
+	if err != nil {
+		return s.fault("finish: write "+sumsName, err)
+	}
 	return s.Update(func(info *RunInfo) {
+		s.endSession(info, verdict)
+		info.Sums = sums
 		info.Verdict = verdict
 		info.Finished = time.Now()
 		info.Error = ""
@@ -55,7 +61,7 @@ func (s *Store) Finish(verdict string, cause error) error {
 // pruneAttempts removes the folders under .attempts that are empty, deepest
 // first; attempts that were killed or gave way stay as evidence.
 func (s *Store) pruneAttempts() {
-	root := filepath.Join(s.dir, ".attempts")
+	root := filepath.Join(s.dir, attempts)
 	var dirs []string
 	_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.IsDir() {

@@ -17,7 +17,7 @@ type Sample struct {
 
 // RunInfo is run.json: enough to run again and to judge the numbers by.
 type RunInfo struct {
-	Schema   int               `json:"schema"` // version of the results format: 1
+	Schema   int               `json:"schema"` // version of the results format, as [Schema]
 	ID       string            `json:"id"`
 	Scenario string            `json:"scenario"` // name
 	File     string            `json:"file"`
@@ -30,12 +30,27 @@ type RunInfo struct {
 	Kernel   KernelInfo        `json:"kernel"`
 	Host     HostInfo          `json:"host"`
 	Args     []string          `json:"args"`
-	Verdict  string            `json:"verdict"` // running | pass | fail | interrupted | error
-	Error    string            `json:"error,omitempty"`
+	// Program is the SHA-256 of vpclab's binary.
+	Program string `json:"program,omitempty"`
+	PID     int    `json:"pid,omitempty"` // of the launcher, on its host
+	// Verb is what was done: "run", "reproduce cloudnet". Flags are those of its
+	// flags that bear on what is measured, with the values that held, given or
+	// not. With Source and Seed they are all that it takes to run again.
+	Verb  string              `json:"verb,omitempty"`
+	Flags map[string][]string `json:"flags,omitempty"`
+	// Origin is the run that this one repeats.
+	Origin  *Origin `json:"origin,omitempty"`
+	Verdict string  `json:"verdict"` // running | pass | fail | interrupted | error
+	Error   string  `json:"error,omitempty"`
 	// Outcomes are the judged expectations, in the scenario's order.
 	Outcomes []Outcome `json:"outcomes,omitempty"`
 	// Claims are the scenario's claims with what came of each.
 	Claims []ClaimOutcome `json:"claims,omitempty"`
+	// Sessions are the stretches in which the run was done, the first one first.
+	// Version, Kernel, Host and Args above are those of the first.
+	Sessions []Session `json:"sessions,omitempty"`
+	// Sums is the SHA-256 of SHA256SUMS.
+	Sums string `json:"sums,omitempty"`
 }
 
 // Verdicts of a run. A run that was killed stays VerdictRunning.
@@ -54,6 +69,7 @@ type KernelInfo struct {
 	Clock     string `json:"clock"`     // monotonic | virtual
 	CPUs      int    `json:"cpus"`
 	MemoryMiB int    `json:"memory_mib"`
+	Image     string `json:"image,omitempty"` // SHA-256 of the kernel's image or program
 	// Virtual tells, where Clock is virtual, what the machine was made of.
 	Virtual *VirtualInfo `json:"virtual,omitempty"`
 }
@@ -171,7 +187,8 @@ type TrialRecord struct {
 	Point      map[string]string `json:"point"` // varied parameters
 	Trial      int               `json:"trial"`
 	Attempt    int               `json:"attempt"`
-	Status     string            `json:"status"` // ok | failed
+	Session    int               `json:"session,omitempty"` // of the run's, from 1; 0: of a version that kept none
+	Status     string            `json:"status"`            // ok | failed
 	Error      string            `json:"error,omitempty"`
 	Started    time.Time         `json:"started"`
 	WallS      float64           `json:"wall_s"`

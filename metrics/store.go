@@ -18,7 +18,11 @@ import (
 
 // Schema is the version of the results format that this package writes and
 // the newest that it reads.
-const Schema = 1
+//
+//	1: run.json tells arguments, versions, kernel and host of the first start
+//	2: flags by name, digests of program and kernel, sessions, the session and
+//	   the fidelity of each trial, SHA256SUMS
+const Schema = 2
 
 // ErrDone says that a trial is finished already and its result stands.
 var ErrDone = errors.New("the trial is finished already")
@@ -31,11 +35,16 @@ type Store struct {
 	mu     sync.Mutex
 	info   RunInfo
 	status map[string]TrialRecord // by trial path below trials/
+
+	// reduced is a folder of which only what stands for the whole run was kept:
+	// samples.csv and trials.jsonl, without trials/.
+	reduced bool
 }
 
-// Create makes results folder root/<scenario>/<run-id>/ and writes run.json
-// with the verdict "running". An empty info.ID becomes a new run id that
-// sorts by time; an empty info.Started becomes now.
+// Create makes results folder root/<scenario>/<run-id>/ with run.json and the
+// verdict "running" in it; it is there with both or not at all. An empty info.ID
+// becomes a new run id that sorts by time; an empty info.Started becomes now. A
+// folder that [HoldNew] has made for this id is used.
 func Create(root string, info RunInfo) (*Store, error) {
 	if info.Scenario == "" {
 		return nil, errors.New("create results: the scenario has no name")
@@ -45,7 +54,9 @@ func Create(root string, info RunInfo) (*Store, error) {
 	if info.Started.IsZero() {
 		info.Started = time.Now()
 	}
+	info.Sessions = []Session{info.session()}
 	parent := filepath.Join(root, escapeName(info.Scenario))
+	step("make folder", parent)
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return nil, fmt.Errorf("create results: %w", err)
 	}
@@ -53,20 +64,36 @@ func Create(root string, info RunInfo) (*Store, error) {
 		if !given {
 			info.ID = NewRunID(info.Started)
 		}
-		dir := filepath.Join(parent, escapeName(info.ID))
-		err := os.Mkdir(dir, 0o755)
+		s, err := create(parent, info, given)
 		if errors.Is(err, fs.ErrExist) && !given {
 			continue // another run began in this millisecond with the same four digits
 		}
-		if err != nil {
-			return nil, fmt.Errorf("create results: %w", err)
-		}
-		s := &Store{dir: dir, info: info, status: map[string]TrialRecord{}}
-		if err := s.writeInfo(); err != nil {
-			return nil, s.fault("write run.json", err)
-		}
-		return s, nil
+		return s, err
 	}
+}
+
+// create makes one folder under a name that nobody looks at, and gives it its
+// own when run.json is in it.
+func create(parent string, info RunInfo, reserved bool) (*Store, error) {
+	dir := filepath.Join(parent, escapeName(info.ID))
+	s := &Store{dir: filepath.Join(parent, newPrefix+escapeName(info.ID)), info: info, status: map[string]TrialRecord{}}
+	if _, err := os.Lstat(dir); err == nil {
+		return nil, fmt.Errorf("create results %s: %w", dir, fs.ErrExist)
+	}
+	if err := mkdir(s.dir); err != nil && !(reserved && errors.Is(err, fs.ErrExist)) {
+		return nil, fmt.Errorf("create results: %w", err)
+	}
+	if err := s.writeInfo(); err != nil {
+		return nil, s.fault("write run.json", err)
+	}
+	if err := rename(s.dir, dir); err != nil {
+		return nil, fmt.Errorf("create results: %w", err)
+	}
+	s.dir = dir
+	if err := syncDir(parent); err != nil {
+		return nil, s.fault("create", err)
+	}
+	return s, nil
 }
 
 // NewRunID is a run's name: UTC time to the millisecond, so that names sort
@@ -87,17 +114,33 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open results %s: %w", dir, err)
 	}
+	if err := checkSchema(data); err != nil {
+		return nil, fmt.Errorf("open results %s: %w", dir, err)
+	}
 	s := &Store{dir: dir, status: map[string]TrialRecord{}}
 	if err := json.Unmarshal(data, &s.info); err != nil {
 		return nil, fmt.Errorf("open results %s: run.json: %w", dir, err)
 	}
-	switch v := s.info.Schema; {
-	case v < 1:
-		return nil, fmt.Errorf("open results %s: run.json names no schema version: it was not written by vpclab", dir)
-	case v > Schema:
-		return nil, fmt.Errorf("open results %s: results format %d is newer than format %d, the newest that this vpclab reads: use a newer vpclab", dir, v, Schema)
-	}
 	return s, s.scan()
+}
+
+// checkSchema refuses what this version cannot read. It looks at nothing else
+// of run.json, which may be of any shape in another version.
+func checkSchema(data []byte) error {
+	var head struct {
+		Schema  int    `json:"schema"`
+		Version string `json:"version"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return fmt.Errorf("run.json: %w", err)
+	}
+	switch v := head.Schema; {
+	case v < 1:
+		return errors.New("run.json names no schema version: it was not written by vpclab")
+	case v > Schema:
+		return fmt.Errorf("results format %d (of vpclab %s) is newer than format %d, the newest that this vpclab reads: use that version or a later one", v, head.Version, Schema)
+	}
+	return nil
 }
 
 // Runs lists the run folders below root (root/<scenario>/<run-id>), oldest
@@ -107,11 +150,14 @@ func Runs(root string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list runs in %s: %w", root, err)
 	}
-	for i := range found {
-		found[i] = filepath.Dir(found[i])
+	var dirs []string
+	for _, name := range found {
+		if dir := filepath.Dir(name); !strings.HasPrefix(filepath.Base(dir), newPrefix) {
+			dirs = append(dirs, dir)
+		}
 	}
-	slices.Sort(found)
-	return found, nil
+	slices.Sort(dirs)
+	return dirs, nil
 }
 
 // Dir is the run's folder.
@@ -161,6 +207,13 @@ func (s *Store) Trials() ([]TrialRecord, error) {
 // Samples are the samples of all good trials, in the order of Trials. What a
 // failed trial measured stays in its own folder and is in no statistics.
 func (s *Store) Samples() ([]Sample, error) {
+	if s.reduced {
+		all, err := readCSVFile(filepath.Join(s.dir, samplesName))
+		if err != nil {
+			return nil, fmt.Errorf("read samples of %s: %w", s.dir, err)
+		}
+		return all, nil
+	}
 	var all []Sample
 	for _, t := range s.sorted() {
 		if t.Status != StatusOK {
@@ -265,18 +318,57 @@ func (s *Store) scan() error {
 		return fmt.Errorf("open results %s: %w", s.dir, err)
 	}
 	for _, name := range found {
-		data, err := os.ReadFile(name)
+		r, err := readTrial(name)
 		if err != nil {
 			return fmt.Errorf("open results %s: %w", s.dir, err)
 		}
-		var r TrialRecord
-		if err := json.Unmarshal(data, &r); err != nil {
-			return fmt.Errorf("open results %s: %s: %w", s.dir, name, err)
-		}
 		s.status[trialPath(r.Experiment, r.Point, r.Trial)] = r
 	}
+	if len(found) > 0 {
+		return nil
+	}
+	return s.scanReduced()
+}
+
+// readTrial reads a trial.json.
+func readTrial(name string) (r TrialRecord, err error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", name, err)
+	}
+	return r, nil
+}
+
+// scanReduced reads the records of a folder whose trials were not kept, from
+// trials.jsonl.
+func (s *Store) scanReduced() error {
+	if _, err := os.Stat(filepath.Join(s.dir, samplesName)); err != nil {
+		return nil // a run that has not come to its first trial
+	}
+	name := filepath.Join(s.dir, trialsName)
+	err := eachLine(name, func(text []byte) error {
+		var r TrialRecord
+		if err := json.Unmarshal(text, &r); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		s.status[trialPath(r.Experiment, r.Point, r.Trial)] = r
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open results %s: %w", s.dir, err)
+	}
+	s.reduced = len(s.status) > 0
 	return nil
 }
+
+// Reduced reports whether only what stands for the whole run was kept of it:
+// samples.csv and trials.jsonl, as in results that are put under version
+// control. There is no evidence of single trials then, and nothing to go on
+// with.
+func (s *Store) Reduced() bool { return s.reduced }
 
 // globEscape lets a folder's name stand for itself in a glob pattern.
 func globEscape(dir string) string {
@@ -294,7 +386,7 @@ func (s *Store) writeInfo() error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(s.dir, "run.json"), append(data, '\n'))
+	return ReplaceFile(filepath.Join(s.dir, "run.json"), append(data, '\n'))
 }
 
 // fault names the run's folder in an error, and turns a full disk into a

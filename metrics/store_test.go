@@ -190,11 +190,11 @@ func TestOpenChecksSchema(t *testing.T) {
 	data, err := os.ReadFile(name)
 	require.NoError(t, err)
 	for old, want := range map[string]string{
-		`"schema": 99`: "results format 99 is newer than format 1",
+		`"schema": 99`: "results format 99 (of vpclab test) is newer than format 2",
 		`"schema": 0`:  "names no schema version",
 		`"schema": "`:  "run.json",
 	} {
-		require.NoError(t, os.WriteFile(name, []byte(strings.Replace(string(data), `"schema": 1`, old, 1)), 0o600))
+		require.NoError(t, os.WriteFile(name, []byte(strings.Replace(string(data), `"schema": 2`, old, 1)), 0o600))
 		_, err = Open(s.Dir())
 		require.ErrorContains(t, err, want)
 	}

@@ -22,6 +22,7 @@ const (
 	trialName   = "trial.json"
 	samplesName = "samples.csv"
 	eventsName  = "events.jsonl"
+	trialsName  = "trials.jsonl" // of a run: all trial.json
 )
 
 // Trial is one attempt at one trial of one point. It collects samples, events
@@ -47,6 +48,9 @@ type Trial struct {
 // is a warm-up: it can be used as any other and Commit throws it away.
 func (s *Store) Begin(experiment string, point map[string]string, trial int) (*Trial, error) {
 	what := fmt.Sprintf("trial %d of %s %s", trial, experiment, PointText(point))
+	if s.reduced {
+		return nil, fmt.Errorf("begin %s: %s has samples and no trials: it is what was kept of a run", what, s.dir)
+	}
 	if experiment == "" || trial < 0 {
 		return nil, fmt.Errorf("begin %s: a trial needs an experiment's name and a number", what)
 	}
@@ -62,27 +66,29 @@ func (s *Store) Begin(experiment string, point map[string]string, trial int) (*T
 	if err := t.makeFolder(); err != nil {
 		return nil, s.fault("begin "+what, err)
 	}
+	step("make", filepath.Join(t.dir, eventsName))
 	f, err := os.Create(filepath.Join(t.dir, eventsName))
 	if err != nil {
 		return nil, s.fault("begin "+what, err)
 	}
-	t.events, t.buf = f, bufio.NewWriter(f)
+	t.events, t.buf = f, bufio.NewWriter(stepped{f})
 	return t, nil
 }
 
 // makeFolder makes the attempt's folder under the next free attempt number.
 func (t *Trial) makeFolder() error {
-	base := filepath.Join(t.store.dir, ".attempts", filepath.Dir(t.path))
+	base := filepath.Join(t.store.dir, attempts, filepath.Dir(t.path))
 	if err := os.MkdirAll(base, 0o755); err != nil {
 		return err
 	}
 	t.store.mu.Lock()
+	t.record.Session = len(t.store.info.Sessions)
 	t.record.Attempt = t.store.status[t.path].Attempt
 	t.store.mu.Unlock()
 	for {
 		t.record.Attempt++
 		t.dir = filepath.Join(base, filepath.Base(t.path)+"."+strconv.Itoa(t.record.Attempt))
-		err := os.Mkdir(t.dir, 0o755)
+		err := mkdir(t.dir)
 		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -296,13 +302,13 @@ func (t *Trial) publish() error {
 		return err
 	}
 	if exists { // a failed one: back to the attempts
-		aside := filepath.Join(s.dir, ".attempts", t.path+"."+strconv.Itoa(old.Attempt))
-		if err := os.Rename(dst, aside); err != nil {
+		aside := filepath.Join(s.dir, attempts, t.path+"."+strconv.Itoa(old.Attempt))
+		if err := rename(dst, aside); err != nil {
 			return err
 		}
 		delete(s.status, t.path)
 	}
-	if err := os.Rename(t.dir, dst); err != nil {
+	if err := rename(t.dir, dst); err != nil {
 		if errors.Is(err, fs.ErrExist) { // another process was first
 			return ErrDone
 		}

@@ -55,6 +55,7 @@ type Request struct {
 	Only    []string `json:"only,omitempty"`
 	Trials  int      `json:"trials,omitempty"`
 	Seed    *uint64  `json:"seed,omitempty"` // overrides the scenario's
+	Name    string   `json:"name,omitempty"` // overrides the scenario's
 	// Info is what only the outside knows of run.json: Args, Version, Host,
 	// Kernel.Substrate, ID (empty: chosen by metrics).
 	Info metrics.RunInfo `json:"info"`

@@ -62,15 +62,9 @@ func Handler(l Lab) http.Handler {
 // serve runs one Request.
 func serve(ctx context.Context, l Lab, req Request, progress func(Progress)) (Verdict, error) {
 	bad := Verdict{Status: metrics.VerdictError}
-	sc, plan, err := Parse(req.File, req.Source)
+	sc, plan, err := req.scenario()
 	if err != nil {
 		return bad, err
-	}
-	if req.Seed != nil && *req.Seed != sc.Seed {
-		sc.Seed = *req.Seed
-		if plan, err = topo.Expand(sc); err != nil {
-			return bad, err
-		}
 	}
 	store, err := openStore(sc, req)
 	if err != nil {
@@ -80,6 +74,25 @@ func serve(ctx context.Context, l Lab, req Request, progress func(Progress)) (Ve
 		Lab: l, Scenario: sc, Plan: plan, Store: store,
 		Only: req.Only, Trials: req.Trials, Progress: progress,
 	})
+}
+
+// scenario is what the request asks to run.
+func (req Request) scenario() (*topo.Scenario, *topo.Plan, error) {
+	sc, plan, err := Parse(req.File, req.Source)
+	if err != nil {
+		return nil, nil, err
+	}
+	had := *sc
+	if req.Seed != nil {
+		sc.Seed = *req.Seed
+	}
+	if req.Name != "" {
+		sc.Name = req.Name
+	}
+	if had.Seed != sc.Seed || had.Name != sc.Name {
+		plan, err = topo.Expand(sc)
+	}
+	return sc, plan, err
 }
 
 // openStore opens the folder of the run, a new one or the one to go on with.
@@ -92,7 +105,7 @@ func openStore(sc *topo.Scenario, req Request) (*metrics.Store, error) {
 		if info := store.Info(); info.Source != string(req.Source) || info.Seed != sc.Seed {
 			return nil, fmt.Errorf("resume %s: it was run from another text of the scenario or with another seed (%d): its trials do not belong with new ones", req.Resume, info.Seed)
 		}
-		return store, nil
+		return store, store.Resume(req.Info)
 	}
 	info := req.Info
 	info.Scenario, info.File, info.Source, info.Seed = sc.Name, req.File, string(req.Source), sc.Seed
