@@ -12,15 +12,21 @@ readonly staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # Packages that touch no kernel: they are tested with the race detector.
 readonly pure='./topo/... ./metrics/... ./plots/... ./emu/event/...'
 
+# Two lanes run at the same time, for a lab kernel has one CPU: what they print
+# is in the order in which it ended. What runs on a clock and fails is run once
+# more when all else has ended and the machine is quiet; the first failure is
+# shown and named in the verdict all the same.
+
+logs=     # folder of this run
+lane=main # of which the functions below keep the books
 passed=0 failed=0 skipped=0 # tests, and steps that are one check
-failures=() left_out=() second=()
-logs=
+failures=() left_out=() second=() retry=()
 
 # step NAME COMMAND…: one check; its output is shown when it fails.
 step() {
 	local name=$1 began=$SECONDS status=0
 	shift
-	"$@" >"$logs/step" 2>&1 || status=$?
+	"$@" >"$logs/$lane.step" 2>&1 || status=$?
 	if [ $status = 0 ]; then
 		passed=$((passed + 1))
 		printf 'ok    %-42s %3d s\n' "$name" $((SECONDS - began))
@@ -28,7 +34,7 @@ step() {
 		failed=$((failed + 1))
 		failures+=("$name")
 		printf 'FAIL  %-42s %3d s\n' "$name" $((SECONDS - began))
-		sed 's/^/      /' "$logs/step"
+		sed 's/^/      /' "$logs/$lane.step"
 	fi
 }
 
@@ -43,25 +49,61 @@ leave_out() {
 go_test() {
 	local name=$1 p=0 f=1 s=0
 	shift
-	{ go test -json "$@" 2>&1 || true; } | "$logs/testsum" "$name" 2>"$logs/totals" || failures+=("$name")
-	read -r _ p f s < <(grep '^totals ' "$logs/totals") || {
+	{ go test -json "$@" 2>&1 || true; } | "$logs/testsum" "$name" 2>"$logs/$lane.totals" || failures+=("$name")
+	read -r _ p f s < <(grep '^totals ' "$logs/$lane.totals") || {
 		failures+=("$name: no totals")
 		f=1
 	}
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 
-# again NAME ARG…: go_test, and once more if it fails: the lab kernel's one CPU
-# shares a machine, and now and then a deadline passes while it stands still. The
-# failure is shown and named in the verdict all the same.
-again() {
-	local name=$1 p=$passed f=$failed s=$skipped n=${#failures[@]}
-	go_test "$@"
+# patient step|go_test NAME ARG…: a check that runs on a clock. The lab kernel's
+# one CPU shares a machine, and now and then a deadline passes while it stands
+# still. If it fails, second_tries has it again.
+patient() {
+	local name=$2 p=$passed f=$failed s=$skipped n=${#failures[@]}
+	"$@"
 	[ "$failed" != "$f" ] || [ ${#failures[@]} != "$n" ] || return 0
 	passed=$p failed=$f skipped=$s
 	failures=(${failures[@]+"${failures[@]:0:$n}"})
 	second+=("$name")
-	go_test "$@"
+	retry+=("$(printf '%q ' "$@")")
+}
+
+# second_tries runs again what failed, one after the other.
+second_tries() {
+	local command
+	for command in ${retry[@]+"${retry[@]}"}; do
+		printf 'again '
+		eval "$command"
+	done
+}
+
+# in_lane NAME COMMAND…: the command as a process of its own, whose books
+# merge_lane adds to ours.
+in_lane() {
+	lane=$1
+	shift
+	"$@"
+	declare -p passed failed skipped failures left_out second retry | sed 's/^declare [^ ]* //' >"$logs/$lane.books"
+}
+
+# merge_lane NAME PID: wait for the lane, and take over its books.
+merge_lane() {
+	local p=$passed f=$failed s=$skipped
+	local -a fs=(${failures[@]+"${failures[@]}"}) ls=(${left_out[@]+"${left_out[@]}"}) ss=(${second[@]+"${second[@]}"}) rs=(${retry[@]+"${retry[@]}"})
+	if ! wait "$2" || ! [ -e "$logs/$1.books" ]; then
+		failures+=("the lane $1 ended before its end")
+		failed=$((failed + 1))
+		return
+	fi
+	# shellcheck source=/dev/null
+	. "$logs/$1.books"
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+	failures=(${fs[@]+"${fs[@]}"} ${failures[@]+"${failures[@]}"})
+	left_out=(${ls[@]+"${ls[@]}"} ${left_out[@]+"${left_out[@]}"})
+	second=(${ss[@]+"${ss[@]}"} ${second[@]+"${second[@]}"})
+	retry=(${rs[@]+"${rs[@]}"} ${retry[@]+"${retry[@]}"})
 }
 
 gofmt_clean() {
@@ -104,7 +146,7 @@ test_host() {
 test_kernel() {
 	local dir
 	while read -r dir; do
-		again "$dir, in a lab kernel" -count=1 -timeout 590s -run "$(kernel_tests "$dir")" \
+		patient go_test "$dir, in a lab kernel" -count=1 -timeout 590s -run "$(kernel_tests "$dir")" \
 			-exec "timeout -k 10 600 $bin kernel exec --kernel ${VPCLAB_TEST_KERNEL:-uml} --memory 2GiB --" "$dir"
 	done < <(kernel_packages)
 }
@@ -125,7 +167,7 @@ e2e_reproduce() {
 	timeout -k 10 300 "$bin" reproduce cloudnet --quick --experiment table-1 --trials 1 --results "$out"
 }
 
-e2e_nothing_left() {
+nothing_left() {
 	local left
 	left=$(pgrep -u "$(id -u)" -f "rootfstype=hostfs.*$logs" || true)
 	[ -z "$left" ] || { echo "processes of a kernel are left: $left" && return 1; }
@@ -145,15 +187,53 @@ test_e2e() {
 		elif needs_frr "$file" && ! have_frr; then
 			leave_out "vpclab run $name" "it needs FRR (./run.sh frr)"
 		else
-			step "vpclab run $name" e2e_run "$name"
+			patient step "vpclab run $name" e2e_run "$name"
 		fi
 	done
-	step "vpclab reproduce cloudnet, table I" e2e_reproduce
-	step "nothing is left behind" e2e_nothing_left
+	patient step "vpclab reproduce cloudnet, table I" e2e_reproduce
+}
+
+# do_step NAME: one of the steps.
+do_step() {
+	case $1 in
+	format) step gofmt gofmt_clean ;;
+	vet) step "go vet" go vet ./... ;;
+	static) step "staticcheck" go run "$staticcheck" ./... ;;
+	shell)
+		if command -v shellcheck >/dev/null; then
+			step shellcheck shellcheck -x run.sh .ci/run .ci/tests.sh
+		else
+			leave_out shellcheck "it is not installed (apt-get install shellcheck)"
+		fi
+		;;
+	host)
+		go_test "the summary of tests" ./.ci/testsum
+		test_host
+		;;
+	kernel) test_kernel ;;
+	e2e) test_e2e ;;
+	esac
+}
+
+do_steps() {
+	local s
+	for s in "$@"; do do_step "$s"; done
 }
 
 run_tests() {
-	local steps=${*:-format vet static shell host kernel e2e} began=$SECONDS s
+	local began=$SECONDS s
+	local -a near=() kernel=()
+	[ $# != 0 ] || set -- format vet static shell host kernel e2e
+	for s in "$@"; do
+		case $s in
+		kernel) kernel+=("$s") ;;
+		format | vet | static | shell | host | e2e) near+=("$s") ;;
+		*)
+			printf 'run.sh test: no step %s: want format, vet, static, shell, host, kernel, e2e\n' "$s" >&2
+			return 2
+			;;
+		esac
+	done
 	cd "$here" || return
 	export CGO_ENABLED=0
 	logs=$(mktemp -d "${TMPDIR:-/tmp}/vpclab-tests.XXXXXX")
@@ -161,30 +241,14 @@ run_tests() {
 	# Labs of the tests live there, not beside the user's own.
 	export VPCLAB_HOME=$logs/home
 	go build -o "$logs/testsum" ./.ci/testsum || return
-	for s in $steps; do
-		case $s in
-		format) step gofmt gofmt_clean ;;
-		vet) step "go vet" go vet ./... ;;
-		static) step "staticcheck" go run "$staticcheck" ./... ;;
-		shell)
-			if command -v shellcheck >/dev/null; then
-				step shellcheck shellcheck -x run.sh .ci/run .ci/tests.sh
-			else
-				leave_out shellcheck "it is not installed (apt-get install shellcheck)"
-			fi
-			;;
-		host)
-			go_test "the summary of tests" ./.ci/testsum
-			test_host
-			;;
-		kernel) test_kernel ;;
-		e2e) test_e2e ;;
-		*)
-			printf 'run.sh test: no step %s: want format, vet, static, shell, host, kernel, e2e\n' "$s" >&2
-			return 2
-			;;
-		esac
-	done
+	in_lane near do_steps ${near[@]+"${near[@]}"} &
+	local first=$!
+	in_lane kernel do_steps ${kernel[@]+"${kernel[@]}"} &
+	local other=$!
+	merge_lane near $first
+	merge_lane kernel $other
+	second_tries
+	step "nothing is left behind" nothing_left
 	verdict "$began"
 }
 
