@@ -24,6 +24,9 @@ type Config struct {
 	InitArgs  []string  // given to the serve function of Init
 	Env       []string  // more environment for the inside, KEY=value
 	Visible   []string  // host paths that must be seen inside even under /tmp or /run
+	// Held are files that stay open until the last process of a booted kernel
+	// has ended, even if this process is killed before: locks of what it writes.
+	Held []*os.File
 	// Serve answers the control channel when Substrate is Host: it runs in
 	// this process. In a booted kernel the function given to Init does.
 	Serve func(ctx context.Context, ln net.Listener) error
@@ -46,6 +49,7 @@ type Machine struct {
 	Substrate Substrate
 	Release   string        // kernel release, as uname -r inside
 	BootTime  time.Duration // from Start to the answer of the inside
+	Image     string        // file that was booted; "" on the host's kernel
 	Without   []string      // optional kernel modules that are not there, with the reason
 
 	dial func(ctx context.Context) (net.Conn, error)

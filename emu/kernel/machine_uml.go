@@ -122,11 +122,12 @@ func (m *umlMachine) launch(uml *umlProgram, o *orders) error {
 		Env:     []string{"TMPDIR=" + memory, "HOME=/", "PATH=" + standardPath},
 		Scratch: m.scratch.dir,
 		Console: m.consolePath(),
-	}, theirs, m.scratch.lock)
+	}, theirs, m.scratch.lock, m.cfg.Held...)
 	if err != nil {
 		ours.Close()
 		return err
 	}
+	m.Image = uml.Path
 	m.end = m.endUML
 	m.dial = m.dialUML
 	return nil

@@ -40,6 +40,7 @@ type wardenOrders struct {
 	Env     []string `json:"env"`
 	Scratch string   `json:"scratch"` // removed at the end
 	Console string   `json:"console"` // log file
+	Held    int      `json:"held"`    // files from wardenHeld on that all its processes keep open
 }
 
 // killNow on the life line ends the kernel without grace.
@@ -62,6 +63,7 @@ const (
 	wardenChannel = 3 // the kernel's end of the control channel
 	wardenStatus  = 4
 	wardenLock    = 5 // keeps the scratch folder's lock
+	wardenHeld    = 6 // and others: Config.Held
 )
 
 // warden is the process that looks after one kernel.
@@ -126,7 +128,7 @@ func (w *warden) start() (*os.File, error) {
 	p, err := os.StartProcess(w.orders.Argv[0], w.orders.Argv, &os.ProcAttr{
 		Dir:   "/",
 		Env:   w.orders.Env,
-		Files: []*os.File{null, out, out, channel},
+		Files: append([]*os.File{null, out, out, channel}, w.held()...),
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {
@@ -136,6 +138,15 @@ func (w *warden) start() (*os.File, error) {
 	w.group = p.Pid
 	w.tell(wardenNews{PID: p.Pid})
 	return console, nil
+}
+
+// held are the files that the kernel's processes keep open.
+func (w *warden) held() (files []*os.File) {
+	for i := range w.orders.Held {
+		unix.CloseOnExec(wardenHeld + i)
+		files = append(files, os.NewFile(uintptr(wardenHeld+i), "held"))
+	}
+	return files
 }
 
 // copyConsole keeps the kernel's console in the bounded log file and passes it
@@ -225,15 +236,17 @@ type wardenProcess struct {
 var isolation = true
 
 // startWarden starts the warden and gives it its orders. The channel is the
-// kernel's end; lock is the scratch folder's.
-func startWarden(self string, o wardenOrders, channel, lock *os.File) (*wardenProcess, error) {
+// kernel's end; lock is the scratch folder's, held are the caller's.
+func startWarden(self string, o wardenOrders, channel, lock *os.File, held ...*os.File) (*wardenProcess, error) {
+	o.Held = len(held)
+	files := append([]*os.File{lock}, held...)
 	if !isolation {
-		return tryWarden(self, o, channel, lock, false)
+		return tryWarden(self, o, channel, files, false)
 	}
-	w, err := tryWarden(self, o, channel, lock, true)
+	w, err := tryWarden(self, o, channel, files, true)
 	if err != nil {
 		// No PID namespace for us (a container, or user namespaces are off).
-		w, err = tryWarden(self, o, channel, lock, false)
+		w, err = tryWarden(self, o, channel, files, false)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("start the warden: %w", err)
@@ -241,7 +254,7 @@ func startWarden(self string, o wardenOrders, channel, lock *os.File) (*wardenPr
 	return w, nil
 }
 
-func tryWarden(self string, o wardenOrders, channel, lock *os.File, alone bool) (*wardenProcess, error) {
+func tryWarden(self string, o wardenOrders, channel *os.File, files []*os.File, alone bool) (*wardenProcess, error) {
 	lifeR, life, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -258,7 +271,7 @@ func tryWarden(self string, o wardenOrders, channel, lock *os.File, alone bool) 
 	cmd.Env = append(withoutEnv(os.Environ(), envInit), envWarden+"=1")
 	cmd.Dir = "/"
 	cmd.Stdin = lifeR
-	cmd.ExtraFiles = []*os.File{channel, statusW, lock}
+	cmd.ExtraFiles = append([]*os.File{channel, statusW}, files...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if alone {
 		isolate(cmd.SysProcAttr)
