@@ -9,6 +9,7 @@
 //     between them; to go on with a killed one;
 //   - hold.go: the right to write into a folder;
 //   - trial.go: one attempt at one trial, published by an atomic rename;
+//   - adopt.go: trials that were done where the run's folder is not;
 //   - finish.go: the aggregated files of a run; sums.go: their digests;
 //   - disk.go: durable writes, and the one error for a full disk;
 //   - slug.go: folder names of points, natural order;

@@ -36,6 +36,8 @@ type Store struct {
 	info   RunInfo
 	status map[string]TrialRecord // by trial path below trials/
 
+	published func(dir string) error // see OnPublish; may be nil
+
 	// reduced is a folder of which only what stands for the whole run was kept:
 	// samples.csv and trials.jsonl, without trials/.
 	reduced bool
@@ -336,10 +338,15 @@ func readTrial(name string) (r TrialRecord, err error) {
 	if err != nil {
 		return r, err
 	}
-	if err := json.Unmarshal(data, &r); err != nil {
+	if r, err = parseTrial(data); err != nil {
 		return r, fmt.Errorf("%s: %w", name, err)
 	}
 	return r, nil
+}
+
+func parseTrial(data []byte) (r TrialRecord, err error) {
+	err = json.Unmarshal(data, &r)
+	return r, err
 }
 
 // scanReduced reads the records of a folder whose trials were not kept, from

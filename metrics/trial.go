@@ -278,6 +278,11 @@ func (t *Trial) seal() error {
 		return err
 	}
 	t.record.WallS = time.Since(t.begun).Seconds()
+	return t.writeRecord()
+}
+
+// writeRecord writes trial.json and brings the folder to the disk.
+func (t *Trial) writeRecord() error {
 	data, err := json.MarshalIndent(t.record, "", "  ")
 	if err != nil {
 		return err
@@ -315,7 +320,10 @@ func (t *Trial) publish() error {
 		return err
 	}
 	s.status[t.path] = t.record
-	return syncDir(filepath.Dir(dst))
+	if err := syncDir(filepath.Dir(dst)); err != nil || s.published == nil {
+		return err
+	}
+	return s.published(dst)
 }
 
 // Abandon throws the attempt away. After Commit it does nothing, so it can be
