@@ -69,7 +69,23 @@ func (s *Store) Resume(now RunInfo) error {
 			sessions = []Session{first}
 		}
 		info.Sessions = append(sessions, now.session())
+		if now.Flags != nil {
+			info.Flags = now.Flags // by which it will have been done in the end
+		}
 		info.Verdict, info.Error, info.Finished = VerdictRunning, "", time.Time{}
+	})
+}
+
+// NoteLoad keeps the host's load average at the end of the newest session.
+func (s *Store) NoteLoad(load float64) error {
+	return s.Update(func(info *RunInfo) {
+		info.Sessions = slices.Clone(info.Sessions)
+		if n := len(info.Sessions); n > 0 {
+			info.Sessions[n-1].Host.LoadEnd = load
+		}
+		if len(info.Sessions) <= 1 {
+			info.Host.LoadEnd = load
+		}
 	})
 }
 

@@ -35,6 +35,9 @@ A reproduction is a scenario that is written for a size; --print shows it, and v
 			case full:
 				effort = scenarios.Full
 			}
+			if err := o.recall(cmd); err != nil {
+				return err
+			}
 			sc, plan, err := scenarios.Reproduction(args[0], effort)
 			if err == nil && o.resume != "" {
 				sc, plan, err = o.scenario(nil) // of the size that it was begun with
@@ -54,11 +57,8 @@ A reproduction is a scenario that is written for a size; --print shows it, and v
 	f.BoolVar(&quick, "quick", false, "the main claims at a sixteenth of the size, in five minutes")
 	f.BoolVar(&full, "full", false, "table I at full size and the rest at a quarter, in some hours")
 	f.BoolVar(&text, "print", false, "print the scenario instead of running it")
-	f.StringVar(&o.results, "results", "results", "folder for results: a run writes into <scenario>/<run-id>/ there")
+	o.addTo(cmd)
 	f.StringVar(&o.resume, "resume", "", "folder of an interrupted reproduction to go on with; of a finished one, to print its table again")
-	f.IntVar(&o.trials, "trials", 0, "trials of each point, instead of what the size says")
-	f.StringSliceVar(&o.only, "experiment", nil, "only these experiments; claims on others are open")
-	f.BoolVar(&o.noPlots, "no-plots", false, "draw no figures and no report")
 	return cmd
 }
 

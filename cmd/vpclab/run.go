@@ -28,7 +28,9 @@ type runOptions struct {
 	trials  int
 	only    []string
 	noPlots bool
-	verb    string // and its argument, which this is a run of
+	verb    string           // and its argument, which this is a run of
+	was     *metrics.RunInfo // the run that is gone on with, or repeated; nil: none
+	origin  *metrics.Origin  // of the run that is repeated; nil: none
 	// show prints how the run ended; showVerdict does.
 	show func(cmd *cobra.Command, v scenarios.Verdict, dir string, figures []plots.Figure) error
 }
@@ -47,6 +49,9 @@ Interrupted, it keeps the finished trials and draws what they give; --resume goe
 		Args:              maxArgs(1),
 		ValidArgsFunction: completeScenarios,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.recall(cmd); err != nil {
+				return err
+			}
 			sc, plan, err := o.scenario(args)
 			if err != nil {
 				return err
@@ -60,26 +65,28 @@ Interrupted, it keeps the finished trials and draws what they give; --resume goe
 			return run(cmd, sc, plan, o)
 		},
 	}
+	o.addTo(cmd)
+	cmd.Flags().StringVar(&o.resume, "resume", "", "folder of an interrupted run to go on with")
+	return cmd
+}
+
+// addTo gives a verb that runs experiments its flags. What is set by them is
+// kept in run.json, so that the run can be gone on with and repeated: see
+// recordFlags.
+func (o *runOptions) addTo(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.results, "results", "results", "folder for results: a run writes into <scenario>/<run-id>/ there")
-	f.StringVar(&o.resume, "resume", "", "folder of an interrupted run to go on with")
 	f.IntVar(&o.trials, "trials", 0, "trials of each point, instead of what the scenario says")
-	f.StringSliceVar(&o.only, "experiment", nil, "only these experiments")
+	f.StringSliceVar(&o.only, "experiment", nil, "only these experiments; claims on others are open")
 	f.BoolVar(&o.noPlots, "no-plots", false, "draw no figures and no report")
-	return cmd
 }
 
 // scenario is what the user named, or what the run to go on with was given.
 func (o runOptions) scenario(args []string) (*topo.Scenario, *topo.Plan, error) {
-	if o.resume == "" || len(args) > 0 || global.topo != "" {
+	if o.was == nil || len(args) > 0 || global.topo != "" {
 		return scenario(args)
 	}
-	store, err := metrics.Open(o.resume)
-	if err != nil {
-		return nil, nil, usageError{err}
-	}
-	info := store.Info()
-	return scenarios.Parse(info.File, []byte(info.Source))
+	return scenarioOf(*o.was)
 }
 
 // goOn is the command that does what an interrupted run has left.
@@ -100,11 +107,20 @@ func run(cmd *cobra.Command, sc *topo.Scenario, plan *topo.Plan, o runOptions) e
 	defer cancel()
 	p := newProgress(os.Stderr)
 	defer p.end()
-	req, dir, err := runRequest(sc, o)
+	req, dir, err := runRequest(cmd, sc, o)
 	if err != nil {
 		return err
 	}
-	verdict, err := measure(ctx, sc, plan, o, req, p)
+	hold, err := holdFolder(ctx, sc, req, p)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := hold.Release(); e != nil {
+			slog.Warn("let go of the results folder", "error", e)
+		}
+	}()
+	verdict, err := measure(ctx, sc, plan, o, req, hold, p)
 	if err = settle(ctx, dir, err); err != nil && ctx.Err() == nil {
 		if _, open := metrics.Open(dir); open == nil {
 			err = fmt.Errorf("%w\nwhat was measured is in %s", err, dir)
@@ -121,21 +137,41 @@ func run(cmd *cobra.Command, sc *topo.Scenario, plan *topo.Plan, o runOptions) e
 	if drawErr != nil {
 		return drawErr
 	}
-	return o.show(cmd, verdict, dir, figures)
+	if o.origin == nil {
+		return o.show(cmd, verdict, dir, figures)
+	}
+	same, err := o.compareWithOrigin(dir)
+	return errors.Join(same, err, o.show(cmd, verdict, dir, figures))
+}
+
+// kernelEnd is how long the kernel of a command that was killed may take to end.
+const kernelEnd = 30 * time.Second
+
+// holdFolder takes the run's folder for this process and the kernel that it
+// will boot.
+func holdFolder(ctx context.Context, sc *topo.Scenario, req scenarios.Request, p *progress) (*metrics.Hold, error) {
+	if req.Resume == "" {
+		return metrics.HoldNew(req.Results, sc.Name, req.Info.ID)
+	}
+	p.show("hold", "waiting for the folder of the run", 0)
+	ctx, cancel := context.WithTimeoutCause(ctx, kernelEnd, fmt.Errorf("it has not ended in %v", kernelEnd))
+	defer cancel()
+	return metrics.HoldRun(ctx, req.Resume)
 }
 
 // runRequest is what the lab daemon is asked for, and the run's folder.
-func runRequest(sc *topo.Scenario, o runOptions) (req scenarios.Request, dir string, err error) {
+func runRequest(cmd *cobra.Command, sc *topo.Scenario, o runOptions) (req scenarios.Request, dir string, err error) {
 	if req.Results, err = filepath.Abs(o.results); err != nil {
 		return req, "", usageError{err}
 	}
 	if err := os.MkdirAll(req.Results, 0o755); err != nil {
 		return req, "", fmt.Errorf("results folder: %w", err)
 	}
-	req.File, req.Source, req.Only, req.Trials = sc.File, sc.Source, o.only, o.trials
+	req.File, req.Source, req.Name, req.Seed, req.Only, req.Trials = sc.File, sc.Source, sc.Name, &sc.Seed, o.only, o.trials
 	req.Info = metrics.RunInfo{
-		ID: metrics.NewRunID(time.Now()), Started: time.Now(), Args: os.Args[1:],
+		ID: metrics.NewRunID(time.Now()), Started: time.Now(), Args: os.Args[1:], PID: os.Getpid(),
 		Version: version, Versions: versions(), Host: hostInfo(),
+		Verb: o.verb, Flags: recordFlags(cmd), Origin: o.origin,
 	}
 	if o.resume == "" {
 		return req, filepath.Join(req.Results, sc.Name, req.Info.ID), nil
@@ -151,7 +187,7 @@ func runRequest(sc *topo.Scenario, o runOptions) (req scenarios.Request, dir str
 
 // measure boots the kernel, has the experiments done inside, and ends the
 // kernel, whatever happens.
-func measure(ctx context.Context, sc *topo.Scenario, plan *topo.Plan, o runOptions, req scenarios.Request, p *progress) (v scenarios.Verdict, err error) {
+func measure(ctx context.Context, sc *topo.Scenario, plan *topo.Plan, o runOptions, req scenarios.Request, hold *metrics.Hold, p *progress) (v scenarios.Verdict, err error) {
 	s, err := substrate()
 	if err != nil {
 		return v, err
@@ -169,9 +205,12 @@ func measure(ctx context.Context, sc *topo.Scenario, plan *topo.Plan, o runOptio
 		writable = append(writable, req.Resume)
 	}
 	p.show("boot", "starting kernel "+string(s), 0)
+	program := programDigest()
+	kcfg := kernelFor(plan.Lab, s, int64(sc.Kernel.Memory), writable...)
+	kcfg.Held = hold.Files()
 	h, err := lab.Hold(ctx, lab.HoldConfig{
 		Home: home, Lab: instanceName(home, plan.Lab, s), Verb: "run", File: sc.File, Version: version,
-		Kernel: kernelFor(plan.Lab, s, int64(sc.Kernel.Memory), writable...), Log: slog.Default(),
+		Kernel: kcfg, Log: slog.Default(),
 	})
 	if err != nil {
 		return v, err
@@ -187,6 +226,13 @@ func measure(ctx context.Context, sc *topo.Scenario, plan *topo.Plan, o runOptio
 		return v, err
 	}
 	req.Info.Kernel = metrics.KernelInfo{Substrate: status.Substrate, Release: status.Kernel, Clock: "monotonic", CPUs: status.CPUs, MemoryMiB: status.MemoryMiB}
+	if req.Info.Kernel.Image, err = imageDigest(h.Machine.Image); err != nil {
+		return v, err
+	}
+	if req.Info.Program, err = program(); err != nil {
+		return v, err
+	}
+	o.notice(req.Info, p)
 	return scenarios.Post(ctx, client.HTTP(), client.URL(runPath), req, func(pr scenarios.Progress) { showProgress(p, pr) })
 }
 
@@ -229,7 +275,7 @@ func settle(ctx context.Context, dir string, cause error) error {
 	if err != nil { // it never began
 		return errors.Join(cause)
 	}
-	if e := store.Update(func(i *metrics.RunInfo) { i.Host.LoadEnd = loadAverage() }); e != nil && cause == nil {
+	if e := store.NoteLoad(loadAverage()); e != nil && cause == nil {
 		return e
 	}
 	if store.Info().Verdict != metrics.VerdictRunning {
