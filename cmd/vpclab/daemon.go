@@ -26,7 +26,7 @@ func serveInside(ctx context.Context, ln net.Listener, args []string) error {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(args[1])) // checked by the launcher
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	return serveLab(ctx, ln, args[0], kernel.UML, log)
+	return serveLab(ctx, ln, args[0], kernel.Inside(), log)
 }
 
 // serveOnHost is the lab daemon in this process, for the host's own kernel.

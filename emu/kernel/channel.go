@@ -15,31 +15,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The control channel is the first serial line of the booted kernel, whose
-// other end is a socket here. It begins with three lines of text:
+// The control channel is the first serial line of User Mode Linux, or a port of
+// a virtio console in QEMU. Its other end is a socket here. It begins with three
+// lines of text:
 //
-//	inside:  hello    the line is in raw mode; nothing may be sent before
+//	inside:  hello    a serial line is in raw mode; nothing may be sent before
 //	outside: orders   what to mount, load and run
 //	inside:  ready    or what went wrong
 //
 // After that it carries a yamux session; each Dial is one stream of it. When
 // either end dies the other reads end of file: the line is the life line too.
 //
-// After hello, what goes in is bounded by a window, see innerLine, because the
-// serial driver of User Mode Linux loses its interrupt for good when its
+// After hello, what goes in by a serial line is bounded by a window, see
+// innerLine, because the serial driver of User Mode Linux loses its interrupt for good when its
 // reader falls behind and the terminal layer throttles it.
 
 // orders tell process 1 what this kernel is for.
 type orders struct {
-	Mode     string       `json:"mode"` // modeServe, modeExec or modeProbe
-	Args     []string     `json:"args,omitempty"`
-	Hostname string       `json:"hostname"`
-	Env      []string     `json:"env"`
-	Modules  []moduleFile `json:"modules"`
+	Substrate Substrate    `json:"substrate"`
+	Mode      string       `json:"mode"` // modeServe, modeExec or modeProbe
+	Args      []string     `json:"args,omitempty"`
+	Hostname  string       `json:"hostname"`
+	Env       []string     `json:"env"`
+	Modules   []moduleFile `json:"modules"`
 	// ModuleDir is mounted where modprobe looks, so that the kernel can load
 	// more by itself.
 	ModuleDir string   `json:"module_dir"`
-	Writable  []string `json:"writable,omitempty"` // host folders mounted read-write
+	Writable  []string `json:"writable,omitempty"` // host folders mounted read-write, outer ones first
 	Visible   []string `json:"visible,omitempty"`  // host folders to be seen even under /tmp and /run
 }
 

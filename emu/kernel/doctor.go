@@ -12,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Check is one line of what `vpclab doctor` found.
@@ -36,13 +34,13 @@ func Doctor(ctx context.Context, more ...Check) []Check {
 	checks := append(doctorMachine(), more...)
 	checks = append(checks, doctorHost()...)
 	checks = append(checks, doctorUML(ctx)...)
-	return append(checks, doctorKVM())
+	return append(checks, doctorQEMU(ctx)...)
 }
 
 // Usable lists the substrates that the checks found able to carry a lab.
 func Usable(checks []Check) []Substrate {
 	var usable []Substrate
-	for _, s := range []Substrate{Host, UML} {
+	for _, s := range []Substrate{Host, UML, QEMU} {
 		seen, ok := false, true
 		for _, c := range checks {
 			if c.Substrate == string(s) {
@@ -155,7 +153,7 @@ func doctorUML(ctx context.Context) []Check {
 		modules.Detail += "; not there: " + strings.Join(without, ", ")
 	}
 	checks := []Check{program, modules, checkRoom(), checkIsolation()}
-	return append(checks, doctorBoot(ctx)...)
+	return append(checks, doctorBoot(ctx, UML)...)
 }
 
 func seccompNote(u *umlProgram) string {
@@ -207,36 +205,73 @@ func checkIsolation() Check {
 	return c
 }
 
+// doctorQEMU looks for QEMU and a stock kernel and, if all is there, boots it.
+func doctorQEMU(ctx context.Context) []Check {
+	program, image, modules := Check{Substrate: string(QEMU), Name: "program"}, Check{Substrate: string(QEMU), Name: "kernel image"}, Check{Substrate: string(QEMU), Name: "modules"}
+	q, err := findQEMU(ctx)
+	if err != nil {
+		return []Check{failed(program, err)}
+	}
+	program.OK, program.Detail = true, q.Path+", "+q.Version
+	k, err := findImage()
+	if err != nil {
+		return []Check{program, failed(image, err)}
+	}
+	image.OK, image.Detail = true, k.Path
+	files, without, err := k.plan(qemuModules...)
+	if err != nil {
+		return []Check{program, image, failed(modules, err)}
+	}
+	modules.OK, modules.Detail = true, fmt.Sprintf("%d to load from %s", len(files), k.Modules)
+	if len(without) > 0 {
+		modules.Detail += "; not there: " + strings.Join(without, ", ")
+	}
+	checks := []Check{program, image, modules, checkUnpacked(ctx, k), checkAccelerator(ctx, q, k)}
+	return append(checks, doctorBoot(ctx, QEMU)...)
+}
+
+// checkUnpacked tells whether the kernel has to unpack itself at each start.
+func checkUnpacked(ctx context.Context, k *kernelImage) Check {
+	c := Check{Substrate: string(QEMU), Name: "unpacked kernel", Optional: true}
+	path, err := k.unpacked(ctx)
+	if err != nil {
+		c.Detail = fmt.Sprintf("%v: each start takes some seconds longer", err)
+		c.Fix = "apt-get install xz-utils zstd (as root), and see that the cache folder can be written"
+		return c
+	}
+	c.OK, c.Detail = true, path
+	return c
+}
+
+// checkAccelerator tells what carries out the instructions.
+func checkAccelerator(ctx context.Context, q *qemuProgram, k *kernelImage) Check {
+	c := Check{Substrate: string(QEMU), Name: "accelerator", Optional: true}
+	m := &qemuMachine{qemu: q, image: k, boot: k.loadable(ctx)}
+	accel, why := m.chooseAccelerator(ctx, Config{})
+	c.OK, c.Detail = accel == accelKVM, why
+	if !c.OK {
+		c.Detail = "TCG, which translates instructions: computing takes 10 to 35 times as long (" + why + ")"
+	}
+	return c
+}
+
 // doctorBoot is the proof: a boot, and the features tried inside.
-func doctorBoot(ctx context.Context) []Check {
-	boot := Check{Substrate: string(UML), Name: "boot"}
+func doctorBoot(ctx context.Context, s Substrate) []Check {
+	boot := Check{Substrate: string(s), Name: "boot"}
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
-	features, m, err := probeUML(ctx)
+	features, m, err := probeBoot(ctx, s)
 	if err != nil {
 		return []Check{failed(boot, err)}
 	}
 	boot.OK, boot.Detail = true, fmt.Sprintf("answered after %v", m.BootTime.Round(10*time.Millisecond))
 	checks := []Check{boot}
 	for _, f := range features {
-		c := Check{Substrate: string(UML), Name: f.Name, OK: f.OK, Optional: f.Optional, Detail: f.Detail}
+		c := Check{Substrate: string(s), Name: f.Name, OK: f.OK, Optional: f.Optional, Detail: f.Detail}
 		if !f.OK {
-			c.Fix = "use a User Mode Linux with " + strings.Join(f.Modules, ", ")
+			c.Fix = "use a kernel with " + strings.Join(f.Modules, ", ")
 		}
 		checks = append(checks, c)
 	}
 	return checks
-}
-
-// doctorKVM reports on hardware virtualisation, which nothing uses yet.
-func doctorKVM() Check {
-	c := Check{Substrate: string(QEMU), Name: "/dev/kvm", Optional: true}
-	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		c.Detail = fmt.Sprintf("%v; no lab needs it", err)
-		return c
-	}
-	unix.Close(fd)
-	c.OK, c.Detail = true, "opens; the qemu kernel is not built yet, so no lab uses it"
-	return c
 }

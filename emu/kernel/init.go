@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -50,16 +51,21 @@ func Init(serve func(ctx context.Context, ln net.Listener, args []string) error)
 	if role == envWarden {
 		os.Exit(wardenMain())
 	}
-	boxed := os.Getenv(envInit) == boxInit
+	kind := os.Getenv(envInit)
 	os.Unsetenv(envInit)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if boxed {
+		var err error
+		switch kind {
+		case boxInit:
 			boxMain()
-			return
+		case string(QEMU):
+			err = initMain(openPort, serve)
+		default:
+			err = initMain(openSerial, serve)
 		}
-		if err := initMain(serve); err != nil {
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "vpclab init:", err)
 		}
 	}()
@@ -97,12 +103,14 @@ func powerOff() {
 // serveEnd is how long serve may take to return when the launcher is gone.
 const serveEnd = 1500 * time.Millisecond
 
-// initMain makes the kernel ready and serves.
-func initMain(serve func(ctx context.Context, ln net.Listener, args []string) error) error {
-	conn, err := openLine()
+// initMain makes the kernel ready and serves. The control channel is what open
+// gives.
+func initMain(open func() (io.ReadWriteCloser, error), serve func(ctx context.Context, ln net.Listener, args []string) error) error {
+	channel, err := open()
 	if err != nil {
 		return err
 	}
+	conn := newLine(channel)
 	var o orders
 	if err := conn.receive(&o); err != nil {
 		return fmt.Errorf("control channel: orders: %w", err)
@@ -159,9 +167,9 @@ func runUntilGone(session *yamux.Session, o orders, serve func(ctx context.Conte
 	return nil
 }
 
-// openLine opens the first serial line as a channel for any bytes, and says
-// hello on it.
-func openLine() (*line, error) {
+// openSerial opens the first serial line of User Mode Linux as a channel for any
+// bytes, and says hello on it.
+func openSerial() (io.ReadWriteCloser, error) {
 	const dev = "/dev/ttyS0"
 	fd, err := unix.Open(dev, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -180,7 +188,7 @@ func openLine() (*line, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control channel %s: %w", dev, err)
 	}
-	return newLine(inner), nil
+	return inner, nil
 }
 
 // prepare makes a usable system of a bare kernel. It returns the modules that

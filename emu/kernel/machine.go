@@ -41,7 +41,7 @@ type Config struct {
 // DefaultMemory of a booted kernel, in bytes.
 const DefaultMemory = 2 << 30
 
-// minMemory is the least in which the kernel and a Go program come up.
+// minMemory is the least in which User Mode Linux and a Go program come up.
 const minMemory = 96 << 20
 
 // Machine is a running kernel that carries a lab.
@@ -79,11 +79,15 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.Substrate = substrate
 	var m *Machine
-	if substrate == Host {
+	switch substrate {
+	case Host:
 		m, err = startHost(cfg)
-	} else {
+	case UML:
 		m, err = startUML(ctx, cfg)
+	case QEMU:
+		m, err = startQEMU(ctx, cfg)
 	}
 	if err != nil {
 		return nil, err
@@ -192,6 +196,14 @@ func startHost(cfg Config) (*Machine, error) {
 	return m, nil
 }
 
+func startUML(ctx context.Context, cfg Config) (*Machine, error) {
+	u, err := findUML(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return startBooted(ctx, cfg, u)
+}
+
 // hostPaths makes absolute, symlink-free paths of folders that must exist.
 func hostPaths(what string, paths []string) ([]string, error) {
 	var out []string
@@ -219,7 +231,7 @@ func hostPaths(what string, paths []string) ([]string, error) {
 const standardPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // insideEnv is the environment of a booted kernel's process 1.
-func insideEnv(extra []string) []string {
+func insideEnv(s Substrate, extra []string) []string {
 	var env []string
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
@@ -232,13 +244,16 @@ func insideEnv(extra []string) []string {
 			env = append(env, kv)
 		}
 	}
-	env = append(env, "PATH="+insidePath(os.Getenv("PATH")), EnvKernel+"="+string(UML))
+	env = append(env, "PATH="+insidePath(os.Getenv("PATH")), EnvKernel+"="+string(s))
 	return append(withoutEnv(env, envInit, envWarden), extra...)
 }
 
 // EnvKernel is set inside a lab kernel, to the word for its substrate. Tests
 // look at it to know whether they can build labs.
 const EnvKernel = "VPCLAB_INSIDE"
+
+// Inside names the lab kernel that this process runs in; it is empty elsewhere.
+func Inside() Substrate { return Substrate(os.Getenv(EnvKernel)) }
 
 func insidePath(path string) string {
 	parts := strings.Split(path, ":")

@@ -169,7 +169,8 @@ func TestUMLFoundInCache(t *testing.T) {
 	}
 }
 
-func TestQEMURefused(t *testing.T) {
+func TestQEMUNotThere(t *testing.T) {
+	t.Setenv("VPCLAB_QEMU", filepath.Join(t.TempDir(), "none"))
 	if _, err := Choose(t.Context(), QEMU); !IsUnusable(err) {
 		t.Errorf("got %v, want an Unusable", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -45,7 +44,7 @@ func mountAll(o *orders) error {
 	if err := show(held); err != nil {
 		return err
 	}
-	if err := openWritable(o.Writable); err != nil {
+	if err := openWritable(o.Substrate, o.Writable); err != nil {
 		return err
 	}
 	mountModules(o.ModuleDir)
@@ -137,18 +136,21 @@ func show(held map[string]int) error {
 	return nil
 }
 
-// openWritable mounts host folders read-write at their own paths, outer ones
-// before those inside them.
-func openWritable(paths []string) error {
-	paths = append([]string(nil), paths...)
-	sort.Strings(paths)
-	for _, path := range paths {
+// openWritable mounts host folders read-write at their own paths.
+func openWritable(s Substrate, paths []string) error {
+	for n, path := range paths {
 		if _, err := os.Lstat(path); os.IsNotExist(err) && hiddenRoot(path) != "" {
 			if err := os.MkdirAll(path, 0o755); err != nil {
 				return err
 			}
 		}
-		if err := unix.Mount("hostfs", path, "hostfs", unix.MS_NOSUID, path); err != nil {
+		var err error
+		if s == QEMU {
+			err = unix.Mount(shareTag(n), path, "9p", unix.MS_NOSUID, shareOptions)
+		} else {
+			err = unix.Mount("hostfs", path, "hostfs", unix.MS_NOSUID, path)
+		}
+		if err != nil {
 			return fmt.Errorf("mount the host's %s read-write: %w", path, err)
 		}
 	}
@@ -174,11 +176,16 @@ func hiddenRoot(path string) string {
 // convenience: what a lab needs has its own way in, so failing is no error.
 func mountModules(dir string) {
 	const lib = "/lib/modules"
-	if dir == "" || unix.Mount("tmpfs", lib, "tmpfs", 0, "mode=755") != nil {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0) // it may lie below lib
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if unix.Mount("tmpfs", lib, "tmpfs", 0, "mode=755") != nil {
 		return
 	}
 	to := filepath.Join(lib, filepath.Base(dir))
 	if os.Mkdir(to, 0o755) == nil {
-		_ = unix.Mount("hostfs", to, "hostfs", unix.MS_RDONLY, dir)
+		_ = unix.Mount(fmt.Sprintf("/proc/self/fd/%d", fd), to, "", unix.MS_BIND, "")
 	}
 }

@@ -219,7 +219,7 @@ func probeNftables(*netlink.Handle) error {
 	return conn.Flush()
 }
 
-// serveProbe is the inside of ProbeUML: it writes what was found and waits to
+// serveProbe is the inside of probeBoot: it writes what was found and waits to
 // be switched off.
 func serveProbe(ctx context.Context, ln net.Listener) error {
 	conn, err := ln.Accept()
@@ -233,9 +233,12 @@ func serveProbe(ctx context.Context, ln net.Listener) error {
 	return nil
 }
 
-// probeUML boots User Mode Linux, tries the features inside, and stops it.
-func probeUML(ctx context.Context) (features []feature, m *Machine, err error) {
-	m, err = Start(ctx, Config{Substrate: UML, Lab: "probe", Memory: 192 << 20, mode: modeProbe})
+// probeMemory is what a kernel gets that is booted to be tried, in bytes.
+var probeMemory = map[Substrate]int64{UML: 192 << 20, QEMU: 384 << 20}
+
+// probeBoot boots a kernel, tries the features inside, and stops it.
+func probeBoot(ctx context.Context, s Substrate) (features []feature, m *Machine, err error) {
+	m, err = Start(ctx, Config{Substrate: s, Lab: "probe", Memory: probeMemory[s], mode: modeProbe})
 	if err != nil {
 		return nil, nil, err
 	}

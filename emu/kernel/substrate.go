@@ -14,10 +14,10 @@ import (
 type Substrate string
 
 const (
-	Auto Substrate = "auto" // Host if it can, else UML
+	Auto Substrate = "auto" // Host if it can, else UML, else QEMU
 	Host Substrate = "host" // this machine's kernel; needs root and the modules
 	UML  Substrate = "uml"  // User Mode Linux: an ordinary process, no root needed
-	QEMU Substrate = "qemu" // a known word, not built yet
+	QEMU Substrate = "qemu" // a stock kernel in QEMU: no root needed
 )
 
 // Substrates are the words a user may say.
@@ -60,39 +60,41 @@ func IsUnusable(err error) bool {
 	return errors.As(err, &u)
 }
 
-// Choose settles want to a substrate that can work here, Host or UML. The
-// host's kernel is tried for real; User Mode Linux is looked for, and proves
-// itself when it boots. The error is an *Unusable where none will do.
+// Choose settles want to a substrate that can work here. The host's kernel is
+// tried for real; User Mode Linux and QEMU are looked for, and prove themselves
+// when they boot. The error is an *Unusable where none will do.
 func Choose(ctx context.Context, want Substrate) (Substrate, error) {
-	switch want {
-	case QEMU:
-		return "", &Unusable{Substrate: QEMU, Missing: "it is not built yet", Fix: "use --kernel uml, or --kernel host on a kernel with MPLS"}
-	case Host:
-		return Host, hostUsable(ctx)
-	case UML:
-		return UML, umlUsable(ctx)
-	case Auto, "":
-	default:
+	tries := []struct {
+		substrate Substrate
+		usable    func(context.Context) error
+	}{{Host, hostUsable}, {UML, umlUsable}, {QEMU, qemuUsable}}
+	if want != Auto && want != "" {
+		for _, t := range tries {
+			if t.substrate == want {
+				return want, t.usable(ctx)
+			}
+		}
 		_, err := ParseSubstrate(string(want))
 		return "", err
 	}
-	hostErr := hostUsable(ctx)
-	if hostErr == nil {
-		return Host, nil
+	none := &Unusable{Substrate: Auto}
+	var missing []string
+	for _, t := range tries {
+		err := t.usable(ctx)
+		if err == nil {
+			return t.substrate, nil
+		}
+		var u *Unusable
+		if !errors.As(err, &u) {
+			return "", err
+		}
+		missing = append(missing, string(t.substrate)+": "+u.Missing)
+		if t.substrate != QEMU { // User Mode Linux is the least to ask for
+			none.Fix = u.Fix
+		}
 	}
-	umlErr := umlUsable(ctx)
-	if umlErr == nil {
-		return UML, nil
-	}
-	var h, u *Unusable
-	if !errors.As(hostErr, &h) || !errors.As(umlErr, &u) {
-		return "", errors.Join(hostErr, umlErr)
-	}
-	return "", &Unusable{
-		Substrate: Auto,
-		Missing:   fmt.Sprintf("host: %s; uml: %s", h.Missing, u.Missing),
-		Fix:       u.Fix,
-	}
+	none.Missing = strings.Join(missing, "; ")
+	return "", none
 }
 
 // hostUsable proves that this kernel can carry a lab, loading modules if that

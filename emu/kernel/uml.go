@@ -158,29 +158,3 @@ func (u *umlProgram) addBuiltin(tree *moduleTree) {
 		}
 	}
 }
-
-// skippedInitcalls are parts of the kernel that cost seconds of every boot and
-// serve no lab: the RAID 6 speed contest alone takes 0.85 s. Names that a
-// build does not have are ignored by the kernel.
-var skippedInitcalls = []string{"raid6_select_algo", "init_btrfs_fs", "init_xfs_fs", "init_jfs_fs", "init_zswap"}
-
-// arguments make the kernel's command line. The channel and the console are
-// files that the warden hands over: 3 and 1.
-func (u *umlProgram) arguments(program, dir string, memory int64) []string {
-	args := []string{
-		fmt.Sprintf("mem=%dK", memory>>10),
-		"rootfstype=hostfs", "rootflags=/", "ro",
-		"init=" + program, envInit + "=1",
-		"uml_dir=" + dir + "/", "umid=uml",
-		"con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:3,fd:3",
-		"quiet",
-		"initcall_blacklist=" + strings.Join(skippedInitcalls, ","),
-		"cryptomgr.notests", // self-tests of ciphers nobody uses here
-		"lsm=", "audit=0",   // no policy is loaded: their hooks would only cost
-		"lpj=10000000", // skips a 40 ms calibration for delays nobody makes
-	}
-	if u.Seccomp {
-		args = append(args, "seccomp=on")
-	}
-	return args
-}
