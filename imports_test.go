@@ -37,10 +37,11 @@ var allowed = map[string][]string{
 	"emu/audit":      {"topo", "emu/event", "emu/fabric", "emu/traffic"},
 	"emu/guest":      {"emu/child", "emu/event", "emu/tcp", "emu/warm"},
 	"emu/migrate":    {"emu/event", "emu/warm"},
+	"emu/fidelity":   {"topo", "emu/event", "emu/fabric", "emu/traffic", "emu/audit", "emu/lab", "metrics"},
 	"emu/hypervisor": {"topo", "emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/lease", "emu/migrate", "emu/plug", "emu/replicate", "emu/tcp"},
 	"emu/lab":        {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor"},
 	"scenarios":      {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/lab", "metrics", "plots"},
-	"cmd":            {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor", "emu/lab", "emu/warm", "scenarios", "metrics", "plots"},
+	"cmd":            {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/fidelity", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor", "emu/lab", "emu/warm", "scenarios", "metrics", "plots"},
 }
 
 // room names the room a package of this module belongs to.

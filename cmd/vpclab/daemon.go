@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/vpclab/vpclab/emu/audit"
+	"github.com/vpclab/vpclab/emu/fidelity"
 	"github.com/vpclab/vpclab/emu/frr"
 	"github.com/vpclab/vpclab/emu/kernel"
 	"github.com/vpclab/vpclab/emu/lab"
@@ -40,8 +41,9 @@ func serveOnHost(labName string) func(context.Context, net.Listener) error {
 func serveLab(ctx context.Context, ln net.Listener, name string, substrate kernel.Substrate, log *slog.Logger) error {
 	l := lab.New(lab.Config{Name: name, Substrate: string(substrate), Log: log})
 	return lab.Serve(ctx, ln, l, map[string]http.Handler{
-		"POST " + runPath:    scenarios.Handler(l),
-		"POST " + audit.Path: audit.Handler(l),
+		"POST " + runPath:       scenarios.Handler(l),
+		"POST " + audit.Path:    audit.Handler(l),
+		"POST " + fidelity.Path: fidelity.Handler(l),
 	})
 }
 

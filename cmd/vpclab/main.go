@@ -42,7 +42,7 @@ var groups = []struct {
 	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents, newAudit}},
 	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newMigrate, newSwitchOver, newReservation, newLink, newFault}},
 	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},
-	{"This machine:", []func() *cobra.Command{newDoctor, newGC, newVersion}},
+	{"This machine:", []func() *cobra.Command{newDoctor, newCalibrate, newGC, newVersion}},
 	{"", []func() *cobra.Command{newKernel, newKeeper, newSpeaker, newFRR, newHypervisor, newWitness, newRepair, newGuest}}, // hidden
 }
 

@@ -16,18 +16,13 @@ const curvePoints = 60
 // to be trusted (Mininet-HiFi).
 const gapBar = 100.0
 
-// gapRates are the rates of F1 up to a limit.
-func (r *run) gapRates() (rates []topo.Rate) {
+// gapRates are the rates of F1.
+func (r *run) gapRates() []topo.Rate {
 	all := []topo.Rate{10e6, 100e6, 500e6, 1e9, 2e9, 4e9, 10e9}
 	if r.Quick {
 		all = []topo.Rate{10e6, 100e6, 1e9}
 	}
-	for _, rate := range all {
-		if rate <= r.UpTo {
-			rates = append(rates, rate)
-		}
-	}
-	return rates
+	return r.within(all)
 }
 
 // frames that fill a line for a while, within bounds that memory and patience

@@ -24,17 +24,12 @@ func rateBar(rate topo.Rate) float64 {
 	return 1
 }
 
-func (r *run) rates() (rates []topo.Rate) {
+func (r *run) rates() []topo.Rate {
 	all := []topo.Rate{128e3, 1e6, 10e6, 100e6, 500e6, 1e9, 2e9, 4e9, 10e9}
 	if r.Quick {
 		all = []topo.Rate{128e3, 10e6, 100e6, 1e9}
 	}
-	for _, rate := range all {
-		if rate <= r.UpTo {
-			rates = append(rates, rate)
-		}
-	}
-	return rates
+	return r.within(all)
 }
 
 // goodputs is F2: what UDP and TCP get of a rate.
@@ -117,7 +112,7 @@ func (r *run) tcp(ctx context.Context, b *bench, rate topo.Rate) error {
 		return err
 	}
 	defer p.Close()
-	flow, err := p.OpenBulk(ctx, traffic.BulkConfig{Streams: []traffic.Stream{{Flow: traffic.Flow{From: nearNode, To: farNode(0)}}}})
+	flow, err := p.OpenBulk(ctx, traffic.BulkConfig{Interval: 5 * time.Millisecond, Streams: []traffic.Stream{{Flow: traffic.Flow{From: nearNode, To: farNode(0)}}}})
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ const (
 type Request struct {
 	Only  []string  `json:"only,omitempty"` // tests by name; none: all
 	Quick bool      `json:"quick,omitempty"`
+	From  topo.Rate `json:"from,omitempty"`  // slowest link
 	UpTo  topo.Rate `json:"up_to,omitempty"` // fastest link; 0: 1 Gb/s
 	Peer  string    `json:"peer,omitempty"`  // mininet, or ""
 }
@@ -48,18 +49,18 @@ type Progress func(text string)
 
 // test is an entry of the list of tests.
 type test struct {
-	name string
-	do   func(r *run, ctx context.Context) error
+	name, says string
+	do         func(r *run, ctx context.Context) error
 }
 
 // tests in their order. F9 is watched during trials and F12 compares two
 // calibrations.
 var tests = []test{
-	{"F1", func(r *run, ctx context.Context) error { return r.gaps(ctx, labBench(r.lab)) }},
-	{"F2", func(r *run, ctx context.Context) error { return r.goodputs(ctx, labBench(r.lab)) }},
-	{"F3", func(r *run, ctx context.Context) error { return r.delaysAndJitter(ctx, labBench(r.lab)) }},
-	{"F4", func(r *run, ctx context.Context) error { return r.losses(ctx, labBench(r.lab)) }},
-	{"F6", func(r *run, ctx context.Context) error { return r.queues(ctx, labBench(r.lab)) }},
+	{"F1", "time between frames on lines that are kept busy", func(r *run, ctx context.Context) error { return r.gaps(ctx, labBench(r.lab)) }},
+	{"F2", "goodput of UDP and TCP against the rate", func(r *run, ctx context.Context) error { return r.goodputs(ctx, labBench(r.lab)) }},
+	{"F3", "delays, and the spread and form of jitter", func(r *run, ctx context.Context) error { return r.delaysAndJitter(ctx, labBench(r.lab)) }},
+	{"F4", "loss, with exact intervals", func(r *run, ctx context.Context) error { return r.losses(ctx, labBench(r.lab)) }},
+	{"F6", "drops and the longest wait of a full queue", func(r *run, ctx context.Context) error { return r.queues(ctx, labBench(r.lab)) }},
 }
 
 // Tests are the names of all tests that Run does.
@@ -132,10 +133,30 @@ const endLimit = time.Minute
 
 func (r *run) add(c ...metrics.Calibrated) { r.out.Results = append(r.out.Results, c...) }
 
+// within are the rates that are asked for.
+func (q Request) within(rates []topo.Rate) (some []topo.Rate) {
+	for _, rate := range rates {
+		if rate >= q.From && rate <= q.UpTo {
+			some = append(some, rate)
+		}
+	}
+	return some
+}
+
 func (r *run) say(test string, b *bench, what string) {
 	text := test + " " + what
 	if b != nil && b.system != systemVPCLab {
 		text += " (" + b.system + ")"
 	}
 	r.tell(text)
+}
+
+// Describe lists the tests, a line each, for help texts.
+func Describe() string {
+	var b strings.Builder
+	for _, t := range tests {
+		fmt.Fprintf(&b, "  %-4s %s\n", t.name, t.says)
+	}
+	fmt.Fprintf(&b, "  %-4s %s\n", twice, "F2 and F3 once more in another boot of the kernel")
+	return b.String()
 }

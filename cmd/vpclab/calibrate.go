@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vpclab/vpclab/emu/fidelity"
+	"github.com/vpclab/vpclab/emu/kernel"
+	"github.com/vpclab/vpclab/emu/lab"
+	"github.com/vpclab/vpclab/metrics"
+	"github.com/vpclab/vpclab/topo"
+)
+
+// calibrateOptions are the flags of calibrate.
+type calibrateOptions struct {
+	fidelity.Request
+	upTo string
+	out  string
+}
+
+// calibrateMemory is for the largest graph of routers, and for what waits in
+// queues.
+const calibrateMemory = 2 << 30
+
+func newCalibrate() *cobra.Command {
+	var o calibrateOptions
+	cmd := &cobra.Command{
+		Use:   "calibrate",
+		Short: "measure whether links, queues, timers and labels are what a scenario asks for, on this machine",
+		Long: `Boot the kernel, build small labs in it, and measure whether they are what was asked for:
+
+` + fidelity.Describe() + `
+Every measurement is held against a bar: PASS within it, WARN within twice of it, VOID beyond. What is VOID, experiments on this kernel cannot be trusted
+with. The bars and the method are explained in docs/fidelity.md.
+
+Exit code 0: nothing is void. 1: something is.`,
+		Example: "  vpclab calibrate --quick\n  vpclab calibrate --kernel uml --only F1,F2 --up-to 500mbit --out calibration",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			rate, err := topo.ParseRate(o.upTo)
+			if err != nil {
+				return usageError{fmt.Errorf("--up-to: %w", err)}
+			}
+			o.UpTo = rate
+			for i, name := range o.Only {
+				o.Only[i] = strings.ToUpper(name)
+			}
+			if err := o.Check(); err != nil {
+				return usageError{err}
+			}
+			return calibrate(cmd, o)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.Quick, "quick", false, "short runs, in about a minute")
+	f.StringSliceVar(&o.Only, "only", nil, "only these tests: "+strings.Join(fidelity.Tests(), ", "))
+	f.StringVar(&o.upTo, "up-to", "1gbit", "fastest link to measure")
+	f.StringVar(&o.Peer, "peer", "", "measure the links of this one beside: mininet")
+	f.StringVar(&o.out, "out", "", "folder for "+metrics.CalibrationFile+" and figures (default: none is written)")
+	complete(cmd, "only", func(string) []string { return fidelity.Tests() })
+	complete(cmd, "peer", func(string) []string { return []string{"mininet"} })
+	return cmd
+}
+
+// calibrate boots the kernel, measures, prints and judges.
+func calibrate(cmd *cobra.Command, o calibrateOptions) error {
+	ctx, cancel := limited(cmd)
+	defer cancel()
+	p := newProgress(os.Stderr)
+	defer p.end()
+	c, err := calibrateOnce(ctx, o.Request, p)
+	if c == nil {
+		return err
+	}
+	if err == nil && fidelity.WantsTwice(o.Request) {
+		err = calibrateTwice(ctx, c, o.Request, p)
+	}
+	p.end()
+	c.Host.LoadEnd = loadAverage()
+	if e := showCalibration(cmd, c, o.out); e != nil && err == nil {
+		return e
+	}
+	if err == nil && !fidelity.Pass(c) {
+		return exitCode(exitFailed)
+	}
+	return err
+}
+
+// calibrateOnce measures in one boot of the kernel.
+func calibrateOnce(ctx context.Context, req fidelity.Request, p *progress) (c *metrics.Calibration, err error) {
+	s, err := substrate()
+	if err != nil {
+		return nil, err
+	}
+	p.show("kernel", "choosing a kernel", 0)
+	if s, err = kernel.Choose(ctx, s); err != nil {
+		return nil, err
+	}
+	home, err := lab.DefaultHome()
+	if err != nil {
+		return nil, err
+	}
+	p.show("boot", "starting kernel "+string(s), 0)
+	h, err := lab.Hold(ctx, lab.HoldConfig{
+		Home: home, Lab: instanceName(home, fidelity.Name, s), Verb: "calibrate", Version: version,
+		Kernel: kernelFor(fidelity.Name, s, calibrateMemory), Log: slog.Default(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if e := h.Close(); e != nil && err == nil {
+			err = e
+		}
+	}()
+	client := h.Client()
+	status, err := client.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	host := hostInfo()
+	c, err = fidelity.Post(ctx, client.HTTP(), client.URL(fidelity.Path), req, func(text string) { p.show(text, text, 0) })
+	if c != nil {
+		c.Version, c.Args, c.Host = version, os.Args[1:], host
+		c.Kernel = metrics.KernelInfo{Substrate: status.Substrate, Release: status.Kernel, Clock: "monotonic", CPUs: status.CPUs, MemoryMiB: status.MemoryMiB}
+	}
+	return c, err
+}
+
+// calibrateTwice boots the kernel once more and holds what is then measured
+// against the first time.
+func calibrateTwice(ctx context.Context, c *metrics.Calibration, req fidelity.Request, p *progress) error {
+	if c.Kernel.Substrate == string(kernel.Host) {
+		c.Results = append(c.Results, fidelity.NotTwice("this machine's own kernel cannot be booted twice"))
+		return nil
+	}
+	again, err := calibrateOnce(ctx, fidelity.Again(req), p)
+	if err != nil {
+		return fmt.Errorf("the second boot: %w", err)
+	}
+	c.Results = append(c.Results, fidelity.Twice(c, again)...)
+	c.TookS += again.TookS
+	return nil
+}
+
+// showCalibration prints what was measured, and leaves it in a folder.
+func showCalibration(cmd *cobra.Command, c *metrics.Calibration, dir string) error {
+	if dir != "" {
+		if err := metrics.WriteCalibration(dir, c); err != nil {
+			return err
+		}
+	}
+	if jsonOutput() {
+		return printJSON(cmd, c)
+	}
+	w := cmd.OutOrStdout()
+	fidelity.Text(w, c)
+	fmt.Fprintf(w, "kernel %s %s, clock %s, %d CPU, load %.1f to %.1f, %v\n", c.Kernel.Substrate, c.Kernel.Release, c.Kernel.Clock, c.Kernel.CPUs,
+		c.Host.LoadMin, c.Host.LoadEnd, time.Duration(c.TookS*float64(time.Second)).Round(100*time.Millisecond))
+	if dir != "" {
+		fmt.Fprintf(w, "written: %s\n", filepath.Join(dir, metrics.CalibrationFile))
+	}
+	return nil
+}
