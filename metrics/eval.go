@@ -303,6 +303,7 @@ func compatible(a, b map[string]string, chosen []string) bool {
 
 // found is what a reference names, grouped by labels.
 type found struct {
+	metric string
 	unit   string
 	chosen []string // labels that were selected by
 	groups []group
@@ -382,7 +383,7 @@ func sortedNatural(set map[string]bool) []string {
 
 // pick selects samples of a metric and groups them by labels.
 func pick(samples []Sample, metric string, selectors []selector) (found, error) {
-	f := found{}
+	f := found{metric: metric}
 	for _, sel := range selectors {
 		values := map[string]bool{}
 		for _, s := range samples {

@@ -14,12 +14,16 @@ import (
 )
 
 // Finish gathers the trials into trials.jsonl, samples.csv, events.jsonl,
-// bench.txt, summary.json and SHA256SUMS and rewrites run.json with the verdict
+// bench.txt, summary.json, fidelity.json and SHA256SUMS and rewrites run.json with the verdict
 // and, for a run that went wrong, its cause. It may be called again after a resumed
 // run. run.json comes last: a run whose verdict is not "running" has all its
 // files.
 func (s *Store) Finish(verdict string, cause error) error {
 	samples, err := s.Samples()
+	if err != nil {
+		return s.fault("finish", err)
+	}
+	void, err := s.VoidSamples()
 	if err != nil {
 		return s.fault("finish", err)
 	}
@@ -30,8 +34,9 @@ func (s *Store) Finish(verdict string, cause error) error {
 		{trialsName, s.gatherTrials},
 		{"events.jsonl", s.gatherEvents},
 		{samplesName, func(b *bytes.Buffer) error { return WriteCSV(b, samples) }},
-		{"bench.txt", func(b *bytes.Buffer) error { return WriteBench(b, s.Info(), samples) }},
-		{"summary.json", func(b *bytes.Buffer) error { return writeSummaries(b, SummarizeAll(samples)) }},
+		{fidelityName, s.gatherFidelity},
+		{"bench.txt", func(b *bytes.Buffer) error { return s.gatherBench(b, samples) }},
+		{"summary.json", func(b *bytes.Buffer) error { return writeSummaries(b, WithVoid(SummarizeAll(samples), void)) }},
 	} {
 		var b bytes.Buffer
 		if err := f.fill(&b); err != nil {
@@ -40,6 +45,9 @@ func (s *Store) Finish(verdict string, cause error) error {
 		if err := ReplaceFile(filepath.Join(s.dir, f.name), b.Bytes()); err != nil {
 			return s.fault("finish: write "+f.name, err)
 		}
+	}
+	if err := s.gatherVoid(); err != nil {
+		return s.fault("finish: write "+voidName, err)
 	}
 	s.pruneAttempts()
 	sums, err := s.writeSums()
@@ -72,6 +80,14 @@ func (s *Store) pruneAttempts() {
 	for _, dir := range slices.Backward(dirs) {
 		_ = os.Remove(dir) // fails where it is not empty, as it should
 	}
+}
+
+// gatherBench says, in a comment, what the lines leave out.
+func (s *Store) gatherBench(b *bytes.Buffer, samples []Sample) error {
+	if text := s.VoidText(""); text != "" {
+		fmt.Fprintf(b, "# %s\n", text)
+	}
+	return WriteBench(b, s.Info(), samples)
 }
 
 func (s *Store) gatherTrials(b *bytes.Buffer) error {

@@ -100,7 +100,7 @@ func (s *Store) mend() error {
 	for _, name := range found {
 		dir := filepath.Dir(name)
 		r, err := readTrial(name)
-		if err != nil || r.Status != StatusOK || s.Done(r.Experiment, r.Point, r.Trial) {
+		if err != nil || !r.Good() || s.Done(r.Experiment, r.Point, r.Trial) {
 			continue // half a trial, or one that gave way: it stays as evidence
 		}
 		if _, err := readCSVFile(filepath.Join(dir, samplesName)); err != nil {

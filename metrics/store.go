@@ -187,12 +187,12 @@ func (s *Store) Update(fn func(*RunInfo)) error {
 }
 
 // Done reports whether this trial of this point is finished and good, so
-// that a resumed run leaves it out. Failed trials are not done: they are
-// tried again.
+// that a resumed run leaves it out. Failed and void trials are not done: they
+// are tried again.
 func (s *Store) Done(experiment string, point map[string]string, trial int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.status[trialPath(experiment, point, trial)].Status == StatusOK
+	return s.status[trialPath(experiment, point, trial)].Good()
 }
 
 // Trials are the finished trials, good and failed, ordered by experiment,
@@ -207,7 +207,8 @@ func (s *Store) Trials() ([]TrialRecord, error) {
 }
 
 // Samples are the samples of all good trials, in the order of Trials. What a
-// failed trial measured stays in its own folder and is in no statistics.
+// failed trial measured stays in its own folder and is in no statistics; what
+// a void one did, see VoidSamples.
 func (s *Store) Samples() ([]Sample, error) {
 	if s.reduced {
 		all, err := readCSVFile(filepath.Join(s.dir, samplesName))
@@ -216,18 +217,7 @@ func (s *Store) Samples() ([]Sample, error) {
 		}
 		return all, nil
 	}
-	var all []Sample
-	for _, t := range s.sorted() {
-		if t.Status != StatusOK {
-			continue
-		}
-		got, err := readCSVFile(filepath.Join(s.dir, "trials", t.path, samplesName))
-		if err != nil {
-			return nil, fmt.Errorf("read samples of %s: %w", t.path, err)
-		}
-		all = append(all, got...)
-	}
-	return all, nil
+	return s.samplesOf(TrialRecord.Good)
 }
 
 // Judge evaluates expectations of one experiment over its samples and keeps
@@ -250,8 +240,13 @@ func (s *Store) Judge(experiment string, expect []string) ([]Outcome, error) {
 
 // eval judges expectations over the samples of one experiment.
 func (s *Store) eval(samples []Sample, experiment string, expect []string) ([]Outcome, error) {
-	samples = slices.DeleteFunc(slices.Clone(samples), func(x Sample) bool { return x.Experiment != experiment })
+	samples = ofExperiment(samples, experiment)
 	_, failed := s.count(experiment)
+	void, err := s.VoidSamples()
+	if err != nil {
+		return nil, err
+	}
+	void = ofExperiment(void, experiment)
 	outcomes := make([]Outcome, 0, len(expect))
 	for _, text := range expect {
 		e, err := ParseExpect(text)
@@ -260,8 +255,12 @@ func (s *Store) eval(samples []Sample, experiment string, expect []string) ([]Ou
 		}
 		o := e.Eval(samples)
 		o.Experiment = experiment
+		e.admit(&o, samples, void)
 		if failed > 0 {
 			o.Text += fmt.Sprintf("; %d failed %s left out", failed, plural(failed, "trial", "trials"))
+		}
+		if text := s.VoidText(experiment); text != "" {
+			o.Text += "; " + text
 		}
 		outcomes = append(outcomes, o)
 	}
@@ -276,7 +275,7 @@ func (s *Store) count(experiment string) (all, failed int) {
 			continue
 		}
 		all++
-		if t.Status != StatusOK {
+		if t.Status == StatusFailed {
 			failed++
 		}
 	}
@@ -305,7 +304,7 @@ func (s *Store) sorted() []storedTrial {
 // with their records, in the order of Trials.
 func (s *Store) TrialDirs(experiment string) (dirs []string, records []TrialRecord) {
 	for _, t := range s.sorted() {
-		if t.Status == StatusOK && (experiment == "" || t.Experiment == experiment) {
+		if t.Good() && (experiment == "" || t.Experiment == experiment) {
 			dirs = append(dirs, filepath.Join(s.dir, "trials", t.path))
 			records = append(records, t.TrialRecord)
 		}
@@ -409,7 +408,7 @@ func (s *Store) fault(doing string, err error) error {
 	defer s.mu.Unlock()
 	kept := 0
 	for _, r := range s.status {
-		if r.Status == StatusOK {
+		if r.Good() {
 			kept++
 		}
 	}

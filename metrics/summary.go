@@ -122,6 +122,8 @@ type PointSummary struct {
 	Unit       string
 	Labels     map[string]string
 	Summary
+	// Void is how many values of void trials are left out; see WithVoid.
+	Void int
 }
 
 type pointSummaryJSON struct {
@@ -130,11 +132,12 @@ type pointSummaryJSON struct {
 	Unit       string            `json:"unit"`
 	Labels     map[string]string `json:"labels"`
 	summaryJSON
+	Void int `json:"void,omitempty"`
 }
 
 // MarshalJSON writes one flat object.
 func (p PointSummary) MarshalJSON() ([]byte, error) {
-	return json.Marshal(pointSummaryJSON{p.Experiment, p.Metric, p.Unit, p.Labels, p.wire()})
+	return json.Marshal(pointSummaryJSON{p.Experiment, p.Metric, p.Unit, p.Labels, p.wire(), p.Void})
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
@@ -143,7 +146,7 @@ func (p *PointSummary) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return err
 	}
-	p.Experiment, p.Metric, p.Unit, p.Labels = in.Experiment, in.Metric, in.Unit, in.Labels
+	p.Experiment, p.Metric, p.Unit, p.Labels, p.Void = in.Experiment, in.Metric, in.Unit, in.Labels, in.Void
 	p.fill(in.summaryJSON)
 	return nil
 }
@@ -169,7 +172,7 @@ func SummarizeAll(samples []Sample) []PointSummary {
 	})
 	rows := make([]PointSummary, 0, len(keys))
 	for _, k := range keys {
-		rows = append(rows, PointSummary{k.experiment, k.metric, k.unit, labels[k], Summarize(values[k])})
+		rows = append(rows, PointSummary{Experiment: k.experiment, Metric: k.metric, Unit: k.unit, Labels: labels[k], Summary: Summarize(values[k])})
 	}
 	return rows
 }

@@ -227,8 +227,16 @@ func (t *Trial) keep(err error) {
 	}
 }
 
+// SetFidelity notes how far the emulation kept its promises during the trial; it
+// comes before Commit.
+func (t *Trial) SetFidelity(f *Fidelity) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.record.Fidelity = f
+}
+
 // Commit ends the trial with a status (ok, failed) and, for a failed one, the
-// cause, and publishes its folder by one rename. A failed trial that was
+// cause, and publishes its folder by one rename. A failed or void trial that was
 // published earlier gives way; a good one stays and the error is ErrDone.
 // When Commit returns nil the trial survives a crash of the machine. Of what
 // went wrong in Add, Event and WriteFile, Commit reports the first.
@@ -300,13 +308,13 @@ func (t *Trial) publish() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old, exists := s.status[t.path]
-	if old.Status == StatusOK {
+	if old.Good() {
 		return ErrDone
 	}
 	if err := mkdirDurable(s.dir, filepath.Dir(dst)); err != nil {
 		return err
 	}
-	if exists { // a failed one: back to the attempts
+	if exists { // a failed or void one: back to the attempts
 		aside := filepath.Join(s.dir, attempts, t.path+"."+strconv.Itoa(old.Attempt))
 		if err := rename(dst, aside); err != nil {
 			return err
