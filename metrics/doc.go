@@ -13,7 +13,7 @@
 //   - finish.go: the aggregated files of a run; sums.go: their digests;
 //   - disk.go: durable writes, and the one error for a full disk;
 //   - fidelity.go: whether the emulation kept its promises in a trial; void.go:
-//     what becomes of a trial in which it did not; fidelityreport.go: the run's;
+//     what becomes of a trial in which it did not; runfidelity.go: the run's;
 //   - slug.go: folder names of points, natural order;
 //   - csv.go, bench.go: the two text formats for other people's tools;
 //   - summary.go: medians with intervals;
@@ -32,7 +32,7 @@
 //	  trials.jsonl   every finished trial ([TrialRecord])
 //	  samples.csv    every sample of every good trial
 //	  void.csv       likewise of void trials, where there are any: not to be averaged
-//	  fidelity.json  grades, and the worst of each invariant ([FidelityReport])
+//	  fidelity.json  grades, and the worst of each invariant ([RunFidelity])
 //	  events.jsonl   every event, with the trial it belongs to
 //	  bench.txt      the same numbers in the Go benchmark format
 //	  summary.json   median, interval, n, min and max a point and metric

@@ -173,7 +173,7 @@ func TestAVoidTrialGivesWay(t *testing.T) {
 	require.Equal(t, "fidelity pass: 2 pass, 2 void attempts made again; worst: stall 340 ms > 50 ms (vpc-setup sites=4, trial 1)", rep.Line())
 }
 
-func TestFidelityReportIsStored(t *testing.T) {
+func TestRunFidelityIsStored(t *testing.T) {
 	s := aRunWithVoidTrials(t)
 	addTrial(t, s, "vpc-setup", map[string]string{"sites": "2"}, 1, 1) // nothing watched it
 	require.NoError(t, s.Finish(VerdictPass, nil))

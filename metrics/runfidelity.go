@@ -12,10 +12,11 @@ import (
 	"strings"
 )
 
-const fidelityName = "fidelity.json" // of a run: a FidelityReport
+const fidelityName = "fidelity.json" // of a run: a RunFidelity
 
-// FidelityReport is fidelity.json: how far the numbers of a run can be believed.
-type FidelityReport struct {
+// RunFidelity is fidelity.json: how far the numbers of a run can be believed.
+type RunFidelity struct {
+	Kind   string     `json:"kind"` // "run", where that of a calibration has "calibration"
 	Run    string     `json:"run"`
 	Kernel KernelInfo `json:"kernel"` // and the clock
 	// Grade is the worst of the trials that count, those that are left out apart;
@@ -64,9 +65,9 @@ type VoidAttempt struct {
 }
 
 // Fidelity gathers what was seen of the invariants in all trials.
-func (s *Store) Fidelity() (FidelityReport, error) {
+func (s *Store) Fidelity() (RunFidelity, error) {
 	info := s.Info()
-	rep := FidelityReport{Run: info.ID, Kernel: info.Kernel, Grade: FidelityUnknown, Trials: map[string]int{}, Worst: []WorstSeen{}, List: []TrialFidelity{}}
+	rep := RunFidelity{Kind: "run", Run: info.ID, Kernel: info.Kernel, Grade: FidelityUnknown, Trials: map[string]int{}, Worst: []WorstSeen{}, List: []TrialFidelity{}}
 	aside, err := s.voidAttempts()
 	if err != nil {
 		return rep, err
@@ -105,7 +106,7 @@ func (s *Store) Fidelity() (FidelityReport, error) {
 }
 
 // note takes a trial's checks into the worst of each invariant.
-func (r *FidelityReport) note(t TrialRecord) {
+func (r *RunFidelity) note(t TrialRecord) {
 	if t.Fidelity == nil {
 		return
 	}
@@ -150,8 +151,8 @@ func (s *Store) voidAttempts() (map[string][]TrialRecord, error) {
 
 // ReadFidelity is what a run's folder says of its fidelity: fidelity.json where
 // there is one, else what its trials say, which of older results is nothing.
-func ReadFidelity(dir string) (FidelityReport, error) {
-	var rep FidelityReport
+func ReadFidelity(dir string) (RunFidelity, error) {
+	var rep RunFidelity
 	data, err := os.ReadFile(filepath.Join(dir, fidelityName))
 	if errors.Is(err, fs.ErrNotExist) {
 		s, err := Open(dir)
@@ -171,7 +172,7 @@ func ReadFidelity(dir string) (FidelityReport, error) {
 
 // Line is the report in a line: "fidelity warn: 10 pass, 1 warn, 1 void left
 // out, 2 attempts repeated; worst: stall 340 ms > 50 ms (vpc-setup sites=4, trial 2)".
-func (r FidelityReport) Line() string {
+func (r RunFidelity) Line() string {
 	var parts []string
 	for _, g := range fidelityGrades {
 		if n := r.Trials[g]; n > 0 {
