@@ -80,14 +80,13 @@ func runBoxed(out *framer, last *boxOut) error {
 	return err
 }
 
-// mountBox puts the kernel's own file systems into the root, which is memory.
+// mountBox puts the kernel's own file systems into the root, which is memory as
+// it is: what was packed under /tmp and /run stays to be seen.
 func mountBox() error {
 	for _, m := range []struct{ fstype, target, data string }{
 		{"proc", "/proc", ""},
 		{"sysfs", "/sys", ""},
 		{"devtmpfs", "/dev", ""},
-		{"tmpfs", "/run", "mode=755"},
-		{"tmpfs", "/tmp", "mode=1777"},
 	} {
 		if err := unix.Mount(m.fstype, m.target, m.fstype, unix.MS_NOSUID, m.data); err != nil && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("mount %s on %s: %w", m.fstype, m.target, err)
