@@ -51,9 +51,9 @@ func (f *boxFlags) virtual(word string) (bool, error) {
 var boxTools = []string{"sh", "cat", "ls", "ip", "tc", "bridge", "ping", "sysctl", "ethtool", "tcpdump", "ss"}
 
 // boxEnv is what a command in a box gets of our environment: what is told to
-// vpclab, Go and its tests, and nothing that differs from one machine to the next.
+// vpclab's tests and to Go, and nothing that differs from one machine to the next.
 func boxEnv() []string {
-	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "VPCLAB_HOME=/run/vpclab", kernel.EnvKernel + "=" + string(kernel.QEMU)}
+	env := runEnv()
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		switch {
@@ -63,6 +63,11 @@ func boxEnv() []string {
 		}
 	}
 	return env
+}
+
+// runEnv is what the runner gets in a box: the same everywhere.
+func runEnv() []string {
+	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "VPCLAB_HOME=/run/vpclab", kernel.EnvKernel + "=" + string(kernel.QEMU)}
 }
 
 // exec runs one command in a closed box.
@@ -100,6 +105,9 @@ func (f *boxFlags) exec(ctx context.Context, cfg kernel.Config, args []string, v
 		return err
 	}
 	if verbose {
+		for _, why := range res.Without {
+			fmt.Fprintln(os.Stderr, "vpclab: without", why)
+		}
 		fmt.Fprintf(os.Stderr, "vpclab: exit code %d after %s\n", res.Code, boxTime(res))
 	}
 	if res.Code != 0 {

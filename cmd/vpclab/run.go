@@ -28,6 +28,7 @@ type runOptions struct {
 	trials  int
 	only    []string
 	noPlots bool
+	box     boxFlags
 	verb    string           // and its argument, which this is a run of
 	was     *metrics.RunInfo // the run that is gone on with, or repeated; nil: none
 	origin  *metrics.Origin  // of the run that is repeated; nil: none
@@ -79,6 +80,7 @@ func (o *runOptions) addTo(cmd *cobra.Command) {
 	f.IntVar(&o.trials, "trials", 0, "trials of each point, instead of what the scenario says")
 	f.StringSliceVar(&o.only, "experiment", nil, "only these experiments; claims on others are open")
 	f.BoolVar(&o.noPlots, "no-plots", false, "draw no figures and no report")
+	o.box.addTo(cmd)
 }
 
 // scenario is what the user named, or what the run to go on with was given.
@@ -188,6 +190,11 @@ func runRequest(cmd *cobra.Command, sc *topo.Scenario, o runOptions) (req scenar
 // measure boots the kernel, has the experiments done inside, and ends the
 // kernel, whatever happens.
 func measure(ctx context.Context, sc *topo.Scenario, plan *topo.Plan, o runOptions, req scenarios.Request, hold *metrics.Hold, p *progress) (v scenarios.Verdict, err error) {
+	if virtual, err := o.box.virtual(global.kernel); err != nil {
+		return v, err
+	} else if virtual {
+		return measureBoxed(ctx, sc, o, req, p)
+	}
 	s, err := substrate()
 	if err != nil {
 		return v, err

@@ -83,6 +83,7 @@ func (r BoxResult) Ratio() float64 { return r.Virtual.Seconds() / r.Wall.Seconds
 type BoxMake struct {
 	Emulator string // QEMU's version
 	Machine  string // models of machine and processor
+	Release  string // of the kernel, by its image's name
 	Image    string // SHA-256 of the kernel's image
 	Program  string // SHA-256 of process 1's program
 	Shift    int
@@ -126,17 +127,9 @@ func RunBox(ctx context.Context, cfg BoxConfig) (BoxResult, error) {
 	if err := cfg.check(); err != nil {
 		return BoxResult{}, err
 	}
-	qemu, err := findQEMU(ctx)
+	b, err := newBox(ctx, cfg)
 	if err != nil {
 		return BoxResult{}, err
-	}
-	image, err := findImage()
-	if err != nil {
-		return BoxResult{}, err
-	}
-	b := &box{cfg: cfg, qemu: qemu, image: image, done: make(chan struct{})}
-	if b.made, err = b.make(); err != nil {
-		return BoxResult{}, fmt.Errorf("closed box: %w", err)
 	}
 	res, err := b.run(ctx)
 	if err != nil && !IsUnusable(err) {
@@ -145,9 +138,41 @@ func RunBox(ctx context.Context, cfg BoxConfig) (BoxResult, error) {
 	return res, err
 }
 
+// LookIntoBox tells what a box would be made of, or why there can be none here.
+func LookIntoBox(ctx context.Context, cfg BoxConfig) (BoxMake, error) {
+	if err := cfg.check(); err != nil {
+		return BoxMake{}, err
+	}
+	b, err := newBox(ctx, cfg)
+	if err != nil {
+		return BoxMake{}, err
+	}
+	return b.made, nil
+}
+
+// newBox looks for the parts of a box.
+func newBox(ctx context.Context, cfg BoxConfig) (*box, error) {
+	if err := qemuUsable(ctx); err != nil {
+		return nil, err
+	}
+	qemu, err := findQEMU(ctx)
+	if err != nil {
+		return nil, err
+	}
+	image, err := findImage()
+	if err != nil {
+		return nil, err
+	}
+	b := &box{cfg: cfg, qemu: qemu, image: image, done: make(chan struct{})}
+	if b.made, err = b.make(); err != nil {
+		return nil, fmt.Errorf("closed box: %w", err)
+	}
+	return b, nil
+}
+
 // make finds out what the box is made of.
 func (b *box) make() (BoxMake, error) {
-	m := BoxMake{Emulator: "QEMU " + b.qemu.Version, Machine: boxMachine + "; " + boxProcessor, Shift: b.cfg.Shift, Seed: b.cfg.Seed}
+	m := BoxMake{Emulator: "QEMU " + b.qemu.Version, Machine: boxMachine + "; " + boxProcessor, Release: b.image.Release, Shift: b.cfg.Shift, Seed: b.cfg.Seed}
 	var err error
 	if m.Image, err = fileDigest(b.image.Path); err != nil {
 		return m, err

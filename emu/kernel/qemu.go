@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -208,6 +209,11 @@ func imageAt(path string) (*kernelImage, error) {
 // a name that no module has, with nobody there who would resolve it.
 var qemuModules = []string{"crc32c_generic", "virtio_pci", "virtio_console", "9pnet_virtio", "9p"}
 
+// stockModules are parts of others' work that are modules of their own in a
+// kernel where everything is one: nf_tables leaves it to one of them to read what
+// a rule of a bridge asks about a frame.
+var stockModules = []string{"nft_meta_bridge"}
+
 // plan lists the module files to load for a lab, those named first before
 // them. Missing needed modules are an *Unusable; missing wanted ones are
 // returned by name.
@@ -224,7 +230,7 @@ func (k *kernelImage) plan(first ...string) (files []moduleFile, without []strin
 	if len(missing) > 0 {
 		return nil, nil, k.lacks(missing)
 	}
-	return tree.order(append(need, wantModules...))
+	return tree.order(slices.Concat(need, wantModules, stockModules))
 }
 
 // lacks says which modules are not there, or cannot be read as they are.
