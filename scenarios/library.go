@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/vpclab/vpclab/topo"
@@ -27,20 +26,27 @@ type Entry struct {
 	Source      []byte
 }
 
-// List is the library, in order of names.
-func List() []Entry {
+// Names are the library's scenarios, in order. They are the names of its files:
+// every process of a lab makes the whole command line, whose help lists them, so
+// nothing is parsed here.
+func Names() []string {
 	files, err := fs.Glob(library, "library/*"+suffix)
 	if err != nil {
 		panic("scenarios: list the library: " + err.Error()) // the pattern is constant
 	}
-	entries := make([]Entry, 0, len(files))
+	names := make([]string, 0, len(files))
 	for _, f := range files {
-		src, err := library.ReadFile(f)
-		if err != nil {
-			panic("scenarios: read the library: " + err.Error()) // the files are in the binary
-		}
-		e := Entry{Name: strings.TrimSuffix(path.Base(f), suffix), Source: src}
-		if sc, err := topo.Parse(f, src); err == nil {
+		names = append(names, strings.TrimSuffix(path.Base(f), suffix))
+	}
+	return names
+}
+
+// List is the library, in order of names.
+func List() []Entry {
+	var entries []Entry
+	for _, name := range Names() {
+		e, _ := find(name)
+		if sc, err := topo.Parse(e.file(), e.Source); err == nil {
 			e.Description = sc.Description
 		}
 		entries = append(entries, e)
@@ -48,14 +54,18 @@ func List() []Entry {
 	return entries
 }
 
-// find returns the library's scenario of that name.
+// file is where the library has the entry.
+func (e Entry) file() string { return "library/" + e.Name + suffix }
+
+// find returns the library's scenario of that name, without its description.
 func find(name string) (Entry, bool) {
-	entries := List()
-	i := slices.IndexFunc(entries, func(e Entry) bool { return e.Name == name })
-	if i < 0 {
-		return Entry{}, false
+	e := Entry{Name: name}
+	src, err := library.ReadFile(e.file())
+	if err != nil {
+		return Entry{}, false // there is no such file: all that can be wrong with what is in the binary
 	}
-	return entries[i], true
+	e.Source = src
+	return e, true
 }
 
 // Load reads a scenario file, or a scenario of the library when nameOrPath is
@@ -103,10 +113,7 @@ func looksLikePath(s string) bool {
 // unknownName is the error for a name that is neither a file nor in the
 // library.
 func unknownName(name string) error {
-	var names []string
-	for _, e := range List() {
-		names = append(names, e.Name)
-	}
+	names := Names()
 	hint := "the library has " + strings.Join(names, ", ")
 	if near := topo.Nearest(name, names); near != "" {
 		hint = "did you mean " + near + "? (" + hint + ")"

@@ -175,13 +175,7 @@ func scenarioFiles(folder string) []string {
 	return found
 }
 
-func scenarioNames() []string {
-	var names []string
-	for _, e := range scenarios.List() {
-		names = append(names, e.Name)
-	}
-	return names
-}
+func scenarioNames() []string { return scenarios.Names() }
 
 // labNames are the labs that live.
 func labNames() []string {
