@@ -134,7 +134,9 @@ type Report struct {
 	Family    Family    `json:"family"`
 	Cells     []Cell    `json:"cells"`
 	Verdict   string    `json:"verdict"` // regression | none | undecided
-	Reasons   []string  `json:"reasons,omitempty"`
+	// Open is how many cells that decide could not be judged; Reasons say why.
+	Open    int      `json:"open"`
+	Reasons []string `json:"reasons,omitempty"`
 }
 
 // SideFacts say what a side was.
@@ -380,30 +382,42 @@ func (o Options) verdict(c Cell, p float64, decides bool) string {
 // conclude gives the whole its verdict.
 func (r *Report) conclude() {
 	r.Verdict = NoneFound
-	var few, gone []string
+	open := map[string][]string{} // names of cells by why nothing can be said of them
+	var order []string
 	worse, judged := 0, 0
 	for _, c := range r.Cells {
+		why := ""
 		switch {
 		case c.Verdict == Regression:
 			worse++
 		case c.Primary && c.Verdict == TooFew:
-			few = append(few, c.Name()+": "+c.Why)
+			why = c.Why
 		case c.Primary && c.Verdict == OldOnly:
-			gone = append(gone, c.Name()+": there is no value of it in "+r.New.Name)
+			why = "there is no value of it in " + r.New.Name
+		}
+		if why != "" {
+			if open[why] == nil {
+				order = append(order, why)
+			}
+			open[why] = append(open[why], c.Name())
+			r.Open++
 		}
 		if c.Exact || c.Primary && c.Verdict != NewOnly {
 			judged++
 		}
 	}
+	for _, why := range order {
+		r.Reasons = append(r.Reasons, why+": "+strings.Join(open[why], "; "))
+	}
+	if judged == 0 {
+		r.Reasons = append(r.Reasons, "no metric of both sides decides anything: name some with --metric")
+		r.Open++
+	}
 	switch {
 	case worse > 0:
 		r.Verdict = Regression
-	case len(few)+len(gone) > 0 || judged == 0:
+	case r.Open > 0:
 		r.Verdict = Undecided
-	}
-	r.Reasons = append(gone, few...)
-	if judged == 0 {
-		r.Reasons = append(r.Reasons, "no metric of both sides decides anything: name some with --metric")
 	}
 }
 

@@ -37,14 +37,14 @@ type (
 	}
 )
 
-// WriteJUnit writes a test case for each counter and each metric that decides:
-// a regression is a failure, and what could not be judged is skipped with its
-// reason. Metrics that decide nothing are no test cases.
+// WriteJUnit writes a test case for each metric that decides and each counter
+// that differs: a regression is a failure, and what could not be judged is
+// skipped with its reason. What decides nothing is no test case.
 func (r Report) WriteJUnit(w io.Writer) error {
 	all := junitSuites{Name: fmt.Sprintf("vpclab compare %s %s", r.Old.Name, r.New.Name)}
 	at := map[string]int{}
 	for _, c := range r.Cells {
-		if !c.Exact && !c.Primary || c.Verdict == NewOnly {
+		if !c.Primary && !(c.Exact && c.Verdict != Same) || c.Verdict == NewOnly {
 			continue
 		}
 		i, ok := at[c.Experiment]

@@ -1,14 +1,7 @@
 package compare
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/vpclab/vpclab/metrics"
@@ -53,8 +46,7 @@ func Load(name string, dirs []string) (Side, error) {
 	return s, nil
 }
 
-// read takes a run's trials from its trials folder, or, where only the
-// aggregated files were kept (a baseline, a reference), from those.
+// read takes a run's trials and samples.
 func read(store *metrics.Store) (Book, error) {
 	records, err := store.Trials()
 	if err != nil {
@@ -65,50 +57,9 @@ func read(store *metrics.Store) (Book, error) {
 		return Book{}, err
 	}
 	if len(records) == 0 {
-		if records, err = readRecords(filepath.Join(store.Dir(), "trials.jsonl")); err != nil {
-			return Book{}, err
-		}
-		if samples, err = readSamples(filepath.Join(store.Dir(), "samples.csv")); err != nil {
-			return Book{}, err
-		}
-	}
-	if len(records) == 0 {
 		return Book{}, fmt.Errorf("%s: no trial of it is finished", store.Dir())
 	}
 	return newBook(store.Info().Seed, records, samples), nil
-}
-
-func readRecords(path string) (records []metrics.TrialRecord, err error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	in := bufio.NewScanner(bytes.NewReader(text))
-	in.Buffer(nil, len(text)+1)
-	for line := 1; in.Scan(); line++ {
-		var r metrics.TrialRecord
-		if err := json.Unmarshal(in.Bytes(), &r); err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", path, line, err)
-		}
-		records = append(records, r)
-	}
-	return records, in.Err()
-}
-
-func readSamples(path string) ([]metrics.Sample, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	samples, err := metrics.ReadCSV(f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return samples, nil
 }
 
 // newBook gives each sample to its trial: the one with its experiment and

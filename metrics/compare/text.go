@@ -221,7 +221,7 @@ func (r Report) Says() string {
 		}
 		return fmt.Sprintf("REGRESSION: %d metrics are worse", worse)
 	case Undecided:
-		return fmt.Sprintf("UNDECIDED: no regression was found, but %d of what decides could not be judged", len(r.Reasons))
+		return fmt.Sprintf("UNDECIDED: no regression was found, but %d of what decides could not be judged", r.Open)
 	}
 	return "no regression"
 }
