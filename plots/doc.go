@@ -18,6 +18,7 @@
 //   - versus.go, timeline.go, bandwidth.go, cuts.go, rounds.go, postcopy.go,
 //     group.go, disk.go, encoders.go, redundancy.go, deltas.go, hashes.go: the
 //     figures of migrations;
+//   - shifts.go: what a comparison of two versions found;
 //   - report.go, report.html.tmpl: report.html, one file that opens anywhere.
 //
 // Figures are made for print: 3.5 or 7 inches wide, no text under 8 points,

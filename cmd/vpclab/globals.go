@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -68,8 +69,8 @@ func prepare(cmd *cobra.Command) error {
 	if err := bindEnvironment(cmd); err != nil {
 		return err
 	}
-	if global.format != "table" && global.format != "json" {
-		return usageError{fmt.Errorf("--format %q: want table or json", global.format)}
+	if formats := formatsOf(cmd); !slices.Contains(formats, global.format) {
+		return usageError{fmt.Errorf("--format %q: want %s", global.format, strings.Join(formats, " or "))}
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(global.logLevel)); err != nil {
@@ -77,6 +78,25 @@ func prepare(cmd *cobra.Command) error {
 	}
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 	return nil
+}
+
+// formatsKey is where a verb keeps the formats that it knows, if they are not
+// table and json.
+const formatsKey = "formats"
+
+// allowFormats names the formats of a verb, with spaces between.
+func allowFormats(cmd *cobra.Command, formats string) {
+	if cmd.Annotations == nil {
+		cmd.Annotations = map[string]string{}
+	}
+	cmd.Annotations[formatsKey] = formats
+}
+
+func formatsOf(cmd *cobra.Command) []string {
+	if own := cmd.Annotations[formatsKey]; own != "" {
+		return strings.Fields(own)
+	}
+	return []string{"table", "json"}
 }
 
 // bindEnvironment sets the flags that were not given from VPCLAB_<FLAG>.

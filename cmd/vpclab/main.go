@@ -30,6 +30,9 @@ const (
 	exitFailed      = 1   // an expectation failed, or an error of no other kind
 	exitUsage       = 2   // the file or the usage is wrong
 	exitUnusable    = 3   // this environment cannot run it
+	exitRegression  = 4   // new results are worse than old ones
+	exitSkip        = 125 // --bisect: it cannot be told
+	exitAbort       = 128 // --bisect: nothing can be told by going on
 	exitInterrupted = 130 // interrupted: lab cleaned, results kept
 )
 
@@ -38,7 +41,7 @@ var groups = []struct {
 	title string
 	verbs []func() *cobra.Command
 }{
-	{"Experiments:", []func() *cobra.Command{newRun, newRerun, newReproduce, newPlot, newReport, newTable}},
+	{"Experiments:", []func() *cobra.Command{newRun, newRerun, newReproduce, newPlot, newReport, newTable, newCompare, newBaseline}},
 	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents, newAudit}},
 	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newMigrate, newSwitchOver, newReservation, newLink, newFault}},
 	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},
@@ -72,7 +75,7 @@ func newRoot() *cobra.Command {
 namespaces on a real Linux kernel; does experiments on them in repeated trials; and leaves figures with intervals and a verdict.
 
 Every flag can also be given in the environment: --log-level as VPCLAB_LOG_LEVEL.
-Exit codes: 0 ok, 1 failed, 2 wrong file or usage, 3 this machine cannot run it (vpclab doctor), 130 interrupted.`,
+Exit codes: 0 ok, 1 failed, 2 wrong file or usage, 3 this machine cannot run it (vpclab doctor), 4 a regression, 130 interrupted.`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,

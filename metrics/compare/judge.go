@@ -51,7 +51,8 @@ func (o Options) withDefaults() Options {
 const (
 	Same        = "same"    // equal in all trials
 	Changed     = "changed" // a counter that differs, in a direction that is neither or by no more than is tolerated
-	NoFinding   = "none"    // no difference was found
+	Within      = "within"  // no difference was found, and one as large as the threshold is excluded
+	NoFinding   = "none"    // no difference was found, but one as large as the threshold may hide in the noise
 	Small       = "small"   // there is one, and it does not reach the threshold
 	Improvement = "improvement"
 	Hint        = "hint" // a metric that does not decide differs enough to be looked at
@@ -350,6 +351,9 @@ func (o Options) decide(cells []Cell) Family {
 // verdict judges one statistic by its p.
 func (o Options) verdict(c Cell, p float64, decides bool) string {
 	if p >= o.Alpha {
+		if c.Lo != nil && c.Hi != nil && *c.Lo > -o.Threshold && *c.Hi < o.Threshold {
+			return Within
+		}
 		return NoFinding
 	}
 	// A change of nothing into something has no relative size and is large.
@@ -386,16 +390,14 @@ func (r *Report) conclude() {
 	var order []string
 	worse, judged := 0, 0
 	for _, c := range r.Cells {
-		why := ""
+		why := c.Why
 		switch {
 		case c.Verdict == Regression:
 			worse++
-		case c.Primary && c.Verdict == TooFew:
-			why = c.Why
 		case c.Primary && c.Verdict == OldOnly:
 			why = "there is no value of it in " + r.New.Name
-		}
-		if why != "" {
+			fallthrough
+		case c.Primary && c.Verdict == TooFew:
 			if open[why] == nil {
 				order = append(order, why)
 			}
@@ -436,6 +438,6 @@ func (c Cell) rank() int {
 	case c.Primary:
 		part = 1
 	}
-	order := []string{Regression, OldOnly, NewOnly, TooFew, Improvement, Hint, Changed, Small, NoFinding, Same}
+	order := []string{Regression, OldOnly, NewOnly, TooFew, Improvement, Hint, Changed, Small, NoFinding, Within, Same}
 	return part*len(order) + slices.Index(order, c.Verdict)
 }

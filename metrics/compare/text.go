@@ -3,7 +3,9 @@ package compare
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -53,7 +55,7 @@ func (r Report) sections(all bool) []section {
 	}
 	exact.head = fmt.Sprintf("Counters that owe nothing to chance: %d the same in every trial, %d not", same, differ)
 	primary.head = fmt.Sprintf("What decides: %s", r.Family.How)
-	primary.rest = fmt.Sprintf("%d tests with Holm's correction, alpha %s; threshold %s", r.Family.Tested, metrics.FormatValue(r.Alpha), percent(r.Threshold, false))
+	primary.rest = fmt.Sprintf("%d %s with Holm's correction, alpha %s; threshold %s", r.Family.Tested, noun(r.Family.Tested, "test"), metrics.FormatValue(r.Alpha), percent(r.Threshold, false))
 	rest.head = "Everything else, which decides nothing"
 	rest.rest = fmt.Sprintf("%d compared without a finding, %d to look at (p not corrected), %d on one side only", quiet, hints, only)
 	return []section{exact, primary, rest}
@@ -193,10 +195,7 @@ func (r Report) WriteText(w io.Writer, all bool) error {
 
 // line is a side in one line.
 func (f SideFacts) line() string {
-	text := fmt.Sprintf("%s: version %s, %d trials in %d runs", f.Name, orNone(f.Versions), f.Trials, len(f.Dirs))
-	if len(f.Dirs) == 1 {
-		text = strings.TrimSuffix(text, "s")
-	}
+	text := fmt.Sprintf("%s: version %s, %d %s in %d %s", f.Name, orNone(f.Versions), f.Trials, noun(f.Trials, "trial"), len(f.Dirs), noun(len(f.Dirs), "run"))
 	if f.Void > 0 {
 		text += fmt.Sprintf(", %d VOID left out", f.Void)
 	}
@@ -208,10 +207,14 @@ func (f SideFacts) line() string {
 
 // Says is the verdict in one sentence.
 func (r Report) Says() string {
-	worse := 0
+	worse, hidden, tests := 0, 0, 0
 	for _, c := range r.Cells {
 		if c.Verdict == Regression {
 			worse++
+		}
+		if c.Primary && c.Holm != nil {
+			tests++
+			hidden += count(c.Verdict == NoFinding)
 		}
 	}
 	switch r.Verdict {
@@ -222,6 +225,9 @@ func (r Report) Says() string {
 		return fmt.Sprintf("REGRESSION: %d metrics are worse", worse)
 	case Undecided:
 		return fmt.Sprintf("UNDECIDED: no regression was found, but %d of what decides could not be judged", r.Open)
+	}
+	if hidden > 0 {
+		return fmt.Sprintf("no regression was found; in %d of %d tests the noise could hide a change of %s", hidden, tests, percent(r.Threshold, false))
 	}
 	return "no regression"
 }
@@ -251,4 +257,33 @@ func writeColumns(b *strings.Builder, rows [][]string) {
 		}
 		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
+}
+
+// WriteText writes the outcome of resampling for people.
+func (a AA) WriteText(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s against itself: %d trials a side, drawn at random %d times (seed %d)\n", a.Name, a.Trials, a.Draws, a.Seed)
+	fmt.Fprintf(&b, "what decides: %s; %d tests in the first division\n", a.Family.How, a.Family.Tested)
+	fmt.Fprintf(&b, "false alarms: %d of %d, %s [%s, %s]; differences of either kind: %d\n", a.Alarms, a.Draws,
+		percent(a.Rate, false), percent(a.Lo, false), percent(a.Hi, false), a.Found)
+	for _, name := range sortedKeys(a.By) {
+		fmt.Fprintf(&b, "  %4d  %s\n", a.By[name], name)
+	}
+	if a.InOrder == NoneFound {
+		b.WriteString("the earlier half against the later one: no difference\n")
+	} else {
+		b.WriteString("the earlier half against the later one: THEY DIFFER: the machine changed meanwhile, and runs one after the other cannot be compared (vpclab ab alternates them)\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// noun is the word for one or several of something.
+func noun(n int, one string) string {
+	if n == 1 {
+		return one
+	}
+	return one + "s"
 }
