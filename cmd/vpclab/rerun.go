@@ -69,9 +69,6 @@ func (o *runOptions) repeat(cmd *cobra.Command, dir string) error {
 	return nil
 }
 
-// exitRegression says that a number that had to stay did not.
-const exitRegression = 4
-
 // compareWithOrigin holds the samples of a repetition against those of the run
 // that it repeats, where they must be the same, and keeps the outcome. The first
 // error is for samples that are not.
