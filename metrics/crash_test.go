@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(writerEnv); dir != "" {
 		writeForever(dir)
 	}
+	if root := os.Getenv(scriptEnv); root != "" {
+		writeScript(root)
+		os.Exit(0)
+	}
 	// Every file is flushed, which a busy disk makes slow; a killed process,
 	// unlike a power cut, is the same to memory and disk.
 	if _, err := os.Stat("/dev/shm"); err == nil {

@@ -60,6 +60,11 @@ func awaitLock(ctx context.Context, dir string) (*os.File, error) {
 	case r := <-got:
 		return r.f, r.err
 	case <-ctx.Done():
+		go func() { // what still comes is nobody's
+			if r := <-got; r.f != nil {
+				r.f.Close()
+			}
+		}()
 		return nil, context.Cause(ctx)
 	}
 }
