@@ -23,6 +23,7 @@ type copier struct {
 	sentIn  []uint16 // the round that each page was sent last in, from 1; 0: never
 	cost    []uint16 // bytes that it came to then
 	paused  bool
+	slow    slowdown
 	scratch bitmap
 
 	list []uint32
@@ -78,6 +79,11 @@ func (c *copier) current() *Round { return &c.rounds[len(c.rounds)-1] }
 
 // end closes it.
 func (c *copier) end(ctx context.Context) error {
+	if c.paused {
+		if err := c.slow.pay(ctx, c.belt); err != nil {
+			return err
+		}
+	}
 	if err := c.belt.mark(ctx, len(c.rounds)); err != nil {
 		return err
 	}
@@ -110,6 +116,7 @@ func (c *copier) send(ctx context.Context, list []uint32) error {
 	if err != nil {
 		return err
 	}
+	c.slow.batch(c.belt)
 	// While the link carries the batch.
 	r := c.current()
 	share := uint16(min(n/len(list), 1<<16-1))
@@ -196,9 +203,18 @@ const holdTime = 20 * time.Millisecond
 // live sends rounds while the VM runs, until the algorithm says that the last
 // one is to come. What it leaves in toSend has been dirtied and not sent.
 func (c *copier) live(ctx context.Context, toSend bitmap) error {
+	send := c.xenLive
 	if c.plan.own {
-		return c.ownLive(ctx, toSend)
+		send = c.ownLive
 	}
+	if err := send(ctx, toSend); err != nil {
+		return err
+	}
+	return c.slow.pay(ctx, c.belt)
+}
+
+// xenLive is live by the published rules.
+func (c *copier) xenLive(ctx context.Context, toSend bitmap) error {
 	rules := rules{plan: c.plan, pages: c.pages}
 	for last := c.plan.live == 0; !last; {
 		if err := c.round(ctx, toSend, c.plan.skip); err != nil {
