@@ -141,6 +141,7 @@ test_host() {
 	# shellcheck disable=SC2086
 	mapfile -t rest < <(go list ./... | grep -vxF "$(go list $pure)")
 	go_test "other packages, on this kernel" -timeout 300s "${skip[@]}" "${rest[@]}"
+	go_test "the gate, on an engine made 3 % slower" -timeout 300s -tags slowdown -run '^TestSlowdownIsCaught$' ./emu/migrate
 }
 
 test_kernel() {
