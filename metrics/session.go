@@ -38,6 +38,18 @@ type Origin struct {
 	Identical *bool `json:"identical,omitempty"`
 }
 
+// Text says what came of holding the samples against those of the origin; "":
+// nobody did.
+func (o Origin) Text() string {
+	switch {
+	case o.Identical == nil:
+		return ""
+	case *o.Identical:
+		return "samples.csv is the same, bit by bit"
+	}
+	return "samples.csv is not the same, though it had to be"
+}
+
 // session is what a run's facts say of the session that they were taken in.
 func (r RunInfo) session() Session {
 	return Session{

@@ -15,6 +15,8 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
 	"gonum.org/v1/plot/vg/vgsvg"
+
+	"github.com/vpclab/vpclab/metrics"
 )
 
 // Figure is a drawn figure, or one that could not be drawn and why.
@@ -137,6 +139,9 @@ func (k figureKind) draw(d *data, dir string) (Figure, error) {
 		return f, err
 	}
 	if p == nil {
+		if old, ok := kept(d, dir, k.name); ok {
+			return old, nil
+		}
 		return f, removeOld(dir, base)
 	}
 	f.SVG, f.PNG = base+".svg", base+".png"
@@ -144,14 +149,32 @@ func (k figureKind) draw(d *data, dir string) (Figure, error) {
 	if err != nil {
 		return f, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, f.SVG), svg, 0o644); err != nil {
-		return f, err
-	}
 	png, err := p.png()
 	if err != nil {
 		return f, err
 	}
-	return f, os.WriteFile(filepath.Join(dir, f.PNG), png, 0o644)
+	if err := metrics.ReplaceFile(filepath.Join(dir, f.SVG), svg); err != nil {
+		return f, err
+	}
+	return f, metrics.ReplaceFile(filepath.Join(dir, f.PNG), png)
+}
+
+// kept is a figure as it was drawn when the trials that it shows were there, of
+// a run of which they were not kept.
+func kept(d *data, dir, name string) (Figure, bool) {
+	if !d.store.Reduced() {
+		return Figure{}, false
+	}
+	known, err := recall(dir)
+	if err != nil {
+		return Figure{}, false
+	}
+	for _, f := range known {
+		if _, err := os.Stat(filepath.Join(dir, f.SVG)); f.Name == name && f.Drawn() && err == nil {
+			return f, true
+		}
+	}
+	return Figure{}, false
 }
 
 // removeOld removes the files of an earlier drawing.
@@ -225,7 +248,7 @@ func remember(dir string, figures []Figure) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, catalogue), append(out, '\n'), 0o644); err != nil {
+	if err := metrics.ReplaceFile(filepath.Join(dir, catalogue), append(out, '\n')); err != nil {
 		return fmt.Errorf("draw %s: %w", dir, err)
 	}
 	return nil

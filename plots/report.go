@@ -102,7 +102,7 @@ func report(dir string) error {
 	if err := reportTemplate.Execute(&b, page); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "report.html"), b.Bytes(), 0o644)
+	return metrics.ReplaceFile(filepath.Join(dir, "report.html"), b.Bytes())
 }
 
 // addFigures draws the figures that the catalogue names, or all.
@@ -119,11 +119,16 @@ func (r *reportData) addFigures(d *data, dir string) error {
 		if err != nil {
 			return fmt.Errorf("figure %s: %w", k.name, err)
 		}
-		if p == nil {
+		var svg []byte
+		if old, ok := kept(d, dir, k.name); p == nil && ok {
+			f = old
+			svg, err = os.ReadFile(filepath.Join(dir, f.SVG))
+		} else if p == nil {
 			r.NotDrawn = append(r.NotDrawn, f)
 			continue
+		} else {
+			svg, err = p.svg(f)
 		}
-		svg, err := p.svg(f)
 		if err != nil {
 			return fmt.Errorf("figure %s: %w", k.name, err)
 		}

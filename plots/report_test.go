@@ -35,6 +35,10 @@ func TestReportSaysEverything(t *testing.T) {
 		{ID: "C2", Says: "It takes no time.", Holds: []metrics.Support{{Experiment: "vpc-setup", Expect: []string{"vpn.setup.first_packet.p50 < 1ns"}}}},
 	}, nil)
 	require.NoError(t, err)
+	different := false
+	require.NoError(t, s.Update(func(i *metrics.RunInfo) {
+		i.Origin = &metrics.Origin{ID: "20260101T000000.000Z-0000", Different: []string{"clock: monotonic, now virtual"}, Identical: &different}
+	}))
 	require.NoError(t, s.Finish(metrics.VerdictFail, errors.New("1 expectation failed")))
 	text := readReport(t, s)
 	for _, part := range []string{
@@ -44,7 +48,7 @@ func TestReportSaysEverything(t *testing.T) {
 		`<td class="says">Nothing &lt;leaks&gt;.</td>`, `<span class="pass">holds:</span> setup.leaks (every sample) 0 == 0`, `<strong class="fail">does not hold:</strong> vpn.setup.first_packet.p50`,
 		`<span class="badge pass">pass</span></td></tr>`, `<span class="badge fail">fail</span></td></tr>`,
 		"12 good trials, 1 failed", "pe2: &lt;speaker&gt; died",
-		"synthetic.vpclab.yml, seed 7", "6.1.176 (uml), 1 CPU, 2048 MiB", "monotonic", "Debian 12, kernel 6.8.0", "0.31 at the start, 1.07 at the end", "v0.0.0-test", "gobgp v3.37.0",
+		"synthetic.vpclab.yml, seed 7", "6.1.176 (uml), 1 CPU, 2048 MiB", "run 20260101T000000.000Z-0000<br>not as it was: clock: monotonic, now virtual<br>samples.csv is not the same", "monotonic", "Debian 12, kernel 6.8.0", "0.31 at the start, 1.07 at the end", "v0.0.0-test", "gobgp v3.37.0",
 		"made-up &lt;numbers&gt; &amp; no measurement", "vpclab run synthetic.vpclab.yml",
 		"<td>setup.first_packet</td>", `<figure id="setup-vs-sites">`, "Not drawn", "tenants has one value in this run",
 	} {
