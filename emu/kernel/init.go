@@ -104,9 +104,9 @@ func powerOff() {
 const serveEnd = 1500 * time.Millisecond
 
 // initMain makes the kernel ready and serves. The control channel is what open
-// gives.
-func initMain(open func() (io.ReadWriteCloser, error), serve func(ctx context.Context, ln net.Listener, args []string) error) error {
-	channel, err := open()
+// gives, with the modules that it did not load on its way.
+func initMain(open func() (io.ReadWriteCloser, []string, error), serve func(ctx context.Context, ln net.Listener, args []string) error) error {
+	channel, without, err := open()
 	if err != nil {
 		return err
 	}
@@ -115,8 +115,9 @@ func initMain(open func() (io.ReadWriteCloser, error), serve func(ctx context.Co
 	if err := conn.receive(&o); err != nil {
 		return fmt.Errorf("control channel: orders: %w", err)
 	}
-	ready := readiness{}
-	ready.Without, err = prepare(&o)
+	ready := readiness{Without: without}
+	without, err = prepare(&o)
+	ready.Without = append(ready.Without, without...)
 	if err != nil {
 		ready.Error = err.Error()
 	}
@@ -169,16 +170,16 @@ func runUntilGone(session *yamux.Session, o orders, serve func(ctx context.Conte
 
 // openSerial opens the first serial line of User Mode Linux as a channel for any
 // bytes, and says hello on it.
-func openSerial() (io.ReadWriteCloser, error) {
+func openSerial() (io.ReadWriteCloser, []string, error) {
 	const dev = "/dev/ttyS0"
 	fd, err := unix.Open(dev, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("control channel %s: %w", dev, err)
+		return nil, nil, fmt.Errorf("control channel %s: %w", dev, err)
 	}
 	raw := unix.Termios{Cflag: unix.CS8 | unix.CREAD | unix.CLOCAL}
 	raw.Cc[unix.VMIN] = 1
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &raw); err != nil {
-		return nil, fmt.Errorf("control channel %s: raw mode: %w", dev, err)
+		return nil, nil, fmt.Errorf("control channel %s: raw mode: %w", dev, err)
 	}
 	// Not blocking, so that Go's poller waits for it: a goroutine that blocks
 	// in a read takes the only processor along, and who is to run next waits
@@ -186,9 +187,9 @@ func openSerial() (io.ReadWriteCloser, error) {
 	// The kernel starts process 1 by its path; /proc is not there yet.
 	inner, err := newInnerLine(os.NewFile(uintptr(fd), dev), filepath.Join(filepath.Dir(os.Args[0]), spoolName))
 	if err != nil {
-		return nil, fmt.Errorf("control channel %s: %w", dev, err)
+		return nil, nil, fmt.Errorf("control channel %s: %w", dev, err)
 	}
-	return inner, nil
+	return inner, nil, nil
 }
 
 // prepare makes a usable system of a bare kernel. It returns the modules that
@@ -269,7 +270,7 @@ func writeSysctl(name, value string) error {
 // error; the others are returned.
 func loadModules(files []moduleFile) (without []string, err error) {
 	need := map[string]bool{}
-	for _, name := range needModules {
+	for _, name := range append(qemuModules, needModules...) {
 		need[name] = true
 	}
 	for _, m := range files {

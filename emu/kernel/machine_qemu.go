@@ -2,7 +2,10 @@ package kernel
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -73,7 +76,7 @@ func (m *qemuMachine) plan() (files []moduleFile, without []string, err error) {
 const (
 	stageProgram = "/init"
 	stageModules = "/modules"      // a folder of module files
-	stageOrder   = "/modules.list" // their names, in the order of loading
+	stageOrder   = "/modules.json" // moduleFiles, in the order of loading
 )
 
 // initrdName is the initial file system in the scratch folder.
@@ -81,7 +84,7 @@ const initrdName = "initrd"
 
 func (m *qemuMachine) command(cfg Config, s *scratch, program string, o *orders) (argv, env []string, err error) {
 	path := filepath.Join(s.dir, initrdName)
-	if err := m.writeInitrd(path, program); err != nil {
+	if o.Modules, err = m.writeInitrd(path, program, o.Modules); err != nil {
 		return nil, nil, err
 	}
 	if len(o.Writable) > maxShares {
@@ -91,26 +94,34 @@ func (m *qemuMachine) command(cfg Config, s *scratch, program string, o *orders)
 	return argv, m.qemu.env(), nil
 }
 
-// writeInitrd packs our program and the modules that it takes to reach all else.
-func (m *qemuMachine) writeInitrd(path, program string) error {
-	tree, err := readModules(m.image.Modules)
-	if err != nil {
-		return err
-	}
-	files, _, err := tree.order(qemuModules)
-	if err != nil {
-		return err
-	}
+// writeInitrd packs our program and the modules: some of them it takes to reach
+// all else, and none has to be fetched from the host then. It returns those that
+// are not there to be packed.
+func (m *qemuMachine) writeInitrd(path, program string, modules []moduleFile) (missing []moduleFile, err error) {
 	a := newInitrd()
 	a.charDevice("/dev/console", 0o600, 5, 1)
 	a.copy(stageProgram, 0o755, program)
-	var list strings.Builder
-	for _, f := range files {
-		name := f.Name + ".ko"
-		a.copy(filepath.Join(stageModules, name), 0o644, f.Path)
-		fmt.Fprintln(&list, name)
+	var packed []moduleFile
+	for _, f := range modules {
+		data, err := os.ReadFile(f.Path)
+		if err != nil {
+			missing = append(missing, f)
+			continue
+		}
+		f.Path = filepath.Join(stageModules, f.Name+".ko")
+		a.file(f.Path, 0o644, unsigned(data))
+		packed = append(packed, f)
 	}
-	a.file(stageOrder, 0o644, []byte(list.String()))
+	list, err := json.Marshal(packed)
+	if err != nil {
+		return nil, err
+	}
+	a.file(stageOrder, 0o644, list)
+	return missing, a.save(path)
+}
+
+// save writes the archive into a new file.
+func (a *initrd) save(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -123,6 +134,28 @@ func (m *qemuMachine) writeInitrd(path, program string) error {
 		err = closeErr
 	}
 	return err
+}
+
+// A signed module ends with a signature, twelve bytes about it, of which the last
+// four are its length, and this mark (the kernel's scripts/sign-file.c).
+const (
+	signatureMark = "~Module signature appended~\n"
+	signatureInfo = 12
+)
+
+// unsigned takes a module's signature away. The kernel would check it, which is
+// dear where instructions are translated, and as a stock kernel it would load the
+// module whatever the outcome.
+func unsigned(module []byte) []byte {
+	rest, ok := bytes.CutSuffix(module, []byte(signatureMark))
+	if !ok || len(rest) < signatureInfo {
+		return module
+	}
+	size := int(binary.BigEndian.Uint32(rest[len(rest)-4:]))
+	if size > len(rest)-signatureInfo {
+		return module
+	}
+	return rest[:len(rest)-signatureInfo-size]
 }
 
 // booted removes the initial file system: the machine has it in its memory.
@@ -189,6 +222,7 @@ func (m *qemuMachine) kernelLine() string {
 		"rdinit=" + stageProgram, envInit + "=" + string(QEMU),
 		"initcall_blacklist=" + strings.Join(append(qemuSkipped, skippedInitcalls...), ","),
 		"cryptomgr.notests", "lsm=", "audit=0", "random.trust_cpu=on",
+		"acpi=noirq",          // its tables of interrupts are programs, and take long to interpret
 		"ipv6.disable_ipv6=1", // it is built in: see moduleArgs
 		"mitigations=off",     // who is inside is root anyway
 	}

@@ -1,12 +1,11 @@
 package kernel
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,29 +33,28 @@ const (
 	shareOptions = "trans=virtio,version=9p2000.L," + shareMessage + ",cache=mmap"
 )
 
-// openPort is the first stage; it returns the control channel.
-func openPort() (io.ReadWriteCloser, error) {
-	// Made before the driver is there, so that no port comes unseen.
+// openPort is the first stage; it returns the control channel, and the modules
+// that did not load.
+func openPort() (port io.ReadWriteCloser, without []string, err error) {
 	if err := mountNew("devtmpfs", "/dev"); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	watch, err := watchFolder("/dev")
+	watch, err := watchFolder("/dev") // before the driver is there, so that no port comes unseen
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer watch.Close()
-	if err := loadStage(); err != nil {
-		return nil, err
+	if without, err = loadStage(); err != nil {
+		return nil, nil, err
 	}
-	port, err := awaitPort(watch)
-	if err != nil {
-		return nil, err
+	if port, err = awaitPort(watch); err != nil {
+		return nil, nil, err
 	}
 	if err := switchRoot(); err != nil {
 		port.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return port, nil
+	return port, without, nil
 }
 
 // mountNew mounts a file system of the kernel's own, making the folder.
@@ -70,18 +68,17 @@ func mountNew(fstype, dir string) error {
 	return nil
 }
 
-// loadStage loads the modules of the initial file system, in their order.
-func loadStage() error {
-	list, err := os.ReadFile(stageOrder)
+// loadStage loads the modules of the initial file system.
+func loadStage() (without []string, err error) {
+	data, err := os.ReadFile(stageOrder)
 	if err != nil {
-		return fmt.Errorf("first modules: %w", err)
+		return nil, fmt.Errorf("first modules: %w", err)
 	}
-	for _, name := range strings.Fields(string(list)) {
-		if err := loadModule(moduleFile{Name: moduleName(name), Path: filepath.Join(stageModules, name)}); err != nil {
-			return err
-		}
+	var files []moduleFile
+	if err := json.Unmarshal(data, &files); err != nil {
+		return nil, fmt.Errorf("first modules: %w", err)
 	}
-	return nil
+	return loadModules(files)
 }
 
 // watchFolder tells by its file when something is made in the folder.
