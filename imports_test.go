@@ -19,6 +19,7 @@ var allowed = map[string][]string{
 	"emu/clock":      {},
 	"emu/event":      {"emu/clock"},
 	"emu/warm":       {},
+	"emu/watch":      {"emu/clock"},
 	"emu/child":      {},
 	"emu/fabric":     {"topo", "emu/event", "emu/warm"},
 	"emu/mpls":       {"topo", "emu/event", "emu/fabric"},
@@ -40,7 +41,7 @@ var allowed = map[string][]string{
 	"emu/fidelity":   {"topo", "emu/event", "emu/fabric", "emu/traffic", "emu/audit", "emu/lab", "metrics"},
 	"emu/hypervisor": {"topo", "emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/lease", "emu/migrate", "emu/plug", "emu/replicate", "emu/tcp"},
 	"emu/lab":        {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor"},
-	"scenarios":      {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/lab", "metrics", "plots"},
+	"scenarios":      {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/watch", "emu/lab", "metrics", "plots"},
 	"cmd":            {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/fidelity", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor", "emu/lab", "emu/warm", "scenarios", "metrics", "plots"},
 }
 
