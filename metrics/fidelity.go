@@ -105,6 +105,27 @@ func worseGrade(a, b string) string {
 	return a
 }
 
+// WorseOf is the worse of two stretches of time, of which one or both may not have
+// been watched.
+func WorseOf(a, b *Fidelity) *Fidelity {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	}
+	if c := compareGrades(a.Grade, b.Grade); c != 0 {
+		if c < 0 {
+			return b
+		}
+		return a
+	}
+	if len(a.Breaches) > 0 && len(b.Breaches) > 0 && b.Breaches[0].order(a.Breaches[0]) < 0 {
+		return b
+	}
+	return a
+}
+
 // GradeOf is a fidelity's grade; of none it is unknown, never pass.
 func GradeOf(f *Fidelity) string {
 	if f == nil || !slices.Contains(fidelityGrades, f.Grade) {

@@ -40,7 +40,8 @@ func isolationAudit() kind {
 	}
 	layers := by("layer", layerIP, layerFrame)
 	return kind{
-		guests: true,
+		resolution: time.Second, // it counts
+		guests:     true,
 		metrics: []metric{
 			{"audit.pairs", "count", "ordered pairs of machines, all of which are asked", nil},
 			{"audit.pairs_allowed", "count", "of them, those that must reach: by IP in one VPC, by frames on one LAN", layers},

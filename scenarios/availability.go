@@ -39,6 +39,7 @@ const (
 
 func availabilityKind() kind {
 	return kind{
+		resolution: 100 * time.Millisecond, // a silence counts from 0.5 s on
 		params: []param{
 			word(paramMode, "a mode of replication", append([]string{modeAlone}, replicaModes...), func(p *topo.Plan, e topo.Experiment) string {
 				pair, _ := p.PairOf(e.VM)

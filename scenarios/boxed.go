@@ -72,7 +72,7 @@ func (b Boxed) run(ctx context.Context, l Lab, send func(name string, body []byt
 		return send(letterTrial, packed)
 	})
 	return Run(ctx, RunConfig{
-		Lab: l, Scenario: sc, Plan: plan, Store: store, Only: b.Request.Only, Trials: b.Request.Trials,
+		Lab: l, Scenario: sc, Plan: plan, Store: store, Only: b.Request.Only, Trials: b.Request.Trials, VoidRetries: b.Request.VoidRetries,
 		Progress: func(p Progress) { _ = sendJSON(send, letterProgress, p) }, // a way that is broken shows when a trial is sent
 	})
 }
@@ -112,7 +112,7 @@ func OpenBoxed(req Request, progress func(Progress)) (*BoxedRun, error) {
 // hour is in it.
 func (b *BoxedRun) Inside() (Boxed, error) {
 	in := Boxed{Request: Request{
-		File: b.sc.Name, Source: b.req.Source, Results: boxedResults, Only: b.req.Only, Trials: b.req.Trials,
+		File: b.sc.Name, Source: b.req.Source, Results: boxedResults, Only: b.req.Only, Trials: b.req.Trials, VoidRetries: b.req.VoidRetries,
 		Seed: b.req.Seed, Name: b.req.Name, Info: metrics.RunInfo{ID: boxedID},
 	}}
 	dirs, _ := b.store.TrialDirs("")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vpclab/vpclab/metrics"
 	"github.com/vpclab/vpclab/topo"
@@ -25,6 +26,9 @@ type kind struct {
 	// guests says that the guests of VMs run meanwhile, and their hosts are
 	// joined; else VMs are machines like others.
 	guests bool
+	// resolution is the shortest duration that may be read from its figures; how
+	// much a lab's kernel may disturb a trial follows from it.
+	resolution time.Duration
 	// open prepares the lab for the trials of e.
 	open func(cfg opening) (session, error)
 }

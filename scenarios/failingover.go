@@ -141,6 +141,7 @@ func (r *failoverTrial) run(ctx context.Context) error {
 	if err := r.strike(ctx); err != nil {
 		return err
 	}
+	measuring(ctx, r.at, event.Now())
 	seen, err := r.ask(ctx)
 	if err != nil {
 		return err
@@ -238,6 +239,7 @@ func (r *failoverTrial) stretch(ctx context.Context, protected bool) (s stretch,
 		return s, err
 	}
 	s.to, s.steps = event.Now(), st.Steps-s.steps
+	measuring(ctx, s.from, s.to)
 	if protected {
 		after, err := r.replica(ctx)
 		if err != nil {

@@ -43,6 +43,7 @@ var replicaModes = []string{replicate.Async, replicate.Checkpoint, replicate.Pip
 
 func failoverKind() kind {
 	return kind{
+		resolution: 50 * time.Millisecond,
 		params: []param{
 			word(paramMode, "a mode of replication", replicaModes, func(p *topo.Plan, e topo.Experiment) string {
 				pair, _ := p.PairOf(e.VM)

@@ -72,7 +72,7 @@ func serve(ctx context.Context, l Lab, req Request, progress func(Progress)) (Ve
 	}
 	return Run(ctx, RunConfig{
 		Lab: l, Scenario: sc, Plan: plan, Store: store,
-		Only: req.Only, Trials: req.Trials, Progress: progress,
+		Only: req.Only, Trials: req.Trials, VoidRetries: req.VoidRetries, Progress: progress,
 	})
 }
 

@@ -33,6 +33,8 @@ type Lab interface {
 	Fabric() *fabric.Fabric
 	Configs() map[string]bgp.Config
 	Subscribe() *lab.Subscription
+	// LostEvents is how many events subscribers have lost until now.
+	LostEvents() int
 }
 
 var _ Lab = (*lab.Lab)(nil)

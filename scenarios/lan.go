@@ -36,7 +36,8 @@ const ageingLimit = 10 * time.Second
 
 func lanKind() kind {
 	return kind{
-		metricsOf: lanMetrics,
+		resolution: 50 * time.Millisecond,
+		metricsOf:  lanMetrics,
 		check: func(plan *topo.Plan, _ topo.Experiment) (msg, hint string) {
 			if _, err := newLANScope(plan); err != nil {
 				return err.Error(), "give a vpls machines at two clouds with hosts and at a third site, and beside it an l3vpn at the same sites"

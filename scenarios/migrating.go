@@ -312,6 +312,8 @@ func (r *migrationTrial) think() time.Duration {
 
 // leg moves all VMs at the same time.
 func (r *migrationTrial) leg(ctx context.Context, n int, to func(vm string) string) error {
+	began := event.Now()
+	defer func() { measuring(ctx, began, event.Now()) }()
 	vms := r.experiment.Movers()
 	l := leg{name: legName(n), moved: map[string]*moved{}}
 	together := newMuster(len(vms), r.pt[paramGroup] == groupTogether)

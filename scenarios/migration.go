@@ -70,6 +70,7 @@ var scales = []struct {
 
 func migrationKind() kind {
 	return kind{
+		resolution: 50 * time.Millisecond,
 		params: []param{
 			word(paramAlgorithm, "an algorithm of memory migration", migrate.Algorithms, func(*topo.Plan, topo.Experiment) string { return migrate.Own }),
 			word(paramWorkload, "a workload", workloads, workloadOf),

@@ -188,7 +188,7 @@ func runMigration(t *testing.T, experiment string, c *testCloud) (Verdict, map[s
 	k.open = func(o opening) (session, error) {
 		return &migrating{lab: l, cloud: c, base: o.plan, experiment: o.experiment, wan: wanOf(o.plan, o.experiment)}, nil
 	}
-	r := &runner{cfg: RunConfig{Lab: l, Scenario: sc, Plan: plan, Store: store, Progress: func(Progress) {}}, kinds: map[string]kind{"migration": k}}
+	r := &runner{cfg: RunConfig{Lab: l, Scenario: sc, Plan: plan, Store: store, Progress: func(Progress) {}}, kinds: map[string]kind{"migration": k}, grade: believed}
 	v, err := r.do(t.Context())
 	require.NoError(t, err)
 	samples, err := store.Samples()

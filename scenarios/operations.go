@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/lab"
@@ -30,6 +31,7 @@ const (
 
 func vpcOperations() kind {
 	return kind{
+		resolution:  50 * time.Millisecond,
 		metricsOf:   operationMetrics,
 		takesEvents: true,
 		check: func(plan *topo.Plan, _ topo.Experiment) (msg, hint string) {

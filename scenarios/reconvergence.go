@@ -53,6 +53,7 @@ const (
 
 func reconvergenceKind() kind {
 	return kind{
+		resolution: 10 * time.Millisecond,
 		params: []param{
 			faultParam(),
 			recoveryParam(),

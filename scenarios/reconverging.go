@@ -134,6 +134,7 @@ func (r *reconvergenceTrial) run(ctx context.Context) error {
 	r.at = injected.At
 	watched := r.watch(ctx)
 	r.undone = event.Now()
+	measuring(ctx, r.at, r.undone)
 	watched = errors.Join(watched, r.halt(ctx)) // what is mended needs the processor
 	err = errors.Join(watched, injected.Undo(ctx))
 	if err == nil && !r.recovered {

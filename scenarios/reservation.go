@@ -82,6 +82,7 @@ func reservationKind() kind {
 		}
 	}
 	return kind{
+		resolution: 50 * time.Millisecond,
 		params: []param{number("flows", "a number of greedy flows",
 			func(*topo.Plan) (int, int) { return 1, 64 },
 			func(*topo.Plan) int { return 4 })},

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/vpclab/vpclab/emu/watch"
 	"github.com/vpclab/vpclab/metrics"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -81,6 +82,10 @@ type runner struct {
 	spent       time.Duration // in steps that were run
 	ran, failed int
 	book        []labTime
+
+	watch *watch.Watch             // nil: nothing is seen
+	grade func() *metrics.Fidelity // of a trial, in tests; nil: of what the watch sees
+	lab   *metrics.Fidelity        // the worst that was seen while the lab was built and removed
 }
 
 // labTime is one entry of the lab's own times: what it took to build or remove
@@ -95,15 +100,22 @@ func (r *runner) run(ctx context.Context) error {
 	if err := r.plan(); err != nil {
 		return err
 	}
-	had := r.cfg.Lab.Plan()
 	var err error
+	if r.watch, err = watch.New(); err != nil { // a kernel that hides its counters; the grades are then unknown
+		r.say(Progress{Phase: "build", Message: fmt.Sprintf("nothing watches the lab's kernel: %v", err)})
+	}
+	had := r.cfg.Lab.Plan()
 	if had == nil {
 		err = r.deploy(ctx)
 	}
 	if err == nil {
 		err = r.all(ctx)
 	}
-	return errors.Join(err, r.restore(ctx, had))
+	err = errors.Join(err, r.restore(ctx, had))
+	if r.watch != nil {
+		err = errors.Join(err, r.watch.Close())
+	}
+	return err
 }
 
 // deploy builds the backbone by itself, so that its time and that of the LANs
@@ -111,6 +123,7 @@ func (r *runner) run(ctx context.Context) error {
 func (r *runner) deploy(ctx context.Context) error {
 	r.say(Progress{Phase: "build", Message: "building the backbone"})
 	bare := r.cfg.Plan.Restrict(func(topo.Attachment) bool { return false })
+	defer r.gradeLab(r.beginWatch(ctx))
 	tl, err := r.cfg.Lab.Apply(ctx, bare)
 	if err != nil {
 		return err
@@ -137,6 +150,7 @@ func (r *runner) restore(ctx context.Context, had *topo.Plan) error {
 	if p := r.cfg.Lab.Plan(); p != nil {
 		nodes = len(p.Nodes)
 	}
+	defer r.gradeLab(r.beginWatch(ctx))
 	began := time.Now()
 	err := r.cfg.Lab.Destroy(ctx)
 	r.book = append(r.book, labTime{"lab.destroy", "all", nodes, time.Since(began)})
@@ -213,11 +227,13 @@ func (r *runner) experiment(ctx context.Context, e topo.Experiment, steps []step
 	if !r.kinds[e.Kind].guests {
 		plan = plan.WithoutGuests()
 	}
+	_, grade := r.beginWatch(ctx)
 	s, err := r.kinds[e.Kind].open(opening{
 		ctx: ctx, lab: r.cfg.Lab, plan: plan, experiment: e,
 		points: points(r.cfg.Plan, r.kinds[e.Kind], e), seed: r.cfg.Scenario.Seed,
 		built: func(plan *topo.Plan, took time.Duration) { r.built(e.Name, plan, took) },
 	})
+	r.gradeLab(ctx, grade)
 	if err != nil {
 		return err
 	}
@@ -230,50 +246,75 @@ func (r *runner) experiment(ctx context.Context, e topo.Experiment, steps []step
 	return nil
 }
 
-// step runs one trial. Its own failure is recorded and is no error.
+// step runs one trial, and once more where it is void, as often as that may be:
+// what spoilt it is seldom there the next time.
 func (r *runner) step(ctx context.Context, e topo.Experiment, s session, st step) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
-	}
-	p := Progress{Phase: "trial", Experiment: e.Name, Point: st.pt, Trial: st.number}
-	if st.number == 0 {
-		p.Phase, p.Trial = "warm-up", st.nth
 	}
 	if st.number > 0 && r.cfg.Store.Done(e.Name, st.pt, st.number) {
 		r.done++
 		return nil
 	}
+	for left := r.cfg.VoidRetries; ; left-- {
+		again, err := r.attempt(ctx, e, s, st, left)
+		if err != nil || !again {
+			return err
+		}
+	}
+}
+
+// attempt runs one trial once. Its own failure is recorded and is no error.
+func (r *runner) attempt(ctx context.Context, e topo.Experiment, s session, st step, left int) (again bool, _ error) {
+	p := Progress{Phase: "trial", Experiment: e.Name, Point: st.pt, Trial: st.number}
+	if st.number == 0 {
+		p.Phase, p.Trial = "warm-up", st.nth
+	}
 	began := time.Now()
 	t, err := r.cfg.Store.Begin(e.Name, st.pt, st.number)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { _ = t.Abandon() }() // after Commit it does nothing
 	rng := rand.New(rand.NewPCG(r.cfg.Scenario.Seed, uint64(st.number)<<32|hash(metrics.PointText(st.pt))))
-	err = s.trial(ctx, st.pt, st.number, t, rng)
+	watched, grade := r.beginWatch(ctx)
+	err = s.trial(watched, st.pt, st.number, t, rng)
+	fidelity := grade(r.kinds[e.Kind].resolution)
+	if r.grade != nil {
+		fidelity = r.grade()
+	}
 	if err != nil && context.Cause(ctx) != nil {
-		return fmt.Errorf("trial %d at %s: %w", st.number, metrics.PointText(st.pt), err)
+		return false, fmt.Errorf("trial %d at %s: %w", st.number, metrics.PointText(st.pt), err)
 	}
 	status := metrics.StatusOK
 	if err != nil {
 		status, p.Error = metrics.StatusFailed, err.Error()
 	}
-	if cerr := t.Commit(status, err); cerr != nil {
-		return cerr
+	if metrics.GradeOf(fidelity) == metrics.FidelityVoid && st.number > 0 {
+		again = left > 0
+		p.Void, p.Again = fidelity.Text(), again
 	}
-	r.done++
-	r.ran++
+	t.SetFidelity(fidelity)
+	if cerr := t.Commit(status, err); cerr != nil {
+		return false, cerr
+	}
 	r.spent += time.Since(began)
+	if !again {
+		r.done++
+		r.ran++
+	}
 	p.Message = time.Since(began).Round(time.Millisecond).String()
 	r.say(p)
 	if err == nil {
-		return nil
+		return again, nil
 	}
-	r.failed++
+	if !again { // a failure is not believed either where nothing is
+		r.failed++
+	}
 	if rerr := s.recover(ctx); rerr != nil {
-		return fmt.Errorf("the lab does not come back after a trial that failed: %w", rerr)
+		return false, fmt.Errorf("the lab does not come back after a trial that failed: %w", rerr)
 	}
-	return nil
+	return again, nil
 }
 
 func hash(s string) uint64 {
@@ -319,6 +360,7 @@ func (r *runner) finish(ctx context.Context, cause error) (Verdict, error) {
 			}
 			v.Lines = append(v.Lines, fmt.Sprintf("%s %s: %s", mark, e.Name, o.Text))
 		}
+		r.judgeFidelity(e.Name, &v)
 	}
 	if err := r.judgeClaims(&v); err != nil {
 		return r.end(v, errors.Join(cause, err))
@@ -384,6 +426,7 @@ func (r *runner) bookTimes() error {
 	for _, b := range r.book {
 		t.Add(b.metric, "s", b.took.Seconds(), labels{"part": b.part, "nodes": strconv.Itoa(b.nodes)})
 	}
+	t.SetFidelity(r.lab)
 	return t.Commit(metrics.StatusOK, nil)
 }
 
@@ -391,6 +434,9 @@ func (r *runner) end(v Verdict, cause error) (Verdict, error) {
 	trials, err := r.cfg.Store.Trials()
 	v.Trials = len(trials)
 	v.Pass = v.Status == metrics.VerdictPass
+	if rep, ferr := r.cfg.Store.Fidelity(); ferr == nil {
+		v.Fidelity, v.Void = rep.Line(), rep.Trials[metrics.FidelityVoid]
+	}
 	if err == nil {
 		err = r.cfg.Store.Finish(v.Status, cause)
 	}

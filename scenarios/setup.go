@@ -47,6 +47,7 @@ const (
 func vpcSetup() kind {
 	all, timed := []string{systemVPN, systemFW, systemSets}, []string{systemVPN, systemFW}
 	return kind{
+		resolution: 50 * time.Millisecond,
 		params: []param{
 			number("sites", "a number of sites", func(p *topo.Plan) (int, int) { return 2, len(sitesOf(p)) }, nil),
 			number("tenants", "a number of VPCs", func(p *topo.Plan) (int, int) { return 1, len(p.Customers()) }, nil),

@@ -26,6 +26,7 @@ type runOptions struct {
 	results string
 	resume  string
 	trials  int
+	voids   int // attempts more at a void trial
 	only    []string
 	noPlots bool
 	box     boxFlags
@@ -78,6 +79,7 @@ func (o *runOptions) addTo(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.results, "results", "results", "folder for results: a run writes into <scenario>/<run-id>/ there")
 	f.IntVar(&o.trials, "trials", 0, "trials of each point, instead of what the scenario says")
+	f.IntVar(&o.voids, "void-retries", 2, "attempts more at a trial during which the emulation did not keep its promises")
 	f.StringSliceVar(&o.only, "experiment", nil, "only these experiments; claims on others are open")
 	f.BoolVar(&o.noPlots, "no-plots", false, "draw no figures and no report")
 	o.box.addTo(cmd)
@@ -170,6 +172,7 @@ func runRequest(cmd *cobra.Command, sc *topo.Scenario, o runOptions) (req scenar
 		return req, "", fmt.Errorf("results folder: %w", err)
 	}
 	req.File, req.Source, req.Name, req.Seed, req.Only, req.Trials = sc.File, sc.Source, sc.Name, &sc.Seed, o.only, o.trials
+	req.VoidRetries = o.voids
 	req.Info = metrics.RunInfo{
 		ID: metrics.NewRunID(time.Now()), Started: time.Now(), Args: os.Args[1:], PID: os.Getpid(),
 		Version: version, Versions: versions(), Host: hostInfo(),
@@ -269,6 +272,13 @@ func showProgress(p *progress, pr scenarios.Progress) {
 		words = append(words, pr.Message)
 	}
 	text := strings.Join(words, " ")
+	if pr.Void != "" {
+		what := "it is left out of all numbers"
+		if pr.Again {
+			what = "it is made again"
+		}
+		p.note(fmt.Sprintf("vpclab: %s: %s; %s", text, pr.Void, what))
+	}
 	if pr.Error != "" {
 		p.note(fmt.Sprintf("vpclab: %s: %s", text, pr.Error))
 		return
@@ -336,6 +346,9 @@ func showVerdict(cmd *cobra.Command, v scenarios.Verdict, dir string, figures []
 	if v.Failed > 0 {
 		fmt.Fprintf(w, ", %d failed", v.Failed)
 	}
+	if v.Void > 0 {
+		fmt.Fprintf(w, ", %d void and left out", v.Void)
+	}
 	if len(v.Claims) > 0 {
 		hold := 0
 		for _, c := range v.Claims {
@@ -346,6 +359,9 @@ func showVerdict(cmd *cobra.Command, v scenarios.Verdict, dir string, figures []
 		fmt.Fprintf(w, ", %d of %d claims hold", hold, len(v.Claims))
 	}
 	fmt.Fprintln(w)
+	if v.Fidelity != "" {
+		fmt.Fprintln(w, v.Fidelity)
+	}
 	showFigures(w, dir, figures)
 	fmt.Fprintf(w, "results: %s\n", dir)
 	return verdictCode(v)

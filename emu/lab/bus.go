@@ -19,6 +19,7 @@ type bus struct {
 	history []event.Event // ring of the last busHistory events
 	next    int
 	subs    map[*Subscription]struct{}
+	missed  int // events that did not fit for readers of this process
 }
 
 // Subscription is one reader of the bus.
@@ -26,7 +27,8 @@ type Subscription struct {
 	C    <-chan event.Event
 	bus  *bus
 	c    chan event.Event
-	lost int // since the last event that fitted; guarded by bus.mu
+	lost int  // since the last event that fitted; guarded by bus.mu
+	own  bool // it is read in this process, by who goes by what it reads
 }
 
 func newBus() *bus { return &bus{subs: map[*Subscription]struct{}{}} }
@@ -80,13 +82,21 @@ func (s *Subscription) offer(e event.Event) {
 		case s.c <- note:
 			s.lost = 0
 		default:
-			s.lost++
+			s.miss()
 			return
 		}
 	}
 	select {
 	case s.c <- e:
 	default:
-		s.lost++
+		s.miss()
+	}
+}
+
+// miss counts an event that did not fit.
+func (s *Subscription) miss() {
+	s.lost++
+	if s.own {
+		s.bus.missed++
 	}
 }

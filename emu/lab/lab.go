@@ -122,7 +122,20 @@ func (l *Lab) Speaker(node string) (*bgp.Speaker, bool) { return l.speakers.get(
 
 // Subscribe returns a view of the lab's events from now on. It never holds the
 // lab up: a subscriber that does not read loses events, and is told how many.
-func (l *Lab) Subscribe() *Subscription { return l.bus.subscribe(0) }
+func (l *Lab) Subscribe() *Subscription {
+	s := l.bus.subscribe(0)
+	l.bus.mu.Lock()
+	s.own = true
+	l.bus.mu.Unlock()
+	return s
+}
+
+// LostEvents is how many events those who called Subscribe have lost until now.
+func (l *Lab) LostEvents() int {
+	l.bus.mu.Lock()
+	defer l.bus.mu.Unlock()
+	return l.bus.missed
+}
 
 // Emit puts an event of the caller's on the lab's time line (experiments mark
 // their steps with it).

@@ -12,26 +12,29 @@ const lateFrom = 2 * time.Millisecond
 // fewest wake-ups that a rate of clocks is reckoned from.
 const fewestRates = 8
 
-// pace is what the wake-ups of one stretch of time say.
-func (s *Seen) pace(beats []beat, begin, end, due int64) {
+// window is a part of a span, in nanoseconds of CLOCK_MONOTONIC.
+type window struct{ from, to int64 }
+
+// pace is what the wake-ups of a span say, in those windows of it that matter.
+func (s *Seen) pace(beats []beat, begin, end, due int64, windows []window) {
 	if due < end { // it should have come, and has not: who asks was first
 		beats = append(slices.Clone(beats), beat{due: due, woke: end})
 	}
 	var lates []time.Duration
 	for _, b := range beats {
-		b.due = max(b.due, begin)
-		if b.woke <= begin || b.due >= end {
-			continue
-		}
-		late := b.late()
-		if late > s.Stall {
-			s.Stall, s.StallAt = late, time.Duration(b.due-begin)
-		}
-		// Those that it slept through were late too, each by a period less.
-		for ; late >= 0; late -= Period {
+		for _, w := range windows {
+			part := beat{due: max(b.due, w.from), woke: min(b.woke, w.to)}
+			if b.woke <= w.from || b.due >= w.to {
+				continue
+			}
+			late := part.late()
+			if late > s.Stall {
+				s.Stall, s.StallAt = late, time.Duration(part.due-begin)
+			}
+			// Those that it slept through were late too, each by a period less.
 			lates = append(lates, late)
-			if late == 0 {
-				break
+			for late -= Period; late > 0; late -= Period {
+				lates = append(lates, late)
 			}
 		}
 	}

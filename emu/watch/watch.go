@@ -34,12 +34,13 @@ type Span struct {
 	before counters
 	beats  []beat
 	lost   int
-	ended  bool
+	only   []window // what matters of it; nil: all
 }
 
 // Seen is what was seen in a span.
 type Seen struct {
-	Lasted time.Duration
+	Lasted   time.Duration
+	Measured time.Duration // the part of it in which lateness mattered
 
 	// Of a thread that is woken every Period, before all others: how late it was.
 	Beats   int           // wake-ups that were due
@@ -131,6 +132,15 @@ func (w *Watch) Begin() *Span {
 	return s
 }
 
+// Only says that lateness matters between two moments of CLOCK_MONOTONIC alone, in
+// nanoseconds. Said several times, it matters in each of these windows. What the
+// kernel counts is of the whole span all the same.
+func (s *Span) Only(from, to int64) {
+	s.watch.mu.Lock()
+	defer s.watch.mu.Unlock()
+	s.only = append(s.only, window{from, to})
+}
+
 // End ends the span and says what was seen in it. A span is ended once.
 func (s *Span) End() Seen {
 	w := s.watch
@@ -144,7 +154,14 @@ func (s *Span) End() Seen {
 	if slices.ContainsFunc(s.beats, func(b beat) bool { return b.due == due }) {
 		due = end
 	}
-	seen.pace(s.beats, s.begin, end, due)
+	windows := s.only
+	if windows == nil {
+		windows = []window{{s.begin, end}}
+	}
+	for _, o := range windows {
+		seen.Measured += time.Duration(o.to - o.from)
+	}
+	seen.pace(s.beats, s.begin, end, due, windows)
 	seen.Stepped = realOffset() - s.offset
 	after, err := w.counters.read()
 	if err != nil {

@@ -22,7 +22,7 @@ func every(n int, late int64) (beats []beat) {
 
 func TestPaceOfAQuietKernel(t *testing.T) {
 	var s Seen
-	s.pace(every(100, ms/10), 0, 101*int64(Period), 101*int64(Period))
+	s.pace(every(100, ms/10), 0, 101*int64(Period), 101*int64(Period), []window{{0, 101 * int64(Period)}})
 	require.Equal(t, Seen{Beats: 100, Median: 100 * time.Microsecond, P99: 100 * time.Microsecond, Stall: 100 * time.Microsecond, StallAt: Period}, s)
 }
 
@@ -35,7 +35,7 @@ func TestAStallIsAllTheWakeUpsThatItTook(t *testing.T) {
 		beats = append(beats, beat{next, next, uint64(2 * next)})
 	}
 	var s Seen
-	s.pace(beats, 0, 101*int64(Period), 101*int64(Period))
+	s.pace(beats, 0, 101*int64(Period), 101*int64(Period), []window{{0, 101 * int64(Period)}})
 	require.Equal(t, 339*time.Millisecond, s.Stall)
 	require.Equal(t, 10*Period, s.StallAt)
 	require.Equal(t, 100, s.Beats, "those that were slept through are counted")
@@ -46,18 +46,36 @@ func TestAStallIsAllTheWakeUpsThatItTook(t *testing.T) {
 
 func TestWhatIsOverdueCounts(t *testing.T) {
 	var s Seen
-	s.pace(every(10, 0), 0, 500*ms, 11*int64(Period))
+	s.pace(every(10, 0), 0, 500*ms, 11*int64(Period), []window{{0, 500 * ms}})
 	require.Equal(t, 500*time.Millisecond-11*Period, s.Stall, "it has not woken yet")
 }
 
 func TestOnlyWhatIsInTheSpanCounts(t *testing.T) {
 	beats := []beat{{due: 10 * ms, woke: 400 * ms}, {due: 410 * ms, woke: 410 * ms}, {due: 430 * ms, woke: 900 * ms}}
 	var s Seen
-	s.pace(beats, 300*ms, 600*ms, 600*ms)
-	require.Equal(t, 470*time.Millisecond, s.Stall)
+	s.pace(beats, 300*ms, 600*ms, 600*ms, []window{{300 * ms, 600 * ms}})
+	require.Equal(t, 170*time.Millisecond, s.Stall, "of the longer one, the part within")
 	s = Seen{}
-	s.pace(beats, 300*ms, 420*ms, 420*ms)
+	s.pace(beats, 300*ms, 420*ms, 420*ms, []window{{300 * ms, 420 * ms}})
 	require.Equal(t, 100*time.Millisecond, s.Stall, "of a stall before it, the part within")
+}
+
+func TestOnlyWindowsThatMatterCount(t *testing.T) {
+	beats := []beat{{due: 100 * ms, woke: 400 * ms}, {due: 410 * ms, woke: 410 * ms}, {due: 430 * ms, woke: 480 * ms}}
+	for _, c := range []struct {
+		name    string
+		windows []window
+		stall   time.Duration
+	}{
+		{"before and after the stall", []window{{0, 90 * ms}, {405 * ms, 420 * ms}}, 0},
+		{"the stall's end", []window{{390 * ms, 420 * ms}}, 10 * time.Millisecond},
+		{"inside the stall", []window{{200 * ms, 300 * ms}}, 100 * time.Millisecond},
+		{"two of them", []window{{0, 110 * ms}, {420 * ms, 500 * ms}}, 50 * time.Millisecond},
+	} {
+		var s Seen
+		s.pace(beats, 0, 500*ms, 500*ms, c.windows)
+		require.Equal(t, c.stall, s.Stall, c.name)
+	}
 }
 
 func TestAClockThatJumps(t *testing.T) {
@@ -67,14 +85,14 @@ func TestAClockThatJumps(t *testing.T) {
 		beats[i].due += 5 * ms
 	}
 	var s Seen
-	s.pace(beats, 0, 60*int64(Period), 60*int64(Period))
+	s.pace(beats, 0, 60*int64(Period), 60*int64(Period), []window{{0, 60 * int64(Period)}})
 	require.InDelta(t, 5*time.Millisecond, s.Jump, float64(10*time.Microsecond))
 	require.Equal(t, 21*Period+5*time.Millisecond, s.JumpAt)
 	for i := range beats {
 		beats[i].tsc = 0
 	}
 	s = Seen{}
-	s.pace(beats, 0, 60*int64(Period), 60*int64(Period))
+	s.pace(beats, 0, 60*int64(Period), 60*int64(Period), []window{{0, 60 * int64(Period)}})
 	require.Zero(t, s.Jump, "where there is no counter nothing is known")
 }
 
