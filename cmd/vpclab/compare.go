@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -153,7 +154,10 @@ func toFile(path string, fn func(io.Writer) error) error {
 // to 127 is bad, but for 125, and anything above ends the search.
 func (c *compareFlags) forBisect(err error) error {
 	var code exitCode
-	if !c.bisect || err == nil || errors.As(err, &code) && (code == exitRegression || code == exitSkip || code == exitInterrupted) {
+	switch {
+	case !c.bisect || err == nil || errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &code) && (code == exitRegression || code == exitSkip):
 		return err
 	}
 	fmt.Fprintln(os.Stderr, "vpclab:", err)

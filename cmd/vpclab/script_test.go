@@ -46,6 +46,7 @@ func TestScript(t *testing.T) {
 			env.Setenv("VPCLAB_HOME", filepath.Join(env.WorkDir, "state"))
 			if cache, err := os.UserCacheDir(); err == nil { // where run.sh unpacks a kernel for users without root
 				env.Setenv("XDG_CACHE_HOME", cache)
+				env.Setenv("GOCACHE", filepath.Join(cache, "go-build"))
 			}
 			env.Defer(func() { killLeftOvers(env.WorkDir) })
 			return nil
