@@ -46,7 +46,7 @@ var groups = []struct {
 	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newMigrate, newSwitchOver, newReservation, newLink, newFault}},
 	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},
 	{"This machine:", []func() *cobra.Command{newDoctor, newCalibrate, newGC, newVersion}},
-	{"", []func() *cobra.Command{newKernel, newBoxed, newKeeper, newSpeaker, newFRR, newHypervisor, newWitness, newRepair, newGuest}}, // hidden
+	{"", []func() *cobra.Command{newKernel, newBoxed, newKeeper, newSpeaker, newFRR, newHypervisor, newWitness, newRepair, newGuest, newLoad}}, // hidden
 }
 
 func main() {

@@ -2,6 +2,7 @@ package fidelity
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -9,10 +10,35 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vpclab/vpclab/emu/bgp"
 	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
 	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/metrics"
 )
+
+// TestMain lets this test binary be what a calibration, and its lab, start in
+// nodes.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		body, is := map[string]func() error{LoadVerb: func() error { return Load(os.Stdin, os.Stdout) }, "speaker": speakerBody}[os.Args[1]]
+		if is {
+			if err := body(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+func speakerBody() error {
+	conn, err := bgp.ControlConn()
+	if err != nil {
+		return err
+	}
+	return bgp.RunSpeaker(context.Background(), conn)
+}
 
 // measured does some tests on this kernel.
 func measured(t *testing.T, q Request) *metrics.Calibration {

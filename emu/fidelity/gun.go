@@ -167,6 +167,11 @@ func openSink(enter traffic.Enter, node string) (fd int, err error) {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
 			return os.NewSyscallError("setsockopt SO_RCVBUF", err)
 		}
+		// A socket that does not take super frames has the kernel cut each into
+		// its segments before it throws them away.
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1); err != nil {
+			return os.NewSyscallError("setsockopt UDP_GRO", err)
+		}
 		return os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrInet4{Port: port}))
 	})
 	if err != nil {

@@ -27,7 +27,7 @@ func rateBar(rate topo.Rate) float64 {
 func (r *run) rates() []topo.Rate {
 	all := []topo.Rate{128e3, 1e6, 10e6, 100e6, 500e6, 1e9, 2e9, 4e9, 10e9}
 	if r.Quick {
-		all = []topo.Rate{128e3, 10e6, 100e6, 1e9}
+		all = []topo.Rate{128e3, 10e6, 100e6, 1e9, 10e9}
 	}
 	return r.within(all)
 }
@@ -98,7 +98,7 @@ func (r *run) tcp(ctx context.Context, b *bench, rate topo.Rate) error {
 	if r.Quick {
 		long = time.Second
 	}
-	if rate < 1e6 {
+	if rate < 10e6 {
 		long *= 3
 	}
 	// In a queue that is never full nothing is lost: what comes in order then
@@ -141,23 +141,26 @@ func (r *run) tcp(ctx context.Context, b *bench, rate topo.Rate) error {
 }
 
 // steady is the goodput between two moments, and how many readings have a part
-// in it. Its edges are readings at which something had come: on a slow line
-// the moments themselves lie between two packets.
+// in it. A line lets go of a packet and then takes the time that it needs
+// before it lets go of the next: so the time between two readings at which
+// something had come is that of what came at the first of them, which may be
+// 64 KiB at once, and not of what came at the last.
 func steady(readings []traffic.Reading, from, to event.Mono) (bps float64, n int) {
-	var first, last traffic.Reading
+	var began, ended event.Mono
+	var before, last int64
 	for i, r := range readings {
 		if i == 0 || r.At < from || r.At > to || r.Bytes == readings[i-1].Bytes {
 			continue
 		}
 		if n++; n == 1 {
-			first = r
+			began, before = r.At, readings[i-1].Bytes
 		}
-		last = r
+		ended, last = r.At, readings[i-1].Bytes
 	}
 	if n < 2 {
 		return 0, n
 	}
-	return float64(last.Bytes-first.Bytes) * 8 / last.At.Sub(first.At).Seconds(), n
+	return float64(last-before) * 8 / ended.Sub(began).Seconds(), n
 }
 
 // pass lets a measurement take its time.

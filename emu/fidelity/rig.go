@@ -26,6 +26,8 @@ type bench struct {
 	enter  traffic.Enter
 	// set makes the links what it is given.
 	set func(ctx context.Context, links []topo.Impairment) error
+	// live says that set changes a rate in place and leaves what queues.
+	live bool
 	// links that there can be; 0: as many as one wants.
 	limit int
 }
@@ -48,8 +50,8 @@ func farAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, byte(i + 
 // nodes, each with a link of its own.
 func labBench(l Lab, beside ...topo.Impairment) *bench {
 	return &bench{
-		system: systemVPCLab,
-		enter:  func(node string, fn func() error) error { return l.Fabric().Do(node, fn) },
+		system: systemVPCLab, live: true,
+		enter: func(node string, fn func() error) error { return l.Fabric().Do(node, fn) },
 		set: func(ctx context.Context, links []topo.Impairment) error {
 			plan, err := starPlan(links, beside)
 			if err != nil {

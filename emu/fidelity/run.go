@@ -61,6 +61,7 @@ var tests = []test{
 	{"F3", "delays, and the spread and form of jitter", func(r *run, ctx context.Context) error { return r.delaysAndJitter(ctx, labBench(r.lab)) }},
 	{"F4", "loss, with exact intervals", func(r *run, ctx context.Context) error { return r.losses(ctx, labBench(r.lab)) }},
 	{"F6", "drops and the longest wait of a full queue", func(r *run, ctx context.Context) error { return r.queues(ctx, labBench(r.lab)) }},
+	{"F8", "lateness of timers, and shares of the CPU", func(r *run, ctx context.Context) error { return r.timers(ctx) }},
 }
 
 // Tests are the names of all tests that Run does.

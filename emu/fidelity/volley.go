@@ -27,48 +27,123 @@ type volley struct {
 	load   int     // bytes of UDP payload of each
 	handed []int64 // when the kernel was known to have it, ns
 	at     []int64 // when it came off the link; 0: it did not
+	from   int     // first frame that counts
 }
 
-// blast sends n frames over the one link of the lane, from its near end. super
-// makes each a super frame that the kernel does not cut.
-func (l *lane) blast(ctx context.Context, n int, super bool) (*volley, error) {
-	v := &volley{rate: l.links[0].Rate, frame: fullFrame, load: fullLoad, handed: make([]int64, n), at: make([]int64, n)}
+func newVolley(rate topo.Rate, n int, super bool) *volley {
+	v := &volley{rate: rate, frame: fullFrame, load: fullLoad, handed: make([]int64, n), at: make([]int64, n)}
 	if super {
 		v.frame, v.load = superSegments*fullFrame, superSegments*fullLoad
 	}
-	g, err := openGun(l.enter, nearNode, v.load, roomBytes)
+	return v
+}
+
+// open makes a socket at near for the frames of a volley.
+func (v *volley) open(l *lane, room int) (*gun, error) {
+	g, err := openGun(l.enter, nearNode, v.load, room)
+	if err == nil && v.load > fullLoad {
+		if err = g.segments(fullLoad); err != nil {
+			g.close()
+		}
+	}
+	return g, err
+}
+
+// blast sends n frames over the one link of the lane, from its near end, as
+// fast as the socket takes them. super makes each a super frame that the
+// kernel does not cut.
+func (l *lane) blast(ctx context.Context, n int, super bool) (*volley, error) {
+	v := newVolley(l.links[0].Rate, n, super)
+	g, err := v.open(l, roomBytes)
 	if err != nil {
 		return nil, err
 	}
 	defer g.close()
-	if super {
-		if err := g.segments(fullLoad); err != nil {
-			return nil, fmt.Errorf("super frames from %s: %w", nearNode, err)
-		}
-	}
-	l.out[0].forget()
-	if _, err := l.out[0].drops(); err != nil {
-		return nil, err
-	}
 	fired := make(chan error, 1)
 	go func() { fired <- g.volley(farAddr(0), v) }()
-	came := 0
-	err = await(ctx, v.ideal(n)+slack, l.out, func(_ int, f *frame) {
-		if s, ok := parse(f.Data); ok && !s.icmp && int(s.number) < n {
-			v.at[s.number] = f.At
-			came++
-		}
-	}, func() bool { return came == n })
+	err = l.catch(ctx, v)
 	if e := <-fired; e != nil {
 		return nil, e
 	}
-	if err != nil && !errors.Is(err, errLate) {
+	return v, err
+}
+
+const (
+	dripRate = 1e6 // of a line that is to fill up
+	// Kernel memory of a frame and of a super frame, with what it takes beside
+	// its bytes.
+	superRoom = 100 << 10
+)
+
+// release fills the queue of the line, which hardly drips meanwhile, with n
+// frames, and then makes it as fast as it is to be: no sender then takes the
+// machine from it. The frames that left before are not in the result.
+func (l *lane) release(ctx context.Context, n int, super bool) (*volley, error) {
+	fast := l.links[0]
+	slow := fast
+	slow.Rate = dripRate
+	if super {
+		slow.Rate *= superSegments
+	}
+	if err := l.set(ctx, []topo.Impairment{slow}); err != nil {
 		return nil, err
 	}
-	if lost, e := l.out[0].drops(); e != nil || lost > 0 {
-		return nil, errors.Join(e, fmt.Errorf("the tap on %s lost %d frames", l.out[0].name, lost))
+	v := newVolley(fast.Rate, n, super)
+	room := n * frameRoom * 5 / 4
+	if super {
+		room = n * superRoom * 5 / 4
 	}
-	return v, nil
+	g, err := v.open(l, room)
+	if err != nil {
+		return nil, err
+	}
+	defer g.close()
+	if err := g.volley(farAddr(0), v); err != nil {
+		return nil, err
+	}
+	changed := time.Now().UnixNano()
+	if err := l.set(ctx, l.links); err != nil {
+		return nil, err
+	}
+	err = l.catch(ctx, v)
+	v.from = v.settled(changed)
+	return v, err
+}
+
+// transient are frames that leave while the rate of their line changes.
+const transient = 10
+
+// settled is the first frame that leaves when a line whose rate was changed
+// keeps to its schedule again. The schedule begins with the change, but the
+// first frame leaves when the timer of the old rate ends: the line is behind
+// until then, and makes up for it.
+func (v *volley) settled(changed int64) int {
+	for i, t := range v.at {
+		if t > changed {
+			return min(i+int(2*float64(t-changed)/v.gap())+transient, len(v.at)-1)
+		}
+	}
+	return len(v.at) - 1
+}
+
+// catch waits until the frames of a volley have come, or can come no more.
+func (l *lane) catch(ctx context.Context, v *volley) error {
+	if _, err := l.out[0].drops(); err != nil { // those from before
+		return err
+	}
+	last := len(v.at) - 1
+	err := await(ctx, v.ideal(len(v.at))+slack, l.out, func(_ int, f *frame) {
+		if s, ok := parse(f.Data); ok && !s.icmp && int(s.number) <= last {
+			v.at[s.number] = f.At
+		}
+	}, func() bool { return v.at[last] != 0 }) // a line keeps the order
+	if err != nil && !errors.Is(err, errLate) {
+		return err
+	}
+	if lost, e := l.out[0].drops(); e != nil || lost > 0 {
+		return errors.Join(e, fmt.Errorf("the tap on %s lost %d frames", l.out[0].name, lost))
+	}
+	return nil
 }
 
 // volley fires all frames and notes when each batch was in the kernel.
@@ -102,7 +177,7 @@ func (v *volley) gap() float64 { return float64(v.frame) * 8e9 / float64(v.rate)
 // to have waited when the earlier one came off the link: else the line may
 // have been idle, and that is no fault of its own.
 func (v *volley) deviations() (percent []float64, gaps int) {
-	for i := 1; i < len(v.at); i++ {
+	for i := v.from + 1; i < len(v.at); i++ {
 		if v.at[i-1] == 0 || v.at[i] == 0 {
 			continue
 		}
@@ -119,7 +194,7 @@ func (v *volley) deviations() (percent []float64, gaps int) {
 // second; lost are those that did not come.
 func (v *volley) goodput() (bps float64, lost int) {
 	first, last, came := int64(0), int64(0), 0
-	for _, t := range v.at {
+	for _, t := range v.at[v.from:] {
 		if t == 0 {
 			lost++
 			continue
