@@ -60,7 +60,9 @@ var tests = []test{
 	{"F2", "goodput of UDP and TCP against the rate", func(r *run, ctx context.Context) error { return r.goodputs(ctx, labBench(r.lab)) }},
 	{"F3", "delays, and the spread and form of jitter", func(r *run, ctx context.Context) error { return r.delaysAndJitter(ctx, labBench(r.lab)) }},
 	{"F4", "loss, with exact intervals", func(r *run, ctx context.Context) error { return r.losses(ctx, labBench(r.lab)) }},
+	{"F5", "round trips through random graphs against the sum of their links", func(r *run, ctx context.Context) error { return r.paths(ctx) }},
 	{"F6", "drops and the longest wait of a full queue", func(r *run, ctx context.Context) error { return r.queues(ctx, labBench(r.lab)) }},
+	{"F7", "a link whose neighbours are busy", func(r *run, ctx context.Context) error { return r.isolation(ctx) }},
 	{"F8", "lateness of timers, and shares of the CPU", func(r *run, ctx context.Context) error { return r.timers(ctx) }},
 }
 
