@@ -51,7 +51,13 @@ func parse(data []byte) (s seen, ok bool) {
 				break
 			}
 		}
-	} else if kind != unix.ETH_P_IP {
+		if len(b) >= etherLen && b[0]>>4 != 4 { // a pseudowire's frame: MACs of labs begin with 02
+			kind, b = binary.BigEndian.Uint16(b[12:]), b[etherLen:]
+		} else {
+			kind = unix.ETH_P_IP
+		}
+	}
+	if kind != unix.ETH_P_IP {
 		return s, false
 	}
 	if len(b) < 20 || b[0]>>4 != 4 {

@@ -64,6 +64,8 @@ var tests = []test{
 	{"F6", "drops and the longest wait of a full queue", func(r *run, ctx context.Context) error { return r.queues(ctx, labBench(r.lab)) }},
 	{"F7", "a link whose neighbours are busy", func(r *run, ctx context.Context) error { return r.isolation(ctx) }},
 	{"F8", "lateness of timers, and shares of the CPU", func(r *run, ctx context.Context) error { return r.timers(ctx) }},
+	{"F10", "every label of every packet on every core link, and split horizon", func(r *run, ctx context.Context) error { return r.labels(ctx) }},
+	{"F11", "what labels cost beside plain IP over as many hops", func(r *run, ctx context.Context) error { return r.overhead(ctx) }},
 }
 
 // Tests are the names of all tests that Run does.
