@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/vpclab/vpclab/emu/watch"
@@ -88,19 +87,19 @@ type runner struct {
 	lab   *metrics.Fidelity        // the worst that was seen while the lab was built and removed
 }
 
-// labTime is one entry of the lab's own times: what it took to build or remove
-// part of it.
-type labTime struct {
-	metric, part string
-	nodes        int
-	took         time.Duration
-}
-
 func (r *runner) run(ctx context.Context) error {
 	if err := r.plan(); err != nil {
 		return err
 	}
-	var err error
+	if r.nothingLeft() {
+		r.done = r.total
+		r.say(Progress{Phase: "skip", Message: "all trials are finished already"})
+		return nil
+	}
+	err := r.recallBook()
+	if err != nil {
+		return err
+	}
 	if r.watch, err = watch.New(); err != nil { // a kernel that hides its counters; the grades are then unknown
 		r.say(Progress{Phase: "build", Message: fmt.Sprintf("nothing watches the lab's kernel: %v", err)})
 	}
@@ -118,6 +117,18 @@ func (r *runner) run(ctx context.Context) error {
 	return err
 }
 
+// nothingLeft tells a run that was done by earlier sessions.
+func (r *runner) nothingLeft() bool {
+	for i, e := range r.experiments {
+		for _, s := range r.schedules[i] {
+			if s.number > 0 && !r.cfg.Store.Done(e.Name, s.pt, s.number) {
+				return false
+			}
+		}
+	}
+	return r.cfg.Store.Done(labExperiment, nil, 1)
+}
+
 // deploy builds the backbone by itself, so that its time and that of the LANs
 // are told apart.
 func (r *runner) deploy(ctx context.Context) error {
@@ -133,7 +144,7 @@ func (r *runner) deploy(ctx context.Context) error {
 }
 
 func (r *runner) built(part string, plan *topo.Plan, took time.Duration) {
-	r.book = append(r.book, labTime{"lab.deploy", part, len(plan.Nodes), took})
+	r.note(labTime{"lab.deploy", part, len(plan.Nodes), took.Seconds()})
 	r.say(Progress{Phase: "build", Message: fmt.Sprintf("%s: %d nodes and %d links after %v", part, len(plan.Nodes), len(plan.Links), took.Round(time.Millisecond))})
 }
 
@@ -153,7 +164,7 @@ func (r *runner) restore(ctx context.Context, had *topo.Plan) error {
 	defer r.gradeLab(r.beginWatch(ctx))
 	began := time.Now()
 	err := r.cfg.Lab.Destroy(ctx)
-	r.book = append(r.book, labTime{"lab.destroy", "all", nodes, time.Since(began)})
+	r.note(labTime{"lab.destroy", "all", nodes, time.Since(began).Seconds()})
 	return err
 }
 
@@ -369,8 +380,12 @@ func (r *runner) finish(ctx context.Context, cause error) (Verdict, error) {
 		v.Status = metrics.VerdictFail
 		v.Lines = append(v.Lines, fmt.Sprintf("FAIL %d of %d trials ended in an error", r.failed, r.ran))
 	}
-	if err := r.bookTimes(); err != nil {
-		cause = errors.Join(cause, err)
+	if cause == nil {
+		if err := r.bookTimes(); err != nil {
+			v.Status = metrics.VerdictError
+			v, ferr := r.end(v, err)
+			return v, errors.Join(err, ferr)
+		}
 	}
 	return r.end(v, cause)
 }
@@ -411,23 +426,6 @@ func claimsOf(sc *topo.Scenario) (claims []metrics.Claim) {
 		claims = append(claims, claim)
 	}
 	return claims
-}
-
-// bookTimes stores the lab's own times as the only trial of an experiment
-// "lab".
-func (r *runner) bookTimes() error {
-	if len(r.book) == 0 || r.cfg.Store.Done(labExperiment, nil, 1) {
-		return nil
-	}
-	t, err := r.cfg.Store.Begin(labExperiment, nil, 1)
-	if err != nil {
-		return err
-	}
-	for _, b := range r.book {
-		t.Add(b.metric, "s", b.took.Seconds(), labels{"part": b.part, "nodes": strconv.Itoa(b.nodes)})
-	}
-	t.SetFidelity(r.lab)
-	return t.Commit(metrics.StatusOK, nil)
 }
 
 func (r *runner) end(v Verdict, cause error) (Verdict, error) {

@@ -207,16 +207,31 @@ func TestResumeLeavesOutWhatIsDone(t *testing.T) {
 	require.Contains(t, l.done, "destroy", "an interrupted run removes its lab")
 	require.Equal(t, metrics.VerdictInterrupted, r.cfg.Store.Info().Verdict)
 
+	require.False(t, r.cfg.Store.Done(labExperiment, nil, 1), "the lab's times are of a whole run")
+	r.note(labTime{Metric: "lab.deploy", Part: "an experiment that is done", Nodes: 3, Took: 1})
+
 	second := &scripted{}
 	r, _ = scriptedRun(t, dir, second)
 	v, err = r.do(t.Context())
 	require.NoError(t, err)
 	require.Len(t, second.trials, 3+12-4, "warm-ups again, and the trials that were missing")
 	require.Equal(t, metrics.VerdictPass, v.Status)
+	samples, err := r.cfg.Store.Samples()
+	require.NoError(t, err)
+	parts := map[string]int{}
+	for _, s := range samples {
+		if s.Experiment == labExperiment {
+			parts[s.Metric+" "+s.Labels["part"]]++
+		}
+	}
+	require.Equal(t, map[string]int{"lab.deploy backbone": 1, "lab.deploy an experiment that is done": 1, "lab.destroy all": 1}, parts)
+	require.NoFileExists(t, filepath.Join(r.cfg.Store.Dir(), labBook))
+
 	third := &scripted{}
-	r, _ = scriptedRun(t, dir, third)
+	r, l = scriptedRun(t, dir, third)
 	_, err = r.do(t.Context())
 	require.NoError(t, err)
+	require.Empty(t, l.done, "no lab is built for nothing")
 	require.Empty(t, third.trials, "nothing is left to do")
 }
 

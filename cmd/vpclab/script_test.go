@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if kernel.IsInit() {
 		kernel.Init(serveInside)
 	}
+	if os.Getenv(verbEnv) != "" {
+		os.Exit(runMain())
+	}
 	if len(os.Args) > 1 && (os.Args[1] == "speaker" || os.Args[1] == "keeper") {
 		os.Exit(runMain())
 	}
