@@ -31,9 +31,9 @@ type bootable interface {
 	plan() (files []moduleFile, without []string, err error)
 	folder() string
 	// command puts what the machine needs into its scratch folder, and says
-	// what the warden is to run. The control channel will be its file 3.
-	// program is our own one, that process 1 is to be.
-	command(cfg Config, s *scratch, program string, o *orders) (argv, env []string, err error)
+	// what the warden is to run and in what environment. The control channel
+	// will be its file 3. program is our own one, that process 1 is to be.
+	command(cfg Config, s *scratch, program string, o *orders) (wardenOrders, error)
 	// channel makes the outer end of the control channel of our socket.
 	channel(conn io.ReadWriteCloser, s *scratch) (io.ReadWriteCloser, error)
 	// booted is called when process 1 has answered.
@@ -121,10 +121,11 @@ func (m *bootedMachine) launch(o *orders) error {
 	if program, err = filepath.EvalSymlinks(program); err != nil {
 		return err
 	}
-	argv, env, err := m.kind.command(m.cfg, m.scratch, program, o)
+	w, err := m.kind.command(m.cfg, m.scratch, program, o)
 	if err != nil {
 		return err
 	}
+	w.Scratch, w.Console = m.scratch.dir, m.consolePath()
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return err
@@ -136,7 +137,7 @@ func (m *bootedMachine) launch(o *orders) error {
 		return err
 	}
 	m.conn = newLine(channel)
-	m.warden, err = startWarden(program, wardenOrders{Argv: argv, Env: env, Scratch: m.scratch.dir, Console: m.consolePath()}, theirs, m.scratch.lock, m.cfg.Held...)
+	m.warden, err = startWarden(program, w, theirs, m.scratch.lock, m.cfg.Held...)
 	if err != nil {
 		ours.Close()
 		return err

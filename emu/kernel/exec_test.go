@@ -16,13 +16,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// run boots a kernel and runs a shell script inside.
+// run boots a kernel, User Mode Linux if nothing else is said, and runs a shell
+// script inside.
 func run(t *testing.T, cfg Config, stdin io.Reader, script string) (code int, stdout, stderr string) {
 	t.Helper()
-	needUML(t)
-	cfg.Substrate = UML
+	if cfg.Substrate == "" {
+		cfg.Substrate = UML
+	}
+	needKernel(t, cfg.Substrate)
 	if cfg.Memory == 0 {
-		cfg.Memory = 256 << 20
+		cfg.Memory = smallMemory(cfg.Substrate)
 	}
 	var out, errs bytes.Buffer
 	code, err := Exec(t.Context(), cfg, []string{"sh", "-c", script}, append(os.Environ(), "COLOUR=blue"), stdin, &out, &errs)

@@ -26,7 +26,8 @@ func launcherMain() int {
 	isolation = os.Getenv("VPCLAB_TEST_ISOLATION") != "off"
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	cfg := Config{Substrate: UML, Memory: 192 << 20, Dir: os.Getenv("VPCLAB_TEST_DIR")}
+	cfg := Config{Substrate: Substrate(os.Getenv("VPCLAB_TEST_SUBSTRATE")), Dir: os.Getenv("VPCLAB_TEST_DIR")}
+	cfg.Memory = smallMemory(cfg.Substrate)
 	if os.Getenv("VPCLAB_TEST_LAUNCHER") == "boot" { // to be killed while it boots
 		fmt.Println("booting")
 	}
@@ -48,15 +49,15 @@ type launcher struct {
 }
 
 // startLauncher starts one and waits for the word.
-func startLauncher(t *testing.T, mode, word string, env ...string) *launcher {
+func startLauncher(t *testing.T, s Substrate, mode, word string, env ...string) *launcher {
 	t.Helper()
-	needUML(t)
+	needKernel(t, s)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := &launcher{cmd: exec.Command(self), dir: t.TempDir()}
-	l.cmd.Env = append(os.Environ(), "VPCLAB_TEST_LAUNCHER="+mode, "VPCLAB_TEST_DIR="+l.dir)
+	l.cmd.Env = append(os.Environ(), "VPCLAB_TEST_LAUNCHER="+mode, "VPCLAB_TEST_DIR="+l.dir, "VPCLAB_TEST_SUBSTRATE="+string(s))
 	l.cmd.Env = append(l.cmd.Env, env...)
 	l.cmd.Stderr = os.Stderr
 	out, err := l.cmd.StdoutPipe()
@@ -170,26 +171,44 @@ func checkGone(t *testing.T, dir string) {
 	}
 }
 
-func TestLauncherKilled(t *testing.T) {
-	for _, isolated := range []string{"on", "off"} {
-		t.Run("isolation "+isolated, func(t *testing.T) {
-			l := startLauncher(t, "run", "ready", "VPCLAB_TEST_ISOLATION="+isolated)
-			pids := processes(t, l.dir)
-			if len(pids) < 3 {
-				t.Fatalf("a running kernel has only the processes %v", pids)
+// eachLife does a test for each kind of kernel, with and without a PID namespace;
+// QEMU is one process, and needs none.
+func eachLife(t *testing.T, test func(t *testing.T, s Substrate, isolated string)) {
+	for _, s := range []Substrate{UML, QEMU} {
+		for _, isolated := range []string{"on", "off"} {
+			if s == QEMU && isolated == "on" {
+				continue
 			}
-			fds := pidfds(t, pids)
-			began := time.Now()
-			_ = l.cmd.Process.Kill()
-			awaitEnds(t, fds, lifeLimit)
-			t.Logf("%d processes gone after %v", len(fds), time.Since(began))
-			checkGone(t, l.dir)
-		})
+			t.Run(fmt.Sprintf("%s, isolation %s", s, isolated), func(t *testing.T) { test(t, s, isolated) })
+		}
 	}
 }
 
+// eachKernel does a test for each kind of kernel.
+func eachKernel(t *testing.T, test func(t *testing.T, s Substrate)) {
+	for _, s := range []Substrate{UML, QEMU} {
+		t.Run(string(s), func(t *testing.T) { test(t, s) })
+	}
+}
+
+func TestLauncherKilled(t *testing.T) {
+	eachLife(t, func(t *testing.T, s Substrate, isolated string) {
+		l := startLauncher(t, s, "run", "ready", "VPCLAB_TEST_ISOLATION="+isolated)
+		pids := processes(t, l.dir)
+		if len(pids) < 2 {
+			t.Fatalf("a running kernel has only the processes %v", pids)
+		}
+		fds := pidfds(t, pids)
+		began := time.Now()
+		_ = l.cmd.Process.Kill()
+		awaitEnds(t, fds, lifeLimit)
+		t.Logf("%d processes gone after %v", len(fds), time.Since(began))
+		checkGone(t, l.dir)
+	})
+}
+
 func TestLauncherKilledWhileBooting(t *testing.T) {
-	l := startLauncher(t, "boot", "booting")
+	l := startLauncher(t, UML, "boot", "booting")
 	// Any moment after its first processes are there will do.
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -211,90 +230,90 @@ func TestLauncherKilledWhileBooting(t *testing.T) {
 }
 
 func TestWardenKilled(t *testing.T) {
-	for _, isolated := range []bool{true, false} {
-		t.Run(fmt.Sprintf("isolation %v", isolated), func(t *testing.T) {
-			isolation = isolated
-			defer func() { isolation = true }()
-			dir := t.TempDir()
-			m := boot(t, Config{Dir: dir})
-			pids := processes(t, dir)
-			fds := pidfds(t, pids)
-			_ = unix.Kill(wardenOf(t, pids), unix.SIGKILL)
-			awaitEnds(t, fds, lifeLimit)
-			select {
-			case <-m.Done():
-			case <-time.After(lifeLimit):
-				t.Fatal("the machine did not notice")
-			}
-			if m.Err() == nil || !strings.Contains(m.Err().Error(), "warden") {
-				t.Errorf("Err is %v, want word of the warden", m.Err())
-			}
-			checkGone(t, dir)
-		})
-	}
+	eachLife(t, func(t *testing.T, s Substrate, isolated string) {
+		isolation = isolated == "on"
+		defer func() { isolation = true }()
+		dir := t.TempDir()
+		m := boot(t, Config{Substrate: s, Dir: dir})
+		pids := processes(t, dir)
+		fds := pidfds(t, pids)
+		_ = unix.Kill(wardenOf(t, pids), unix.SIGKILL)
+		awaitEnds(t, fds, lifeLimit)
+		select {
+		case <-m.Done():
+		case <-time.After(lifeLimit):
+			t.Fatal("the machine did not notice")
+		}
+		if m.Err() == nil || !strings.Contains(m.Err().Error(), "warden") {
+			t.Errorf("Err is %v, want word of the warden", m.Err())
+		}
+		checkGone(t, dir)
+	})
 }
 
 func TestLauncherAndWardenKilled(t *testing.T) {
-	for _, isolated := range []string{"on", "off"} {
-		t.Run("isolation "+isolated, func(t *testing.T) {
-			l := startLauncher(t, "run", "ready", "VPCLAB_TEST_ISOLATION="+isolated)
-			pids := processes(t, l.dir)
-			fds := pidfds(t, pids)
-			warden := wardenOf(t, pids)
-			_ = unix.Kill(warden, unix.SIGSTOP) // so that it cannot act in between
-			_ = l.cmd.Process.Kill()
-			_ = unix.Kill(warden, unix.SIGKILL)
-			awaitEnds(t, fds, lifeLimit)
-			// Nobody was left to clear the folder; the next start there does,
-			// as soon as the machine's kernel has let go of the dead ones' lock.
-			s, err := newScratch(l.dir)
-			for until := time.Now().Add(lifeLimit); errors.Is(err, errInUse) && time.Now().Before(until); {
-				s, err = newScratch(l.dir)
-			}
-			if err != nil {
-				t.Fatalf("the folder cannot be used again: %v", err)
-			}
-			s.remove()
-			checkGone(t, l.dir)
-		})
-	}
+	eachLife(t, func(t *testing.T, s Substrate, isolated string) {
+		l := startLauncher(t, s, "run", "ready", "VPCLAB_TEST_ISOLATION="+isolated)
+		pids := processes(t, l.dir)
+		fds := pidfds(t, pids)
+		warden := wardenOf(t, pids)
+		_ = unix.Kill(warden, unix.SIGSTOP) // so that it cannot act in between
+		_ = l.cmd.Process.Kill()
+		_ = unix.Kill(warden, unix.SIGKILL)
+		awaitEnds(t, fds, lifeLimit)
+		// Nobody was left to clear the folder; the next start there does,
+		// as soon as the machine's kernel has let go of the dead ones' lock.
+		again, err := newScratch(l.dir)
+		for until := time.Now().Add(lifeLimit); errors.Is(err, errInUse) && time.Now().Before(until); {
+			again, err = newScratch(l.dir)
+		}
+		if err != nil {
+			t.Fatalf("the folder cannot be used again: %v", err)
+		}
+		again.remove()
+		checkGone(t, l.dir)
+	})
 }
 
 func TestKernelKilled(t *testing.T) {
-	dir := t.TempDir()
-	m := boot(t, Config{Dir: dir})
-	pids := processes(t, dir)
-	fds := pidfds(t, pids)
-	for _, pid := range pids {
-		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if strings.Contains(string(cmdline), "rootfstype=hostfs") {
-			_ = unix.Kill(pid, unix.SIGKILL)
-			break
+	eachKernel(t, func(t *testing.T, s Substrate) {
+		dir := t.TempDir()
+		m := boot(t, Config{Substrate: s, Dir: dir})
+		pids := processes(t, dir)
+		fds := pidfds(t, pids)
+		for _, pid := range pids {
+			cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if strings.Contains(string(cmdline), envInit+"=") { // its own command line
+				_ = unix.Kill(pid, unix.SIGKILL)
+				break
+			}
 		}
-	}
-	awaitEnds(t, fds, lifeLimit)
-	<-m.Done()
-	if m.Err() == nil || !strings.Contains(m.Err().Error(), "SIGKILL") {
-		t.Errorf("Err is %v, want SIGKILL", m.Err())
-	}
-	checkGone(t, dir)
+		awaitEnds(t, fds, lifeLimit)
+		<-m.Done()
+		if m.Err() == nil || !strings.Contains(m.Err().Error(), "SIGKILL") {
+			t.Errorf("Err is %v, want SIGKILL", m.Err())
+		}
+		checkGone(t, dir)
+	})
 }
 
 func TestKernelPanic(t *testing.T) {
-	dir := t.TempDir()
-	m := boot(t, Config{Dir: dir})
-	fds := pidfds(t, processes(t, dir))
-	ask(t, m, "panic")
-	awaitEnds(t, fds, lifeLimit)
-	<-m.Done()
-	if m.Err() == nil || !strings.Contains(m.Err().Error(), "Kernel panic") {
-		t.Errorf("Err does not tell of the panic: %v", m.Err())
-	}
-	log, err := os.ReadFile(filepath.Join(dir, "console.log"))
-	if err != nil || !strings.Contains(string(log), "Kernel panic") {
-		t.Errorf("console.log does not tell of the panic: %v\n%s", err, log)
-	}
-	checkGone(t, dir)
+	eachKernel(t, func(t *testing.T, s Substrate) {
+		dir := t.TempDir()
+		m := boot(t, Config{Substrate: s, Dir: dir})
+		fds := pidfds(t, processes(t, dir))
+		ask(t, m, "panic")
+		awaitEnds(t, fds, lifeLimit)
+		<-m.Done()
+		if m.Err() == nil || !strings.Contains(m.Err().Error(), "Kernel panic") {
+			t.Errorf("Err does not tell of the panic: %v", m.Err())
+		}
+		log, err := os.ReadFile(filepath.Join(dir, "console.log"))
+		if err != nil || !strings.Contains(string(log), "Kernel panic") {
+			t.Errorf("console.log does not tell of the panic: %v\n%s", err, log)
+		}
+		checkGone(t, dir)
+	})
 }
 
 func TestServeFails(t *testing.T) {

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -82,16 +84,37 @@ const (
 // initrdName is the initial file system in the scratch folder.
 const initrdName = "initrd"
 
-func (m *qemuMachine) command(cfg Config, s *scratch, program string, o *orders) (argv, env []string, err error) {
-	path := filepath.Join(s.dir, initrdName)
-	if o.Modules, err = m.writeInitrd(path, program, o.Modules); err != nil {
-		return nil, nil, err
+func (m *qemuMachine) command(cfg Config, s *scratch, program string, o *orders) (w wardenOrders, err error) {
+	if err := static(program); err != nil {
+		return w, err
 	}
 	if len(o.Writable) > maxShares {
-		return nil, nil, fmt.Errorf("%d writable folders are more than the %d that this machine has room for", len(o.Writable), maxShares)
+		return w, fmt.Errorf("%d writable folders are more than the %d that this machine has room for", len(o.Writable), maxShares)
 	}
-	argv = append([]string{m.qemu.Path}, m.arguments(path, cfg.Memory, o.Writable)...)
-	return argv, m.qemu.env(), nil
+	path := filepath.Join(s.dir, initrdName)
+	if o.Modules, err = m.writeInitrd(path, program, o.Modules); err != nil {
+		return w, err
+	}
+	return wardenOrders{
+		Argv:   append([]string{m.qemu.Path}, m.arguments(path, cfg.Memory, o.Writable)...),
+		Env:    m.qemu.env(),
+		Single: true,
+	}, nil
+}
+
+// static refuses a program that cannot be process 1 where no library is.
+func static(program string) error {
+	f, err := elf.Open(program)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return errors.New("this program needs shared libraries, and cannot be process 1 of a machine: build it with CGO_ENABLED=0")
+		}
+	}
+	return nil
 }
 
 // writeInitrd packs our program and the modules: some of them it takes to reach

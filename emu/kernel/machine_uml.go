@@ -25,14 +25,16 @@ func (u *umlProgram) folder() string { return u.Modules }
 
 func (u *umlProgram) booted(*scratch) {}
 
-func (u *umlProgram) command(cfg Config, s *scratch, program string, o *orders) (argv, env []string, err error) {
+func (u *umlProgram) command(cfg Config, s *scratch, program string, o *orders) (wardenOrders, error) {
 	o.Visible = append(o.Visible, program)
 	memory, err := memoryDir(cfg.Memory)
 	if err != nil {
-		return nil, nil, err
+		return wardenOrders{}, err
 	}
-	argv = append([]string{u.Path}, u.arguments(program, s.dir, cfg.Memory)...)
-	return argv, []string{"TMPDIR=" + memory, "HOME=/", "PATH=" + standardPath}, nil
+	return wardenOrders{
+		Argv: append([]string{u.Path}, u.arguments(program, s.dir, cfg.Memory)...),
+		Env:  []string{"TMPDIR=" + memory, "HOME=/", "PATH=" + standardPath},
+	}, nil
 }
 
 // channel gives the line a folder of its own, beside the program.

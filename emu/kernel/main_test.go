@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -68,9 +69,13 @@ func answer(conn net.Conn, args []string) {
 		}
 	case "panic":
 		_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
-	case "write":
-		path, _ := io.ReadAll(conn)
-		err := os.WriteFile(string(path), []byte("from inside\n"), 0o644)
+	case "write": // under another name, then renamed: the rest of the line is the path
+		path, _ := bufio.NewReader(conn).ReadString('\n')
+		path = strings.TrimSpace(path)
+		err := os.WriteFile(path+".new", []byte("from inside\n"), 0o644)
+		if err == nil {
+			err = os.Rename(path+".new", path)
+		}
 		fmt.Fprint(conn, err)
 	case "children": // orphans that nobody waits for
 		_ = unix.Exec("/bin/true", nil, nil)
@@ -84,24 +89,46 @@ func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 // needUML skips where User Mode Linux is not installed.
 func needUML(t testing.TB) {
 	t.Helper()
+	needKernel(t, UML)
+}
+
+// needKernel skips where the kernel cannot be booted.
+func needKernel(t testing.TB, s Substrate) {
+	t.Helper()
 	if testing.Short() {
-		t.Skip("boots User Mode Linux: left out by -short")
+		t.Skip("boots a kernel: left out by -short")
 	}
-	if os.Getenv(EnvKernel) == string(UML) {
-		t.Skip("boots User Mode Linux: not inside of one")
+	if Inside() != "" && Inside() != Host {
+		t.Skip("boots a kernel: not inside of one")
 	}
-	if err := umlUsable(t.Context()); err != nil {
+	if _, err := Choose(t.Context(), s); err != nil {
 		t.Skip(err)
+	}
+	if s == QEMU {
+		if err := static("/proc/self/exe"); err != nil {
+			t.Skip(err)
+		}
 	}
 }
 
-// boot starts a small kernel and stops it after the test.
+// smallMemory is enough for a kernel and a test, in bytes.
+func smallMemory(s Substrate) int64 {
+	if s == QEMU {
+		return 384 << 20
+	}
+	return 256 << 20
+}
+
+// boot starts a small kernel, User Mode Linux if nothing else is said, and stops
+// it after the test.
 func boot(t testing.TB, cfg Config) *Machine {
 	t.Helper()
-	needUML(t)
-	cfg.Substrate = UML
+	if cfg.Substrate == "" {
+		cfg.Substrate = UML
+	}
+	needKernel(t, cfg.Substrate)
 	if cfg.Memory == 0 {
-		cfg.Memory = 256 << 20
+		cfg.Memory = smallMemory(cfg.Substrate)
 	}
 	m, err := Start(t.Context(), cfg)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,6 +41,7 @@ type wardenOrders struct {
 	Env     []string `json:"env"`
 	Scratch string   `json:"scratch"` // removed at the end
 	Console string   `json:"console"` // log file
+	Single  bool     `json:"single"`  // the kernel is one process, which can die with the warden
 	Held    int      `json:"held"`    // files from wardenHeld on that all its processes keep open
 }
 
@@ -125,11 +127,18 @@ func (w *warden) start() (*os.File, error) {
 	defer null.Close()
 	channel := os.NewFile(wardenChannel, "channel")
 	defer channel.Close()
+	sys := &syscall.SysProcAttr{Setpgid: true}
+	if w.orders.Single {
+		// For where the warden has no PID namespace. It is sent when the thread
+		// ends that starts the process: the main one, which stays.
+		runtime.LockOSThread()
+		sys.Pdeathsig = unix.SIGKILL
+	}
 	p, err := os.StartProcess(w.orders.Argv[0], w.orders.Argv, &os.ProcAttr{
 		Dir:   "/",
 		Env:   w.orders.Env,
 		Files: append([]*os.File{null, out, out, channel}, w.held()...),
-		Sys:   &syscall.SysProcAttr{Setpgid: true},
+		Sys:   sys,
 	})
 	if err != nil {
 		console.Close()
