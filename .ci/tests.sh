@@ -202,7 +202,7 @@ do_step() {
 	static) step "staticcheck" go run "$staticcheck" ./... ;;
 	shell)
 		if command -v shellcheck >/dev/null; then
-			step shellcheck shellcheck -x run.sh .ci/run .ci/tests.sh
+			step shellcheck shellcheck -x run.sh .ci/run .ci/tests.sh .github/actions/*/gate
 		else
 			leave_out shellcheck "it is not installed (apt-get install shellcheck)"
 		fi
