@@ -109,21 +109,30 @@ func NewRunID(t time.Time) string {
 // Open reads the folder of an earlier run, finished or interrupted, to go on
 // with it or to look at it. It changes nothing.
 func Open(dir string) (*Store, error) {
-	data, err := os.ReadFile(filepath.Join(dir, "run.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open results %s: this is no run folder (it has no run.json): %w", dir, fs.ErrNotExist)
-	}
+	info, err := readInfo(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open results %s: %w", dir, err)
 	}
-	if err := checkSchema(data); err != nil {
-		return nil, fmt.Errorf("open results %s: %w", dir, err)
-	}
-	s := &Store{dir: dir, status: map[string]TrialRecord{}}
-	if err := json.Unmarshal(data, &s.info); err != nil {
-		return nil, fmt.Errorf("open results %s: run.json: %w", dir, err)
-	}
+	s := &Store{dir: dir, info: info, status: map[string]TrialRecord{}}
 	return s, s.scan()
+}
+
+// readInfo reads a run.json that this version understands.
+func readInfo(dir string) (info RunInfo, err error) {
+	data, err := os.ReadFile(filepath.Join(dir, "run.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return info, fmt.Errorf("this is no run folder (it has no run.json): %w", fs.ErrNotExist)
+	}
+	if err != nil {
+		return info, err
+	}
+	if err := checkSchema(data); err != nil {
+		return info, err
+	}
+	if err := json.Unmarshal(data, &info); err != nil {
+		return info, fmt.Errorf("run.json: %w", err)
+	}
+	return info, nil
 }
 
 // checkSchema refuses what this version cannot read. It looks at nothing else

@@ -23,14 +23,14 @@ func resultsFolder(args []string) (string, error) {
 		}
 		return args[0], nil
 	}
-	runs, err := metrics.Runs("results")
+	newest, err := metrics.Newest("results")
 	if err != nil {
 		return "", usageError{err}
 	}
-	if len(runs) == 0 {
+	if newest == "" {
 		return "", usageError{fmt.Errorf("no run in results/: name its folder")}
 	}
-	return runs[len(runs)-1], nil
+	return newest, nil
 }
 
 // showFigures lists what was drawn.

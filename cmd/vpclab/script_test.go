@@ -47,6 +47,11 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("VPCLAB_HOME", filepath.Join(env.WorkDir, "state"))
+			golden, err := filepath.Abs("../../metrics/testdata")
+			if err != nil {
+				return err
+			}
+			env.Setenv("GOLDEN", golden)
 			if cache, err := os.UserCacheDir(); err == nil { // where run.sh unpacks a kernel for users without root
 				env.Setenv("XDG_CACHE_HOME", cache)
 				env.Setenv("GOCACHE", filepath.Join(cache, "go-build"))
