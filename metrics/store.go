@@ -268,8 +268,8 @@ func (s *Store) eval(samples []Sample, experiment string, expect []string) ([]Ou
 		if failed > 0 {
 			o.Text += fmt.Sprintf("; %d failed %s left out", failed, plural(failed, "trial", "trials"))
 		}
-		if text := s.VoidText(experiment); text != "" {
-			o.Text += "; " + text
+		if n, of := s.voidCount(experiment); n > 0 {
+			o.Text += fmt.Sprintf("; %d of %d %s void and left out", n, of, plural(of, "trial", "trials"))
 		}
 		outcomes = append(outcomes, o)
 	}

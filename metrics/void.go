@@ -84,6 +84,20 @@ func (s *Store) VoidText(experiment string) string {
 	return fmt.Sprintf("%d of %d %s void (%s) and left out", n, all, plural(all, "trial", "trials"), someOf(why))
 }
 
+// voidCount is how many trials of an experiment are void, and how many there are.
+func (s *Store) voidCount(experiment string) (void, all int) {
+	for _, t := range s.sorted() {
+		if t.Experiment != experiment {
+			continue
+		}
+		all++
+		if t.void() {
+			void++
+		}
+	}
+	return void, all
+}
+
 // worstBreach is what voided a trial, in short.
 func worstBreach(f *Fidelity) string {
 	if f == nil || len(f.Breaches) == 0 {

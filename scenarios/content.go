@@ -71,7 +71,7 @@ func contentKind() kind {
 		byBits = append(byBits, cross([]labels{{"bits": strconv.Itoa(b)}}, "mode", hashVerified, hashUnverified, hashKeyed)...)
 	}
 	return kind{
-		resolution: 10 * time.Second, // it counts
+		resolution: counting,
 		params: []param{
 			word(paramWorkload, "a workload", workloads[:len(workloads)-1], func(*topo.Plan, topo.Experiment) string { return workloads[0] }),
 			word(paramScale, "a scale", scaleNames(), func(*topo.Plan, topo.Experiment) string { return scales[0].name }),

@@ -19,6 +19,7 @@ type eventLog struct {
 func (l *eventLog) until(ctx context.Context, found func(event.Event) bool) (event.Mono, error) {
 	for i := 0; ; i++ {
 		if i == len(l.seen) {
+			l.sub.Refill()
 			select {
 			case e := <-l.sub.C:
 				l.seen = append(l.seen, e)
@@ -39,7 +40,9 @@ func (l *eventLog) drain() []event.Event {
 		case e := <-l.sub.C:
 			l.seen = append(l.seen, e)
 		default:
-			return l.seen
+			if !l.sub.Refill() {
+				return l.seen
+			}
 		}
 	}
 }

@@ -308,6 +308,9 @@ func (s *operationStep) announcements(sub *lab.Subscription) (died error) {
 				died = errors.Join(died, fmt.Errorf("BGP speaker of %s died during the trial: %s", e.Node, e.Attr["status"]))
 			}
 		default:
+			if sub.Refill() {
+				continue
+			}
 			s.trial.Add("operation.announcements", "count", float64(most), s.set)
 			return died
 		}

@@ -387,6 +387,9 @@ func (r *runner) finish(ctx context.Context, cause error) (Verdict, error) {
 			return v, errors.Join(err, ferr)
 		}
 	}
+	if text := r.cfg.Store.VoidText(labExperiment); text != "" {
+		v.Lines = append(v.Lines, fmt.Sprintf("VOID %s: %s", labExperiment, text))
+	}
 	return r.end(v, cause)
 }
 

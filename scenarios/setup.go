@@ -229,7 +229,9 @@ func keep(t *metrics.Trial, sub *lab.Subscription) (died error) {
 				died = errors.Join(died, fmt.Errorf("BGP speaker of %s died during the trial: %s", e.Node, e.Attr["status"]))
 			}
 		default:
-			return died
+			if !sub.Refill() {
+				return died
+			}
 		}
 	}
 }

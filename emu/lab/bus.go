@@ -8,27 +8,31 @@ import (
 )
 
 const (
-	busHistory = 4096 // events that a late subscriber can still ask for
-	busQueue   = 4096 // events that a slow subscriber may lie behind
+	busHistory = 4096    // events that a late subscriber can still ask for
+	busQueue   = 4096    // events that a slow subscriber may lie behind
+	busMore    = 1 << 20 // and, who may not miss one
 )
 
 // bus hands events to subscribers. Publishing never blocks: each subscriber
-// has a queue of fixed length, and what does not fit is counted, not kept.
+// has a queue of fixed length, and what does not fit is counted, not kept; but
+// for those who go by what they read, as an experiment does, a lot more is.
 type bus struct {
 	mu      sync.Mutex
 	history []event.Event // ring of the last busHistory events
 	next    int
 	subs    map[*Subscription]struct{}
-	missed  int // events that did not fit for readers of this process
+	missed  int // events that were lost for those who may not miss one
 }
 
 // Subscription is one reader of the bus.
 type Subscription struct {
-	C    <-chan event.Event
-	bus  *bus
-	c    chan event.Event
-	lost int  // since the last event that fitted; guarded by bus.mu
-	own  bool // it is read in this process, by who goes by what it reads
+	C   <-chan event.Event
+	bus *bus
+	c   chan event.Event
+	// Guarded by bus.mu:
+	lost  int           // since the last event that fitted
+	whole bool          // what does not fit is kept
+	more  []event.Event // what waits for room
 }
 
 func newBus() *bus { return &bus{subs: map[*Subscription]struct{}{}} }
@@ -76,27 +80,52 @@ func (b *bus) publish(e event.Event) {
 
 // offer queues e, preceded by a note of what was lost before it.
 func (s *Subscription) offer(e event.Event) {
+	if s.whole {
+		if s.refill(); len(s.more) > 0 || len(s.c) == cap(s.c) {
+			if len(s.more) < busMore {
+				s.more = append(s.more, e)
+				return
+			}
+			s.lost++
+			s.bus.missed++
+			return
+		}
+	}
 	if s.lost > 0 {
 		note := event.Event{T: e.T, Wall: e.Wall, Kind: "events.lost", Attr: map[string]string{"n": strconv.Itoa(s.lost)}}
 		select {
 		case s.c <- note:
 			s.lost = 0
 		default:
-			s.miss()
+			s.lost++
 			return
 		}
 	}
 	select {
 	case s.c <- e:
 	default:
-		s.miss()
+		s.lost++
 	}
 }
 
-// miss counts an event that did not fit.
-func (s *Subscription) miss() {
-	s.lost++
-	if s.own {
-		s.bus.missed++
+// Refill gives a reader who has found C empty what has waited for room in it, and
+// tells whether there was anything.
+func (s *Subscription) Refill() bool {
+	s.bus.mu.Lock()
+	defer s.bus.mu.Unlock()
+	return s.refill()
+}
+
+func (s *Subscription) refill() bool {
+	if _, open := s.bus.subs[s]; !open {
+		return false // C is closed
 	}
+	n := min(len(s.more), cap(s.c)-len(s.c))
+	for _, e := range s.more[:n] {
+		s.c <- e // there is room, and only who holds mu puts anything in
+	}
+	if s.more = s.more[n:]; len(s.more) == 0 {
+		s.more = nil
+	}
+	return n > 0
 }

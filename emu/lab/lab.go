@@ -121,11 +121,13 @@ func (l *Lab) Fabric() *fabric.Fabric {
 func (l *Lab) Speaker(node string) (*bgp.Speaker, bool) { return l.speakers.get(node) }
 
 // Subscribe returns a view of the lab's events from now on. It never holds the
-// lab up: a subscriber that does not read loses events, and is told how many.
+// lab up: what a subscriber does not read waits for it, a million events long, and
+// it calls Refill when it has read all that there was; later ones are lost and
+// counted.
 func (l *Lab) Subscribe() *Subscription {
 	s := l.bus.subscribe(0)
 	l.bus.mu.Lock()
-	s.own = true
+	s.whole = true
 	l.bus.mu.Unlock()
 	return s
 }

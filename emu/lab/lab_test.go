@@ -271,6 +271,27 @@ vpcs:
   x: {service: vpls, sites: [a, b, c]}
 `
 
+func TestBusKeepsAllForWhoMayMissNothing(t *testing.T) {
+	b := newBus()
+	whole := b.subscribe(0)
+	whole.whole = true
+	for i := range 2*busQueue + 10 {
+		b.publish(event.Event{Kind: "x", T: event.Mono(i)})
+	}
+	for i := range 2*busQueue + 10 {
+		if len(whole.C) == 0 && !whole.Refill() {
+			t.Fatalf("%d events have come, want %d", i, 2*busQueue+10)
+		}
+		if e := <-whole.C; e.T != event.Mono(i) {
+			t.Fatalf("event %d is number %d", i, e.T)
+		}
+	}
+	if whole.Refill() || b.missed > 0 {
+		t.Errorf("%d events were lost", b.missed)
+	}
+	whole.Close()
+}
+
 func TestBusNeverBlocksAndTellsWhatWasLost(t *testing.T) {
 	b := newBus()
 	slow := b.subscribe(0)

@@ -480,7 +480,7 @@ func (m *migration) account(o *hypervisor.Outcome) {
 // holding has a VM that is to arrive with others wait for them. The function
 // that it returns ends that.
 func (m *migration) holding(ctx context.Context, source *hypervisor.Process) (stop func()) {
-	sub := m.lab.Subscribe()
+	sub := m.lab.bus.subscribe(0)
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {

@@ -36,7 +36,7 @@ func (s *server) migrate(w http.ResponseWriter, r *http.Request) {
 		moves[m.VM] = true
 	}
 	out := newLines(w)
-	sub := s.lab.Subscribe()
+	sub := s.lab.bus.subscribe(0)
 	told := make(chan struct{})
 	go func() {
 		defer close(told)

@@ -39,7 +39,7 @@ const (
 // there and all VPN routes programmed. The error wraps a *BrokenError that names what is
 // not so. A caller whose deadline has passed already gets one look.
 func (l *Lab) Whole(ctx context.Context) error {
-	sub := l.Subscribe()
+	sub := l.bus.subscribe(0) // it only wakes: what is lost may be lost
 	defer sub.Close()
 	for {
 		began := time.Now()
