@@ -332,3 +332,15 @@ func TestJUnitIsXML(t *testing.T) {
 	require.Equal(t, 1, back.Failures)
 	require.Equal(t, "e&", back.Suites[0].Name)
 }
+
+func TestMixedRuns(t *testing.T) {
+	s := func(versions ...string) Side {
+		r := metrics.RunInfo{ID: "r1"}
+		for _, v := range versions {
+			r.Sessions = append(r.Sessions, metrics.Session{Version: v})
+		}
+		return Side{Name: "side", Runs: []metrics.RunInfo{r}}
+	}
+	require.Empty(t, mixed(s(), s("v1"), s("v1", "v1")))
+	require.Equal(t, []string{"side: run r1 was gone on with by another version or on another kernel"}, mixed(s("v1", "v2")))
+}

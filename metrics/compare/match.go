@@ -82,6 +82,7 @@ func comparable(old, new Side, force bool) (warnings []string, err error) {
 		}
 	}
 	warnings = append(warnings, loads(old, new, virtual)...)
+	warnings = append(warnings, mixed(old, new)...)
 	if len(bars) > 0 && !force {
 		return warnings, &NotComparableError{bars}
 	}
@@ -94,6 +95,25 @@ func loads(old, new Side, virtual bool) (warnings []string) {
 		for _, r := range s.Runs {
 			if busy := max(r.Host.LoadMin, 0); !virtual && r.Host.CPUs > 0 && busy > float64(r.Host.CPUs) {
 				warnings = append(warnings, fmt.Sprintf("%s: the machine was busy when run %s began: load %.1f on %d processors", s.Name, r.ID, busy, r.Host.CPUs))
+			}
+		}
+	}
+	return warnings
+}
+
+// mixed warns of runs that were gone on with by another version or kernel: their
+// trials are not of one kind.
+func mixed(sides ...Side) (warnings []string) {
+	for _, s := range sides {
+		for _, r := range s.Runs {
+			if len(r.Sessions) < 2 {
+				continue
+			}
+			first := r.Sessions[0]
+			if slices.ContainsFunc(r.Sessions, func(x metrics.Session) bool {
+				return x.Version != first.Version || x.Program != first.Program || x.Kernel.Release != first.Kernel.Release || x.Kernel.Substrate != first.Kernel.Substrate
+			}) {
+				warnings = append(warnings, fmt.Sprintf("%s: run %s was gone on with by another version or on another kernel", s.Name, r.ID))
 			}
 		}
 	}
