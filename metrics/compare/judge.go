@@ -211,12 +211,22 @@ func (o Options) cell(k cellKey, old, new table, f family, sameDraws bool) Cell 
 	case isCounter(k.unit) && sameTrials(was, is) || !c.Old.varies() && c.Old.Min == c.New.Min && c.Old.Max == c.New.Max:
 		c.Verdict, c.Exact = Same, isCounter(k.unit)
 		c.Shift = number(0)
-	case isCounter(k.unit) && (o.Tolerance != nil || sameDraws && !c.Old.varies()):
+	case isCounter(k.unit) && (o.Tolerance != nil || sameDraws && o.certain(c)):
 		o.exact(&c)
 	default:
 		o.statistic(&c, plain(was), plain(is))
 	}
 	return c
+}
+
+// certain tells whether a counter owes nothing to chance: it was the same in all
+// old trials; and one that depends on the schedule is so on both sides, in as
+// many trials as a statistic needs.
+func (o Options) certain(c Cell) bool {
+	if c.Old.varies() {
+		return false
+	}
+	return !byChance(c.Metric, c.Unit) || !c.New.varies() && min(c.Old.N, c.New.N) >= o.Trials
 }
 
 // sameTrials tells whether both sides have the same trials with the same values.
