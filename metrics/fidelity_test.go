@@ -179,7 +179,7 @@ func TestRunFidelityIsStored(t *testing.T) {
 	require.NoError(t, s.Finish(VerdictPass, nil))
 	want, err := s.Fidelity()
 	require.NoError(t, err)
-	got, err := ReadFidelity(s.Dir())
+	got, err := s.readFidelity()
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	require.Equal(t, map[string]int{FidelityPass: 1, FidelityWarn: 1, FidelityVoid: 2, FidelityUnknown: 1}, got.Trials)
@@ -187,10 +187,19 @@ func TestRunFidelityIsStored(t *testing.T) {
 	require.Equal(t, "uml", got.Kernel.Substrate)
 	require.Equal(t, "fidelity warn: 1 pass, 1 unknown, 1 warn, 2 void and left out; worst: stall 340 ms > 50 ms (vpc-setup sites=4, trial 3)", got.Line())
 
-	require.NoError(t, os.Remove(filepath.Join(s.Dir(), "fidelity.json")))
-	old, err := ReadFidelity(s.Dir())
+	require.NoError(t, os.RemoveAll(filepath.Join(s.Dir(), "trials")))
+	kept := reopen(t, s)
+	require.True(t, kept.Reduced())
+	old, err := kept.Fidelity()
 	require.NoError(t, err)
-	require.Equal(t, want, old, "without the file, what the trials say")
+	require.Equal(t, want, old, "where the trials were not kept, too")
+	void, err := kept.VoidSamples()
+	require.NoError(t, err)
+	require.Len(t, void, 2)
+	samples, err := kept.Samples()
+	require.NoError(t, err)
+	require.Len(t, samples, 3)
+	require.Equal(t, "2 of 5 trials void (stall 340 ms > 50 ms; stall 200 ms > 50 ms) and left out", kept.VoidText(""))
 }
 
 func TestOldResultsAreUnknown(t *testing.T) {

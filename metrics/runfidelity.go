@@ -66,6 +66,11 @@ type VoidAttempt struct {
 
 // Fidelity gathers what was seen of the invariants in all trials.
 func (s *Store) Fidelity() (RunFidelity, error) {
+	if s.reduced {
+		if rep, err := s.readFidelity(); !errors.Is(err, fs.ErrNotExist) {
+			return rep, err
+		}
+	}
 	info := s.Info()
 	rep := RunFidelity{Kind: "run", Run: info.ID, Kernel: info.Kernel, Grade: FidelityUnknown, Trials: map[string]int{}, Worst: []WorstSeen{}, List: []TrialFidelity{}}
 	aside, err := s.voidAttempts()
@@ -149,23 +154,15 @@ func (s *Store) voidAttempts() (map[string][]TrialRecord, error) {
 	return all, nil
 }
 
-// ReadFidelity is what a run's folder says of its fidelity: fidelity.json where
-// there is one, else what its trials say, which of older results is nothing.
-func ReadFidelity(dir string) (RunFidelity, error) {
-	var rep RunFidelity
-	data, err := os.ReadFile(filepath.Join(dir, fidelityName))
-	if errors.Is(err, fs.ErrNotExist) {
-		s, err := Open(dir)
-		if err != nil {
-			return rep, err
-		}
-		return s.Fidelity()
+// readFidelity is what fidelity.json says, in a folder where it is all that was
+// kept of the attempts.
+func (s *Store) readFidelity() (rep RunFidelity, err error) {
+	data, err := os.ReadFile(filepath.Join(s.dir, fidelityName))
+	if err == nil {
+		err = json.Unmarshal(data, &rep)
 	}
 	if err != nil {
-		return rep, fmt.Errorf("read fidelity of %s: %w", dir, err)
-	}
-	if err := json.Unmarshal(data, &rep); err != nil {
-		return rep, fmt.Errorf("read fidelity of %s: %s: %w", dir, fidelityName, err)
+		return rep, fmt.Errorf("results folder %s: read %s: %w", s.dir, fidelityName, err)
 	}
 	return rep, nil
 }

@@ -19,6 +19,7 @@ type data struct {
 	samples  []metrics.Sample
 	bySample map[string]byTrial // of samples, by row; see index
 	disks    map[string]bool    // experiments whose disks move; see movesDisks
+	fidelity metrics.RunFidelity
 }
 
 // load reads a run's folder.
@@ -31,7 +32,15 @@ func load(dir string) (*data, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &data{store: store, info: store.Info(), rows: metrics.SummarizeAll(samples), samples: samples}, nil
+	rows, err := store.Summaries()
+	if err != nil {
+		return nil, err
+	}
+	fidelity, err := store.Fidelity()
+	if err != nil {
+		return nil, err
+	}
+	return &data{store: store, info: store.Info(), rows: rows, samples: samples, fidelity: fidelity}, nil
 }
 
 // Labels that say what a sample is about and not which point it belongs to.
@@ -223,7 +232,8 @@ func numeric(r metrics.PointSummary, label string) (float64, bool) {
 	return v, err == nil && v > 0
 }
 
-// nText is the n of what is drawn: "n = 8 trials" or "n = 6 to 8 trials".
+// nText is the n of what is drawn: "n = 8 trials" or "n = 6 to 8 trials", and how
+// many void ones are not among them.
 func nText(rows []metrics.PointSummary) string {
 	if len(rows) == 0 {
 		return bind("n = 0 trials")
@@ -233,9 +243,9 @@ func nText(rows []metrics.PointSummary) string {
 		lo, hi = min(lo, r.N), max(hi, r.N)
 	}
 	if lo == hi {
-		return bind("n = " + count(strconv.Itoa(lo), "trial"))
+		return bind("n = "+count(strconv.Itoa(lo), "trial")) + voidText(rows)
 	}
-	return bind(fmt.Sprintf("n = %d to %d trials", lo, hi))
+	return bind(fmt.Sprintf("n = %d to %d trials", lo, hi)) + voidText(rows)
 }
 
 // spreadText says what whiskers mean for these rows.
@@ -267,10 +277,11 @@ func (d *data) whichText(exp string, all []string) string {
 	return " Experiment " + exp + "."
 }
 
-// kernelText is where and when the numbers were taken.
+// kernelText is where and when the numbers were taken, and how far they can be
+// believed.
 func (d *data) kernelText() string {
 	k := d.info.Kernel
-	return fmt.Sprintf("Kernel %s (%s), %s clock, %s.", k.Release, k.Substrate, k.Clock, d.info.Started.UTC().Format("2006-01-02"))
+	return fmt.Sprintf("Kernel %s (%s), %s clock, %s. %s", k.Release, k.Substrate, k.Clock, d.info.Started.UTC().Format("2006-01-02"), d.fidelityText())
 }
 
 // redrawText is the command that draws a figure again.

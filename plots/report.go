@@ -49,7 +49,9 @@ type reportData struct {
 	Took     string
 	Folder   string // as commands name it
 	Good     int
+	Void     int
 	Failed   []metrics.TrialRecord
+	Fidelity fidelityPage
 	Figures  []reportFigure
 	NotDrawn []Figure
 	Moves    []moveTable
@@ -76,7 +78,8 @@ func report(dir string) error {
 	}
 	page := reportData{
 		RunInfo: d.info, Folder: fmt.Sprintf("results/%s/%s", d.info.Scenario, d.info.ID),
-		Moves: d.moveTables(), Tables: tables(withoutRounds(d.rows)), Hidden: len(d.rows) - len(withoutRounds(d.rows)), Command: "vpclab " + quoteArgs(d.info.Args),
+		Fidelity: d.fidelityPage(),
+		Moves:    d.moveTables(), Tables: tables(withoutRounds(d.rows)), Hidden: len(d.rows) - len(withoutRounds(d.rows)), Command: "vpclab " + quoteArgs(d.info.Args),
 	}
 	if !d.info.Finished.IsZero() {
 		page.Took = d.info.Finished.Sub(d.info.Started).Round(time.Second).String()
@@ -89,10 +92,13 @@ func report(dir string) error {
 		return err
 	}
 	for _, t := range trials {
-		if t.Status == metrics.StatusOK {
+		switch {
+		case t.Good():
 			page.Good++
-		} else {
+		case t.Status == metrics.StatusFailed:
 			page.Failed = append(page.Failed, t)
+		default:
+			page.Void++
 		}
 	}
 	if err := page.addFigures(d, dir); err != nil {

@@ -40,6 +40,7 @@ type moveRow struct {
 	Cells  []string // values of the labels
 	Values []moveValue
 	N      int
+	Void   int // values of void trials, which are not among them
 }
 
 // moveValue is a median with its spread, as text; "" where there is none.
@@ -70,7 +71,7 @@ func (d *data) moveTables() (tables []moveTable) {
 		})
 		used := make([]bool, len(moveColumns))
 		for _, r := range rows {
-			row := moveRow{N: r.N}
+			row := moveRow{N: r.N, Void: r.Void}
 			for _, k := range varied {
 				row.Cells = append(row.Cells, moveCell(k, r.Labels[k]))
 			}

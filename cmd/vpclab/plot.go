@@ -26,6 +26,7 @@ func newPlot() *cobra.Command {
 				return printJSON(cmd, figures)
 			}
 			showFigures(cmd.OutOrStdout(), dir, figures)
+			showFidelity(cmd, dir)
 			return nil
 		},
 	}

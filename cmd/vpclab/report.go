@@ -31,6 +31,7 @@ func newReport() *cobra.Command {
 				return printJSON(cmd, map[string]string{"report": path})
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), path)
+			showFidelity(cmd, dir)
 			return nil
 		},
 	}

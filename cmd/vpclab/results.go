@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/metrics"
@@ -44,6 +45,18 @@ func showFigures(w io.Writer, dir string, figures []plots.Figure) {
 		if _, err := os.Stat(path); err == nil {
 			fmt.Fprintf(w, "%-25s %s\n", "report", path)
 		}
+	}
+}
+
+// showFidelity says, beside what a verb prints, how far a run's numbers can be
+// believed.
+func showFidelity(cmd *cobra.Command, dir string) {
+	store, err := metrics.Open(dir)
+	if err != nil {
+		return // who read the folder before has said so
+	}
+	if rep, err := store.Fidelity(); err == nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), rep.Line())
 	}
 }
 

@@ -18,7 +18,7 @@ func newTable() *cobra.Command {
 		Short: "print medians of a run as tables in Markdown",
 		Long: `Print medians of a run as tables in Markdown, one a metric: a row for each combination of the values of some labels, a column for each value of another. Without a folder: the newest run below results/.
 
-Every cell is a median with the smallest and largest value; n stands above each table.`,
+Every cell is a median with the smallest and largest value; n stands above each table. Void trials are in none of them, and a line below says how many there are.`,
 		Example: "  vpclab table --rows workload,rate --column algorithm --metric migration.total,migration.pause results/migration-sweep/…",
 		Args:    maxArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -51,6 +51,9 @@ Every cell is a median with the smallest and largest value; n stands above each 
 				if err := p.WriteMarkdown(cmd.OutOrStdout(), samples); err != nil {
 					return usageError{fmt.Errorf("%s: %w", strings.TrimSuffix(dir, "/"), err)}
 				}
+			}
+			if text := store.VoidText(experiment); text != "" {
+				fmt.Fprintf(cmd.OutOrStdout(), "\n%s.\n", text)
 			}
 			return nil
 		},
