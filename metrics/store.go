@@ -204,6 +204,14 @@ func (s *Store) Done(experiment string, point map[string]string, trial int) bool
 	return s.status[trialPath(experiment, point, trial)].Good()
 }
 
+// Has reports whether this trial of this point is finished, be it good or not.
+func (s *Store) Has(experiment string, point map[string]string, trial int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, has := s.status[trialPath(experiment, point, trial)]
+	return has
+}
+
 // Trials are the finished trials, good and failed, ordered by experiment,
 // point and number.
 func (s *Store) Trials() ([]TrialRecord, error) {

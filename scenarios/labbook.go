@@ -60,9 +60,10 @@ func (r *runner) recallBook() error {
 }
 
 // bookTimes stores the lab's own times as the only trial of an experiment
-// "lab", once the run is done.
+// "lab", once the run is done. It stands even where it is void: the lab of an
+// experiment that is done is not built again to time it.
 func (r *runner) bookTimes() error {
-	if len(r.book) > 0 && !r.cfg.Store.Done(labExperiment, nil, 1) {
+	if len(r.book) > 0 && !r.cfg.Store.Has(labExperiment, nil, 1) {
 		t, err := r.cfg.Store.Begin(labExperiment, nil, 1)
 		if err != nil {
 			return err

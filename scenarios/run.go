@@ -126,7 +126,7 @@ func (r *runner) nothingLeft() bool {
 			}
 		}
 	}
-	return r.cfg.Store.Done(labExperiment, nil, 1)
+	return r.cfg.Store.Has(labExperiment, nil, 1)
 }
 
 // deploy builds the backbone by itself, so that its time and that of the LANs
