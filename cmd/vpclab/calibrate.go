@@ -21,8 +21,9 @@ import (
 // calibrateOptions are the flags of calibrate.
 type calibrateOptions struct {
 	fidelity.Request
-	upTo string
-	out  string
+	from, upTo string
+	out        string
+	box        boxFlags
 }
 
 // calibrateMemory is for the largest graph of routers, and for what waits in
@@ -41,14 +42,16 @@ Every measurement is held against a bar: PASS within it, WARN within twice of it
 with. The bars and the method are explained in docs/fidelity.md.
 
 Exit code 0: nothing is void. 1: something is.`,
-		Example: "  vpclab calibrate --quick\n  vpclab calibrate --kernel uml --only F1,F2 --up-to 500mbit --out calibration",
+		Example: "  vpclab calibrate --quick\n  vpclab calibrate --kernel uml --only F1,F2 --up-to 500mbit --out calibration\n  vpclab calibrate --clock virtual --up-to 10gbit",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			rate, err := topo.ParseRate(o.upTo)
-			if err != nil {
+			var err error
+			if o.UpTo, err = topo.ParseRate(o.upTo); err != nil {
 				return usageError{fmt.Errorf("--up-to: %w", err)}
 			}
-			o.UpTo = rate
+			if o.From, err = topo.ParseRate(o.from); err != nil {
+				return usageError{fmt.Errorf("--from: %w", err)}
+			}
 			for i, name := range o.Only {
 				o.Only[i] = strings.ToUpper(name)
 			}
@@ -61,8 +64,10 @@ Exit code 0: nothing is void. 1: something is.`,
 	f := cmd.Flags()
 	f.BoolVar(&o.Quick, "quick", false, "short runs, in about a minute")
 	f.StringSliceVar(&o.Only, "only", nil, "only these tests: "+strings.Join(fidelity.Tests(), ", "))
-	f.StringVar(&o.upTo, "up-to", "1gbit", "fastest link to measure")
+	f.StringVar(&o.from, "from", "1kbit", "slowest rate to measure")
+	f.StringVar(&o.upTo, "up-to", "1gbit", "fastest rate to measure")
 	f.StringVar(&o.Peer, "peer", "", "measure the links of this one beside: mininet")
+	o.box.addTo(cmd)
 	f.StringVar(&o.out, "out", "", "folder for "+metrics.CalibrationFile+" and figures (default: none is written)")
 	complete(cmd, "only", func(string) []string { return fidelity.Tests() })
 	complete(cmd, "peer", func(string) []string { return []string{"mininet"} })
@@ -75,12 +80,22 @@ func calibrate(cmd *cobra.Command, o calibrateOptions) error {
 	defer cancel()
 	p := newProgress(os.Stderr)
 	defer p.end()
-	c, err := calibrateOnce(ctx, o.Request, p)
+	virtual, err := o.box.virtual(global.kernel)
+	if err != nil {
+		return err
+	}
+	once := func(req fidelity.Request, boot uint64) (*metrics.Calibration, error) {
+		if virtual { // another seed, or the second box would do the same to the bit
+			return calibrateBoxed(ctx, o, req, o.box.seed+boot, p)
+		}
+		return calibrateOnce(ctx, req, p)
+	}
+	c, err := once(o.Request, 0)
 	if c == nil {
 		return err
 	}
 	if err == nil && fidelity.WantsTwice(o.Request) {
-		err = calibrateTwice(ctx, c, o.Request, p)
+		err = calibrateTwice(c, func() (*metrics.Calibration, error) { return once(fidelity.Again(o.Request), 1) })
 	}
 	p.end()
 	c.Host.LoadEnd = loadAverage()
@@ -136,12 +151,12 @@ func calibrateOnce(ctx context.Context, req fidelity.Request, p *progress) (c *m
 
 // calibrateTwice boots the kernel once more and holds what is then measured
 // against the first time.
-func calibrateTwice(ctx context.Context, c *metrics.Calibration, req fidelity.Request, p *progress) error {
+func calibrateTwice(c *metrics.Calibration, once func() (*metrics.Calibration, error)) error {
 	if c.Kernel.Substrate == string(kernel.Host) {
 		c.Results = append(c.Results, fidelity.NotTwice("this machine's own kernel cannot be booted twice"))
 		return nil
 	}
-	again, err := calibrateOnce(ctx, fidelity.Again(req), p)
+	again, err := once()
 	if err != nil {
 		return fmt.Errorf("the second boot: %w", err)
 	}

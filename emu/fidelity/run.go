@@ -76,6 +76,16 @@ func Tests() (names []string) {
 	return names
 }
 
+// Once are the tests that one boot of a kernel can do.
+func (q Request) Once() (names []string) {
+	for _, name := range Tests() {
+		if len(q.Only) == 0 || slices.Contains(q.Only, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // Check finds what is wrong with a request.
 func (q Request) Check() error {
 	for _, name := range q.Only {
@@ -117,7 +127,7 @@ func Run(ctx context.Context, l Lab, q Request, tell Progress) (*metrics.Calibra
 	r.out = metrics.Calibration{Kind: "calibration", Schema: metrics.CalibrationSchema, Started: time.Now(), Quick: q.Quick}
 	var err error
 	for _, t := range tests {
-		if len(q.Only) > 0 && !slices.Contains(q.Only, t.name) {
+		if !slices.Contains(q.Once(), t.name) {
 			continue
 		}
 		if err = t.do(r, ctx); err != nil {
