@@ -135,6 +135,11 @@ func Run(ctx context.Context, l Lab, q Request, tell Progress) (*metrics.Calibra
 			break
 		}
 	}
+	if err == nil {
+		if err = r.peer(ctx); err != nil {
+			err = fmt.Errorf("calibrate: %w", err)
+		}
+	}
 	r.out.TookS = time.Since(r.out.Started).Seconds()
 	end, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), endLimit, fmt.Errorf("the lab did not go within %v", endLimit))
 	defer cancel()
