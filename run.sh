@@ -6,13 +6,15 @@
 #   ./run.sh test           all tests
 #   ./run.sh VERB [ARG…]    any verb of vpclab, as in ./run.sh doctor
 #   ./run.sh kernel-image   unpack Debian's stock kernel into the cache folder
+#   ./run.sh qemu           get QEMU, and the kernel for it to boot
 #   ./run.sh frr            unpack Debian's FRR into the cache folder
 #   ./run.sh bench build    how fast labs are built, beside the kernel's own cost and peers
 #   ./run.sh bench migration    five algorithms of migration over bandwidths, as tables
 #
 # As root it installs Debian's package user-mode-linux by apt-get; as an
 # ordinary user it unpacks the same package into the cache folder
-# (${XDG_CACHE_HOME:-~/.cache}/vpclab). FRR is unpacked, whoever asks, for tests
+# (${XDG_CACHE_HOME:-~/.cache}/vpclab). So it does with qemu-system-x86, for
+# --kernel qemu, --clock virtual and the tests. FRR is unpacked, whoever asks, for tests
 # and for scenarios with routers that run it: nothing is installed, and no
 # service is started. What is there already is left alone.
 set -euo pipefail
@@ -114,18 +116,103 @@ no_package() {
 # install_package is root's way: the system's package.
 install_package() {
 	say "installing Debian's package user-mode-linux (a Linux kernel that runs as an ordinary program)"
-	export DEBIAN_FRONTEND=noninteractive
-	if ! apt-cache show user-mode-linux >/dev/null 2>&1; then
-		say "reading the package lists first (apt-get update)"
-		apt-get update -qq >&2 || no_package "apt-get update failed"
-	fi
-	if ! apt-get install -y -qq --no-install-recommends user-mode-linux >&2; then
-		# The lists may name a version that has been replaced since.
-		say "trying again with fresh package lists"
-		apt-get update -qq >&2 || no_package "apt-get update failed"
-		apt-get install -y -qq --no-install-recommends user-mode-linux >&2 || no_package "apt-get install failed"
-	fi
+	install user-mode-linux || no_package "apt-get install failed"
 	have_uml || no_package "the package was installed, but linux.uml is not there"
+}
+
+# install PACKAGE: by the system's package manager.
+install() {
+	export DEBIAN_FRONTEND=noninteractive
+	if ! apt-cache show "$1" >/dev/null 2>&1; then
+		say "reading the package lists first (apt-get update)"
+		apt-get update -qq >&2 || return
+	fi
+	apt-get install -y -qq --no-install-recommends "$1" >&2 && return
+	# The lists may name a version that has been replaced since.
+	say "trying again with fresh package lists"
+	apt-get update -qq >&2 && apt-get install -y -qq --no-install-recommends "$1" >&2
+}
+
+# have_qemu tells whether a QEMU is where vpclab looks for it.
+have_qemu() {
+	local found
+	[ -n "${VPCLAB_QEMU:-}" ] && return
+	command -v qemu-system-x86_64 >/dev/null && return
+	for found in {,"$cache"/qemu/*}/usr/bin/qemu-system-x86_64; do
+		[ -x "$found" ] && return
+	done
+	return 1
+}
+
+# have_image tells whether there is a kernel for it to boot.
+have_image() {
+	local found
+	[ -n "${VPCLAB_QEMU_KERNEL:-}" ] && return
+	for found in "$cache"/kernel/*/boot/vmlinuz-*; do
+		[ -r "$found" ] && return
+	done
+	for found in /boot/vmlinuz-*; do
+		[ -r "$found" ] && [ -d "/lib/modules/${found#*vmlinuz-}/kernel" ] && return
+	done
+	return 1
+}
+
+# get_qemu sees to it that there is a QEMU, and a kernel for it to boot.
+get_qemu() {
+	if ! have_qemu; then
+		[ "$(uname -m)" = x86_64 ] || no_qemu "vpclab is process 1 of its machine, and this one is not for x86_64 but $(uname -m)" || return
+		command -v apt-get >/dev/null || no_qemu "this system has no apt-get" || return
+		if [ "$(id -u)" = 0 ]; then
+			say "installing Debian's package qemu-system-x86 (an emulator)"
+			install qemu-system-x86 || no_qemu "apt-get install failed" || return
+		else
+			unpack_qemu || return
+		fi
+		have_qemu || no_qemu "the package is there, but qemu-system-x86_64 is not" || return
+	fi
+	have_image || (kernel_image) # which ends its shell where it cannot
+}
+
+# unpack_qemu is the way without root, as for FRR.
+unpack_qemu() {
+	command -v dpkg-deb >/dev/null || no_qemu "this system has no dpkg-deb" || return
+	local work status=0
+	mkdir -p "$cache/qemu"
+	work=$(mktemp -d "$cache/qemu/.work.XXXXXX")
+	# shellcheck disable=SC2064 # the folder of now
+	trap "rm -rf '$work'" EXIT
+	say "downloading Debian's package qemu-system-x86 into $cache/qemu (no root, nothing is installed)"
+	make_qemu "$work" || status=$?
+	rm -rf "$work"
+	trap - EXIT
+	return $status
+}
+
+# make_qemu DIR: unpack below DIR, try, and put in its place.
+make_qemu() {
+	local version
+	private_apt "$1"
+	unpack_with_libraries "$1" qemu-system-x86 qemu-system-common qemu-system-data seabios || no_qemu "apt-get download failed" || return
+	LD_LIBRARY_PATH=$(libraries "$1/root") "$1/root/usr/bin/qemu-system-x86_64" -accel help >/dev/null ||
+		no_qemu "what was unpacked does not run here" || return
+	version=$(dpkg-deb -f "$1"/qemu-system-x86_*.deb Version)
+	version=${version#*:} # a colon would divide a search path of libraries
+	rm -rf "${cache:?}/qemu/$version"
+	mv "$1/root" "$cache/qemu/$version"
+	say "unpacked qemu-system-x86 $version into $cache/qemu/$version"
+}
+
+# no_qemu WHY
+no_qemu() {
+	say "cannot get QEMU: $1" \
+		"unpack Debian's packages qemu-system-x86, qemu-system-common, qemu-system-data and seabios by dpkg-deb -x into $cache/qemu/1," \
+		"or set VPCLAB_QEMU to a qemu-system-x86_64 program"
+	return 3
+}
+
+# needs_qemu ARG…: somebody asks for the qemu kernel, or for virtual time.
+needs_qemu() {
+	[[ ${VPCLAB_KERNEL:-} = qemu || ${VPCLAB_CLOCK:-} = virtual || " $* " =~ \ --(kernel[=\ ]qemu|clock[=\ ]virtual)\  ]]
 }
 
 # kernel_image unpacks Debian's stock kernel into the cache folder, for those
@@ -228,7 +315,7 @@ get_frr() {
 make_frr() {
 	local version
 	private_apt "$1"
-	unpack_frr "$1" || no_frr "apt-get download failed" || return
+	unpack_with_libraries "$1" frr || no_frr "apt-get download failed" || return
 	LD_LIBRARY_PATH=$(libraries "$1/root") "$1/root/usr/lib/frr/zebra" --version >/dev/null ||
 		no_frr "what was unpacked does not run here" || return
 	version=$(dpkg-deb -f "$1"/frr_*.deb Version)
@@ -237,19 +324,19 @@ make_frr() {
 	say "unpacked frr $version into $cache/frr/$version"
 }
 
-# unpack_frr DIR: the package, and the libraries of its that this system lacks,
-# into DIR/root.
-unpack_frr() {
-	local wanted=(frr) next package deb
+# unpack_with_libraries DIR PACKAGE…: the packages, and the libraries of theirs
+# that this system lacks, into DIR/root.
+unpack_with_libraries() {
+	local dir=$1 wanted=("${@:2}") next package deb
 	while [ ${#wanted[@]} != 0 ]; do
-		download "$1" "${wanted[@]}" || return
+		download "$dir" "${wanted[@]}" || return
 		next=()
 		for package in "${wanted[@]}"; do
-			deb=$(find "$1" -maxdepth 1 -name "${package}_*.deb")
-			dpkg-deb -x "$deb" "$1/root"
+			deb=$(find "$dir" -maxdepth 1 -name "${package}_*.deb")
+			dpkg-deb -x "$deb" "$dir/root"
 			while read -r package; do
 				[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
-					[ -n "$(find "$1" -maxdepth 1 -name "${package}_*.deb")" ] || next+=("$package")
+					[ -n "$(find "$dir" -maxdepth 1 -name "${package}_*.deb")" ] || [[ " ${next[*]-} " = *" $package "* ]] || next+=("$package")
 			done < <(dpkg-deb -f "$deb" Depends | tr ',' '\n' | sed -n 's/^ *\(lib[^ (|:]*\).*/\1/p' | sort -u)
 		done
 		wanted=(${next[@]+"${next[@]}"})
@@ -327,6 +414,10 @@ main() {
 		kernel_image
 		return
 		;;
+	qemu)
+		get_qemu
+		return
+		;;
 	frr)
 		get_frr
 		return
@@ -349,7 +440,7 @@ main() {
 	fi
 	case ${1:-} in
 	"" | run | deploy)
-		get_kernel # other verbs need no kernel, or find a running lab
+		needs_qemu "$@" || get_kernel # other verbs need no kernel, or find a running lab
 		local arg file
 		for arg in "$@"; do
 			for file in "$arg" "$here/scenarios/library/$arg.vpclab.yml"; do
@@ -360,6 +451,9 @@ main() {
 		done
 		;;
 	esac
+	if needs_qemu "$@"; then
+		get_qemu
+	fi
 	if [ $# = 0 ]; then
 		main_job
 		return

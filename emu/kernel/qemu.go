@@ -75,6 +75,9 @@ func findQEMU(ctx context.Context) (*qemuProgram, error) {
 	return q, nil
 }
 
+// systemQEMU is where packages put it; PATH need not lead there.
+var systemQEMU = "/usr/bin/" + qemuName
+
 func findQEMUPath() (*qemuProgram, error) {
 	if path := os.Getenv("VPCLAB_QEMU"); path != "" {
 		if _, err := exec.LookPath(path); err != nil {
@@ -83,7 +86,7 @@ func findQEMUPath() (*qemuProgram, error) {
 		path, err := filepath.Abs(path)
 		return &qemuProgram{Path: path}, err
 	}
-	for _, name := range []string{qemuName, "/usr/bin/" + qemuName} {
+	for _, name := range []string{qemuName, systemQEMU} {
 		if path, err := exec.LookPath(name); err == nil {
 			path, err = filepath.Abs(path)
 			return &qemuProgram{Path: path}, err
