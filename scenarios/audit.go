@@ -41,6 +41,7 @@ func isolationAudit() kind {
 	layers := by("layer", layerIP, layerFrame)
 	return kind{
 		resolution: time.Second, // it counts
+		computes:   true,
 		guests:     true,
 		metrics: []metric{
 			{"audit.pairs", "count", "ordered pairs of machines, all of which are asked", nil},

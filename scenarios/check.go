@@ -29,6 +29,9 @@ type kind struct {
 	// resolution is the shortest duration that may be read from its figures; how
 	// much a lab's kernel may disturb a trial follows from it.
 	resolution time.Duration
+	// computes says that its figures are of what the processor does: it may be
+	// busy all the time. Else a network is measured, for which it has to have time.
+	computes bool
 	// open prepares the lab for the trials of e.
 	open func(cfg opening) (session, error)
 }

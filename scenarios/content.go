@@ -72,6 +72,7 @@ func contentKind() kind {
 	}
 	return kind{
 		resolution: counting,
+		computes:   true,
 		params: []param{
 			word(paramWorkload, "a workload", workloads[:len(workloads)-1], func(*topo.Plan, topo.Experiment) string { return workloads[0] }),
 			word(paramScale, "a scale", scaleNames(), func(*topo.Plan, topo.Experiment) string { return scales[0].name }),

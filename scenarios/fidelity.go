@@ -46,11 +46,11 @@ const (
 )
 
 // checksOf are the invariants of a trial in which this was seen, of an experiment
-// with that resolution.
-func checksOf(s watch.Seen, resolution time.Duration, lost int) (checks []metrics.Check, detail map[string]string) {
-	r := resolution.Seconds()
+// of a kind.
+func checksOf(s watch.Seen, k kind, lost losses) (checks []metrics.Check, detail map[string]string) {
+	r := k.resolution.Seconds()
 	lateVoid := lateVoid
-	if resolution >= counting {
+	if k.resolution >= counting {
 		lateVoid = 1 // never
 	}
 	at := func(t time.Duration) string { return fmt.Sprintf("%.1f s after the beginning", t.Seconds()) }
@@ -71,17 +71,24 @@ func checksOf(s watch.Seen, resolution time.Duration, lost int) (checks []metric
 		detail["clock-jump"] = "CLOCK_REALTIME was set"
 	}
 	if s.Uncounted == nil {
-		counted, why := countedChecks(s)
+		counted, why := countedChecks(s, k)
 		checks = append(checks, counted...)
 		for k, v := range why {
 			detail[k] = v
 		}
 	}
-	return append(checks, metrics.Check{Invariant: "lost-events", Value: float64(lost), Unit: "count"}), detail
+	return append(checks,
+		metrics.Check{Invariant: "lost-probes", Value: float64(lost.probes), Unit: "count"},
+		metrics.Check{Invariant: "lost-events", Value: float64(lost.events), Unit: "count"},
+	), detail
 }
 
 // countedChecks are those of what the kernel counts.
-func countedChecks(s watch.Seen) ([]metrics.Check, map[string]string) {
+func countedChecks(s watch.Seen, k kind) ([]metrics.Check, map[string]string) {
+	busyWarn := busyWarn
+	if k.computes {
+		busyWarn = 1 // never
+	}
 	return []metrics.Check{
 		{Invariant: "steal", Value: s.Stolen, Warn: stolenWarn, Void: stolenVoid, Unit: "ratio"},
 		// Void is never: how busy the processor was is for whoever reads a rate.
@@ -92,16 +99,31 @@ func countedChecks(s watch.Seen) ([]metrics.Check, map[string]string) {
 	}, map[string]string{"backlog-drops": fmt.Sprintf("of %d packets", s.Received)}
 }
 
-// beginWatch looks at a trial until it is graded. Without a watch nothing is seen,
-// and the grade is unknown.
-func (r *runner) beginWatch(ctx context.Context) (context.Context, func(resolution time.Duration) *metrics.Fidelity) {
+// missing is a session whose probes can be lost where they have arrived.
+type missing interface{ missed() int }
+
+// losses are what measuring itself has lost until now.
+type losses struct{ events, probes int }
+
+func (r *runner) losses(s session) losses {
+	l := losses{events: r.cfg.Lab.LostEvents()}
+	if m, ok := s.(missing); ok {
+		l.probes = m.missed()
+	}
+	return l
+}
+
+// beginWatch looks at a trial of a kind until it is graded. Without a watch nothing
+// is seen, and the grade is unknown. s may be nil.
+func (r *runner) beginWatch(ctx context.Context, k kind, s session) (context.Context, func() *metrics.Fidelity) {
 	if r.watch == nil {
-		return ctx, func(time.Duration) *metrics.Fidelity { return nil }
+		return ctx, func() *metrics.Fidelity { return nil }
 	}
 	span := r.watch.Begin()
-	lost := r.cfg.Lab.LostEvents()
-	return context.WithValue(ctx, spanKey{}, span), func(resolution time.Duration) *metrics.Fidelity {
-		return metrics.GradeChecks(checksOf(span.End(), resolution, r.cfg.Lab.LostEvents()-lost))
+	before := r.losses(s)
+	return context.WithValue(ctx, spanKey{}, span), func() *metrics.Fidelity {
+		seen, after := span.End(), r.losses(s)
+		return metrics.GradeChecks(checksOf(seen, k, losses{after.events - before.events, after.probes - before.probes}))
 	}
 }
 
@@ -116,13 +138,12 @@ func measuring(ctx context.Context, from, to event.Mono) {
 	}
 }
 
-// labResolution is that of the times of building and removing the lab, which are
-// taken once.
-const labResolution = time.Second
+// labKind is for the times of building and removing the lab, which are taken once.
+var labKind = kind{resolution: time.Second, computes: true}
 
 // gradeLab ends a stretch in which the lab was built or removed.
-func (r *runner) gradeLab(_ context.Context, grade func(time.Duration) *metrics.Fidelity) {
-	r.lab = metrics.WorseOf(r.lab, grade(labResolution))
+func (r *runner) gradeLab(_ context.Context, grade func() *metrics.Fidelity) {
+	r.lab = metrics.WorseOf(r.lab, grade())
 }
 
 // judgeFidelity says which trials are left out. A point of which nothing is left

@@ -54,7 +54,7 @@ func TestWhatIsSeenAndWhatItSpoils(t *testing.T) {
 		{"the counters cannot be read, and time is kept", watch.Seen{Beats: 10, Busy: 1, Uncounted: errors.New("gone")}, 0, 10 * time.Millisecond, metrics.FidelityPass, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := metrics.GradeChecks(checksOf(c.seen, c.resolution, c.lost))
+			f := metrics.GradeChecks(checksOf(c.seen, kind{resolution: c.resolution}, losses{events: c.lost}))
 			var broken []string
 			for _, b := range f.Breaches {
 				broken = append(broken, b.Invariant)
@@ -69,6 +69,17 @@ func TestWhatIsSeenAndWhatItSpoils(t *testing.T) {
 	}
 }
 
+func TestWhoComputesMayBeBusy(t *testing.T) {
+	busy := watch.Seen{Busy: 1}
+	require.Equal(t, metrics.FidelityWarn, metrics.GradeChecks(checksOf(busy, kind{resolution: time.Second}, losses{})).Grade)
+	require.Equal(t, metrics.FidelityPass, metrics.GradeChecks(checksOf(busy, labKind, losses{})).Grade)
+}
+
+func TestAProbeThatWasNotReadIsNoLossOfTheNetwork(t *testing.T) {
+	f := metrics.GradeChecks(checksOf(watch.Seen{}, kind{resolution: time.Second}, losses{probes: 1}))
+	require.Equal(t, "void: lost-probes 1 > 0", f.Text())
+}
+
 // voiding is a run in whose trials the kernel is seen to stand still, as often as
 // a test says.
 func voiding(t *testing.T, retries int, stall func(attempt int) time.Duration) (*runner, *scripted) {
@@ -79,7 +90,7 @@ func voiding(t *testing.T, retries int, stall func(attempt int) time.Duration) (
 	attempt := 0
 	r.grade = func() *metrics.Fidelity {
 		attempt++
-		return metrics.GradeChecks(checksOf(watch.Seen{Stall: stall(attempt)}, 10*time.Millisecond, 0))
+		return metrics.GradeChecks(checksOf(watch.Seen{Stall: stall(attempt)}, kind{resolution: 10 * time.Millisecond}, losses{}))
 	}
 	return r, s
 }

@@ -274,6 +274,8 @@ func openLAN(o opening) (*lan, error) {
 
 func (s *lan) close() { s.prober.Close() }
 
+func (s *lan) missed() int { return s.prober.Missed() }
+
 // recover brings the VM home.
 func (s *lan) recover(ctx context.Context) error {
 	_, err := s.lab.Apply(ctx, s.base)

@@ -61,7 +61,7 @@ func TestMigrationAsAnExperiment(t *testing.T) {
 	require.NoError(t, err)
 	l := emulab.New(emulab.Config{})
 	t.Cleanup(func() { _ = l.Destroy(context.Background()) })
-	v, err := Run(ctx, RunConfig{Lab: l, Scenario: sc, Plan: plan, Store: store, Progress: func(p Progress) {
+	v, err := Run(ctx, RunConfig{Lab: l, Scenario: sc, Plan: plan, Store: store, VoidRetries: 2, Progress: func(p Progress) {
 		t.Logf("%.2f %s %s %v %d %s %s", p.ElapsedS, p.Phase, p.Experiment, p.Point, p.Trial, p.Message, p.Error)
 	}})
 	require.NoError(t, err)

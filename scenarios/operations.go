@@ -32,6 +32,7 @@ const (
 func vpcOperations() kind {
 	return kind{
 		resolution:  50 * time.Millisecond,
+		computes:    true,
 		metricsOf:   operationMetrics,
 		takesEvents: true,
 		check: func(plan *topo.Plan, _ topo.Experiment) (msg, hint string) {
@@ -121,6 +122,8 @@ func endpointsOf(plan *topo.Plan) (eps []traffic.Endpoint) {
 }
 
 func (s *operations) close() { s.prober.Close() }
+
+func (s *operations) missed() int { return s.prober.Missed() }
 
 // recover brings the lab back to what the file says.
 func (s *operations) recover(ctx context.Context) error {

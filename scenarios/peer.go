@@ -42,6 +42,7 @@ const (
 func routingPeer() kind {
 	return kind{
 		resolution: 50 * time.Millisecond,
+		computes:   true,
 		metricsOf: func(plan *topo.Plan, _ topo.Experiment) []metric {
 			var systems []string
 			for _, s := range peerSystems(plan) {

@@ -63,6 +63,8 @@ func openReconvergence(o opening) (*reconverging, error) {
 
 func (s *reconverging) close() { s.prober.Close() }
 
+func (s *reconverging) missed() int { return s.prober.Missed() }
+
 // recover brings the lab back to what the file says.
 func (s *reconverging) recover(ctx context.Context) error {
 	if err := s.lab.UndoFaults(ctx); err != nil {

@@ -243,6 +243,8 @@ func (s *reserving) endpoints(plan *topo.Plan) (eps []traffic.Endpoint) {
 // close releases the sockets; the lab stays.
 func (s *reserving) close() { s.prober.Close() }
 
+func (s *reserving) missed() int { return s.prober.Missed() }
+
 // recover brings the lab back to its reservations and whole links.
 func (s *reserving) recover(ctx context.Context) error {
 	_, err := s.lab.Apply(ctx, s.plans[systemWith])

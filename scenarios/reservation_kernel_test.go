@@ -31,7 +31,7 @@ func TestReservedFlowBesideGreedyOnes(t *testing.T) {
 	require.NoError(t, err)
 	l := emulab.New(emulab.Config{})
 	t.Cleanup(func() { _ = l.Destroy(context.Background()) })
-	v, err := Run(ctx, RunConfig{Lab: l, Scenario: sc, Plan: plan, Store: store, Trials: 1, Progress: func(p Progress) {
+	v, err := Run(ctx, RunConfig{Lab: l, Scenario: sc, Plan: plan, Store: store, Trials: 1, VoidRetries: 2, Progress: func(p Progress) {
 		t.Logf("%.2f %s %v %d %s %s", p.ElapsedS, p.Phase, p.Point, p.Trial, p.Message, p.Error)
 	}})
 	require.NoError(t, err)

@@ -134,7 +134,7 @@ func (r *runner) nothingLeft() bool {
 func (r *runner) deploy(ctx context.Context) error {
 	r.say(Progress{Phase: "build", Message: "building the backbone"})
 	bare := r.cfg.Plan.Restrict(func(topo.Attachment) bool { return false })
-	defer r.gradeLab(r.beginWatch(ctx))
+	defer r.gradeLab(r.beginWatch(ctx, labKind, nil))
 	tl, err := r.cfg.Lab.Apply(ctx, bare)
 	if err != nil {
 		return err
@@ -161,7 +161,7 @@ func (r *runner) restore(ctx context.Context, had *topo.Plan) error {
 	if p := r.cfg.Lab.Plan(); p != nil {
 		nodes = len(p.Nodes)
 	}
-	defer r.gradeLab(r.beginWatch(ctx))
+	defer r.gradeLab(r.beginWatch(ctx, labKind, nil))
 	began := time.Now()
 	err := r.cfg.Lab.Destroy(ctx)
 	r.note(labTime{"lab.destroy", "all", nodes, time.Since(began).Seconds()})
@@ -238,7 +238,7 @@ func (r *runner) experiment(ctx context.Context, e topo.Experiment, steps []step
 	if !r.kinds[e.Kind].guests {
 		plan = plan.WithoutGuests()
 	}
-	_, grade := r.beginWatch(ctx)
+	_, grade := r.beginWatch(ctx, labKind, nil)
 	s, err := r.kinds[e.Kind].open(opening{
 		ctx: ctx, lab: r.cfg.Lab, plan: plan, experiment: e,
 		points: points(r.cfg.Plan, r.kinds[e.Kind], e), seed: r.cfg.Scenario.Seed,
@@ -288,9 +288,9 @@ func (r *runner) attempt(ctx context.Context, e topo.Experiment, s session, st s
 	}
 	defer func() { _ = t.Abandon() }() // after Commit it does nothing
 	rng := rand.New(rand.NewPCG(r.cfg.Scenario.Seed, uint64(st.number)<<32|hash(metrics.PointText(st.pt))))
-	watched, grade := r.beginWatch(ctx)
+	watched, grade := r.beginWatch(ctx, r.kinds[e.Kind], s)
 	err = s.trial(watched, st.pt, st.number, t, rng)
-	fidelity := grade(r.kinds[e.Kind].resolution)
+	fidelity := grade()
 	if r.grade != nil {
 		fidelity = r.grade()
 	}

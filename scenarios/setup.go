@@ -48,6 +48,7 @@ func vpcSetup() kind {
 	all, timed := []string{systemVPN, systemFW, systemSets}, []string{systemVPN, systemFW}
 	return kind{
 		resolution: 50 * time.Millisecond,
+		computes:   true,
 		params: []param{
 			number("sites", "a number of sites", func(p *topo.Plan) (int, int) { return 2, len(sitesOf(p)) }, nil),
 			number("tenants", "a number of VPCs", func(p *topo.Plan) (int, int) { return 1, len(p.Customers()) }, nil),
@@ -162,6 +163,8 @@ func (s *setup) close() {
 	}
 	_ = closeAll(s.conns) // sockets that held nothing back
 }
+
+func (s *setup) missed() int { return s.prober.Missed() }
 
 // apply converges the lab to a plan. Within a run nobody else changes the lab,
 // so what the kernel holds is not read anew each time; recover does read it.

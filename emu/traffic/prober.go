@@ -58,6 +58,7 @@ type Prober struct {
 	bulks  map[*Bulk]bool
 	lastID uint32 // of a train
 	strays uint64 // packets that were no probes, or another Prober's
+	missed int    // packets that sockets which are gone had no room for; see Missed
 }
 
 // point is an endpoint with its socket.
@@ -154,6 +155,7 @@ func (p *Prober) Remove(names ...string) {
 		p.mu.Lock()
 		pt := p.byName[name]
 		if pt != nil {
+			p.missed += missedAt(pt.conn)
 			delete(p.byName, name)
 			p.points[pt.id-1] = nil
 		}
