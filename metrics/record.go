@@ -80,7 +80,8 @@ type VirtualInfo struct {
 	Machine  string  `json:"machine"`          // model of machine and CPU
 	Image    string  `json:"image"`            // SHA-256 of the kernel image
 	Program  string  `json:"program"`          // SHA-256 of vpclab's own binary inside
-	Shift    int     `json:"shift"`            // an instruction takes 2^Shift ns
+	Shift    int     `json:"shift"`            // an instruction takes 2^Shift ns of the emulator
+	Speed    int     `json:"speed,omitempty"`  // the emulator's ns in one of the run's; 0: 1
 	Seed     uint64  `json:"seed"`             // of the machine's random numbers
 	VirtualS float64 `json:"virtual_s"`        // how long the run took on its own clock
 	WallS    float64 `json:"wall_s"`           // and on the wall's

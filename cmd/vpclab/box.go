@@ -17,13 +17,15 @@ import (
 type boxFlags struct {
 	clock string
 	shift int
+	speed int
 	seed  uint64
 	files []string
 }
 
 func (f *boxFlags) addTo(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.clock, "clock", "real", "real, or virtual: a closed box in QEMU whose time is counted in instructions, the same on every machine")
-	cmd.Flags().IntVar(&f.shift, "shift", 0, "with --clock virtual: an instruction takes 2^SHIFT ns")
+	cmd.Flags().IntVar(&f.speed, "cpu-speed", kernel.DefaultSpeed, "with --clock virtual: the processor does so many instructions in a ns")
+	cmd.Flags().IntVar(&f.shift, "shift", 0, "with --clock virtual: … divided by 2^SHIFT: for processors slower than one a ns")
 	cmd.Flags().Uint64Var(&f.seed, "box-seed", 1, "with --clock virtual: seed of the machine's random numbers")
 	complete(cmd, "clock", func(string) []string { return []string{"real", "virtual"} })
 }
@@ -97,7 +99,7 @@ func (f *boxFlags) exec(ctx context.Context, cfg kernel.Config, args []string, v
 	}
 	box := kernel.BoxConfig{
 		Argv: append([]string{files[0].Path}, args[1:]...), Env: boxEnv(), Dir: dir, Files: append(files, tools...),
-		Memory: cfg.Memory, Shift: f.shift, Seed: f.seed, Scratch: cfg.Dir,
+		Memory: cfg.Memory, Shift: f.shift, Speed: f.speed, Seed: f.seed, Scratch: cfg.Dir,
 		Stdout: os.Stdout, Stderr: os.Stderr, Log: cfg.Log,
 	}
 	res, err := kernel.RunBox(ctx, box)

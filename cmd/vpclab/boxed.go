@@ -50,7 +50,7 @@ func newBoxed() *cobra.Command {
 func measureBoxed(ctx context.Context, sc *topo.Scenario, o runOptions, req scenarios.Request, p *progress) (v scenarios.Verdict, err error) {
 	box := kernel.BoxConfig{
 		Argv: []string{kernel.BoxProgram, "boxed", "--log-level", global.logLevel}, Env: runEnv(),
-		Lab: "vpclab", Memory: int64(sc.Kernel.Memory), Shift: o.box.shift, Seed: o.box.seed, Stdout: os.Stderr, Stderr: os.Stderr,
+		Lab: "vpclab", Memory: int64(sc.Kernel.Memory), Shift: o.box.shift, Speed: o.box.speed, Seed: o.box.seed, Stdout: os.Stderr, Stderr: os.Stderr,
 	}
 	made, err := kernel.LookIntoBox(ctx, box)
 	if err != nil {
@@ -99,6 +99,6 @@ func boxKernel(m kernel.BoxMake, cfg kernel.BoxConfig) metrics.KernelInfo {
 	}
 	return metrics.KernelInfo{
 		Substrate: string(kernel.QEMU), Release: m.Release, Clock: "virtual", CPUs: 1, MemoryMiB: int(memory >> 20), Image: m.Image,
-		Virtual: &metrics.VirtualInfo{Emulator: m.Emulator, Machine: m.Machine, Image: m.Image, Program: m.Program, Shift: m.Shift, Seed: m.Seed},
+		Virtual: &metrics.VirtualInfo{Emulator: m.Emulator, Machine: m.Machine, Image: m.Image, Program: m.Program, Shift: m.Shift, Speed: m.Speed, Seed: m.Seed},
 	}
 }

@@ -106,11 +106,11 @@ func promised(was, now metrics.RunInfo) bool {
 	}
 	type make struct {
 		emulator, machine, image, program string
-		shift                             int
+		shift, speed                      int
 		seed                              uint64
 	}
 	of := func(v *metrics.VirtualInfo) make {
-		return make{v.Emulator, v.Machine, v.Image, v.Program, v.Shift, v.Seed}
+		return make{v.Emulator, v.Machine, v.Image, v.Program, v.Shift, v.Speed, v.Seed}
 	}
 	return of(a) == of(b) && was.Source == now.Source && was.Seed == now.Seed && reflect.DeepEqual(flagsOf(was), flagsOf(now))
 }

@@ -8,13 +8,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 )
 
 // A closed box is a machine in which nothing happens but instructions and
-// timers. QEMU counts the instructions that it interprets and moves the clock
+// timers. QEMU counts the instructions that it interprets and moves its clock
 // by 2^shift ns for each; when the only processor has nothing to do, the clock
-// jumps to the next timer. What the box needs lies in its memory when it starts,
+// jumps to the next timer. The kernel inside takes speed ns of QEMU's for one of its
+// own, so the processor does speed / 2^shift instructions in a ns. What the box needs lies in its memory when it starts,
 // what it has to say goes out by a port that never answers. So its time does not
 // depend on the host's: the same box does the same, to the bit, on a machine
 // that is idle or busy, fast or slow.
@@ -36,7 +38,8 @@ type BoxConfig struct {
 
 	Lab    string // host name inside
 	Memory int64  // bytes; default DefaultMemory
-	Shift  int    // an instruction takes 2^Shift ns, 0 to 10
+	Shift  int    // QEMU's clock moves by 2^Shift ns an instruction, 0 to 10
+	Speed  int    // QEMU's ns in one of the box's, 1 to 64; default DefaultSpeed
 	Seed   uint64 // of the machine's random numbers
 
 	// The rest has to do with the outside.
@@ -87,11 +90,19 @@ type BoxMake struct {
 	Image    string // SHA-256 of the kernel's image
 	Program  string // SHA-256 of process 1's program
 	Shift    int
+	Speed    int
 	Seed     uint64
 }
 
-// maxShift is the greatest shift that QEMU takes.
-const maxShift = 10
+// maxShift is the greatest shift that QEMU takes, maxSpeed what the kernel can
+// believe of its processor.
+const (
+	maxShift = 10
+	maxSpeed = 64
+)
+
+// DefaultSpeed is about what a core of today does: four instructions a ns.
+const DefaultSpeed = 4
 
 // check fills what is not given and refuses what cannot be.
 func (cfg *BoxConfig) check() error {
@@ -100,6 +111,12 @@ func (cfg *BoxConfig) check() error {
 	}
 	if cfg.Shift < 0 || cfg.Shift > maxShift {
 		return fmt.Errorf("closed box: shift %d: want 0 to %d: an instruction takes 2^shift ns", cfg.Shift, maxShift)
+	}
+	if cfg.Speed == 0 {
+		cfg.Speed = DefaultSpeed
+	}
+	if cfg.Speed < 1 || cfg.Speed > maxSpeed {
+		return fmt.Errorf("closed box: speed %d: want 1 to %d: ns of QEMU's in one of the box's", cfg.Speed, maxSpeed)
 	}
 	if cfg.Memory == 0 {
 		cfg.Memory = DefaultMemory
@@ -163,7 +180,7 @@ func newBox(ctx context.Context, cfg BoxConfig) (*box, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &box{cfg: cfg, qemu: qemu, image: image, done: make(chan struct{})}
+	b := &box{cfg: cfg, qemu: qemu, image: image, boot: image.loadable(ctx), done: make(chan struct{})}
 	if b.made, err = b.make(); err != nil {
 		return nil, fmt.Errorf("closed box: %w", err)
 	}
@@ -172,7 +189,10 @@ func newBox(ctx context.Context, cfg BoxConfig) (*box, error) {
 
 // make finds out what the box is made of.
 func (b *box) make() (BoxMake, error) {
-	m := BoxMake{Emulator: "QEMU " + b.qemu.Version, Machine: boxMachine + "; " + boxProcessor, Release: b.image.Release, Shift: b.cfg.Shift, Seed: b.cfg.Seed}
+	m := BoxMake{
+		Emulator: "QEMU " + b.qemu.Version, Machine: boxMachine + "; " + boxProcessor + "; " + filepath.Base(b.boot),
+		Release: b.image.Release, Shift: b.cfg.Shift, Speed: b.cfg.Speed, Seed: b.cfg.Seed,
+	}
 	var err error
 	if m.Image, err = fileDigest(b.image.Path); err != nil {
 		return m, err

@@ -56,7 +56,11 @@ func (b *box) pack() (*initrd, error) {
 	o.Without = without
 	for _, m := range modules {
 		inside := boxModulesPath + "/" + m.Name + ".ko"
-		a.copy(inside, 0o644, m.Path)
+		data, err := os.ReadFile(m.Path)
+		if err != nil {
+			return nil, err
+		}
+		a.file(inside, 0o644, unsigned(data))
 		o.Modules = append(o.Modules, moduleFile{Name: m.Name, Path: inside, Args: m.Args})
 	}
 	for _, f := range b.cfg.Files {
