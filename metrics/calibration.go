@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -109,12 +108,8 @@ func WriteCalibration(dir string, c *Calibration) error {
 	if err != nil {
 		return fmt.Errorf("calibration: %w", err)
 	}
-	path := filepath.Join(dir, CalibrationFile)
-	if err := os.WriteFile(path+".new", append(data, '\n'), 0o644); err != nil {
+	if err := ReplaceFile(filepath.Join(dir, CalibrationFile), append(data, '\n')); err != nil {
 		return fmt.Errorf("calibration: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("calibration: %w", errors.Join(err, os.Remove(path+".new")))
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/vpclab/vpclab/emu/kernel"
 	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/metrics"
+	"github.com/vpclab/vpclab/plots"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -167,8 +168,13 @@ func calibrateTwice(c *metrics.Calibration, once func() (*metrics.Calibration, e
 
 // showCalibration prints what was measured, and leaves it in a folder.
 func showCalibration(cmd *cobra.Command, c *metrics.Calibration, dir string) error {
+	var figures []plots.Figure
 	if dir != "" {
 		if err := metrics.WriteCalibration(dir, c); err != nil {
+			return err
+		}
+		var err error
+		if figures, err = plots.DrawCalibration(dir); err != nil {
 			return err
 		}
 	}
@@ -180,6 +186,7 @@ func showCalibration(cmd *cobra.Command, c *metrics.Calibration, dir string) err
 	fmt.Fprintf(w, "kernel %s %s, clock %s, %d CPU, load %.1f to %.1f, %v\n", c.Kernel.Substrate, c.Kernel.Release, c.Kernel.Clock, c.Kernel.CPUs,
 		c.Host.LoadMin, c.Host.LoadEnd, time.Duration(c.TookS*float64(time.Second)).Round(100*time.Millisecond))
 	if dir != "" {
+		showFigures(w, dir, figures)
 		fmt.Fprintf(w, "written: %s\n", filepath.Join(dir, metrics.CalibrationFile))
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/vpclab/vpclab/emu/fidelity"
 	"github.com/vpclab/vpclab/emu/kernel"
@@ -19,7 +20,7 @@ func calibrateBoxed(ctx context.Context, o calibrateOptions, req fidelity.Reques
 	if req.Peer != "" {
 		return nil, usageError{fmt.Errorf("--peer %s: it is not packed into a closed box; measure it with another kernel", req.Peer)}
 	}
-	host := hostInfo()
+	host, began := hostInfo(), time.Now()
 	var said bytes.Buffer
 	box := kernel.BoxConfig{
 		Argv: append([]string{kernel.BoxProgram, "calibrate", "--kernel", string(kernel.Host), "--format", "json", "--log-level", global.logLevel}, requestFlags(req)...),
@@ -37,7 +38,7 @@ func calibrateBoxed(ctx context.Context, o calibrateOptions, req fidelity.Reques
 	}
 	c.Kernel = boxKernel(res.Box, box)
 	c.Kernel.Virtual.VirtualS, c.Kernel.Virtual.WallS = res.Virtual.Seconds(), res.Wall.Seconds()
-	c.Version, c.Args, c.Host = version, os.Args[1:], host
+	c.Started, c.Version, c.Args, c.Host = began, version, os.Args[1:], host // the box has a date of its own
 	return &c, nil
 }
 

@@ -67,7 +67,7 @@ func published(w io.Writer) {
 	t.SetOutputMirror(w)
 	t.SetStyle(table.StyleLight)
 	t.AppendHeader(table.Row{"experiment", "rate", "n", "median", "p90", "p99", "p99.9", ""})
-	for _, p := range HiFi {
+	for _, p := range metrics.HiFi {
 		t.AppendRow(table.Row{p.Name, bits(p.RateBps), p.N, percent(p.Median), percent(p.P90), percent(p.P99), percent(p.P999), p.Says})
 	}
 	t.Render()

@@ -1,8 +1,8 @@
-package fidelity
+package metrics
 
-// Published is what others measured of F1: how far, in percent of the ideal
+// PublishedGap is what others measured of F1: how far, in percent of the ideal
 // gap, that of full frames was off.
-type Published struct {
+type PublishedGap struct {
 	Name                   string
 	RateBps                float64
 	N                      int
@@ -16,7 +16,7 @@ type Published struct {
 // github.com/mininet/mininet-tests: dctcp/verify and buffersizing/verify. Its
 // gaps are not chosen by backlog, so that at 1 Gb/s the time in which the
 // sender had nothing to send counts as an error of the link.
-var HiFi = []Published{
+var HiFi = []PublishedGap{
 	{"DCTCP", 100e6, 24850, 0.8, 3.3, 5.8, 15.8, "passes"},
 	{"DCTCP", 1e9, 45536, 8.3, 117, 11550, 32783, "void, as its authors say"},
 	{"buffer sizing, 20 flows", 62.5e6, 10300, 0.6, 7.1, 34, 66, "passes"},
