@@ -25,9 +25,12 @@ const (
 	jumpWarn     = 1e-3 // s, whatever the resolution: no clock of a kernel jumps
 )
 
-// fewestBeats are the wake-ups of which one in a hundred says more than the
-// longest stall does.
-const fewestBeats = 200
+// How many wake-ups it takes until a share of them says something, and until one
+// in a hundred says more than the longest stall does: one second, and 4.6.
+const (
+	beatsOfShare = 43
+	beatsOfRank  = 200
+)
 
 // counting is the resolution of an experiment that counts and takes no times: it
 // may be as slow as it likes.
@@ -49,14 +52,9 @@ const (
 // of a kind.
 func checksOf(s watch.Seen, k kind, lost losses) (checks []metrics.Check, detail map[string]string) {
 	r := k.resolution.Seconds()
-	lateVoid := lateVoid
-	if k.resolution >= counting {
-		lateVoid = 1 // never
-	}
 	at := func(t time.Duration) string { return fmt.Sprintf("%.1f s after the beginning", t.Seconds()) }
 	checks = []metrics.Check{
 		{Invariant: "stall", Value: s.Stall.Seconds(), Warn: r, Void: stallVoid * r, Unit: "s"},
-		{Invariant: "late-share", Value: s.Late, Warn: lateWarn, Void: lateVoid, Unit: "ratio"},
 		{Invariant: "clock-jump", Value: max(s.Jump.Abs(), s.Stepped.Abs()).Seconds(), Warn: jumpWarn, Void: max(jumpVoid*r, 5*jumpWarn), Unit: "s"},
 	}
 	detail = map[string]string{
@@ -64,7 +62,15 @@ func checksOf(s watch.Seen, k kind, lost losses) (checks []metrics.Check, detail
 		"timer-lateness": fmt.Sprintf("99 %% of %d wake-ups", s.Beats),
 		"clock-jump":     at(s.JumpAt),
 	}
-	if s.Beats >= fewestBeats {
+	if s.Beats >= beatsOfShare {
+		void := lateVoid
+		if k.resolution >= counting {
+			void = 1 // never
+		}
+		checks = append(checks, metrics.Check{Invariant: "late-share", Value: s.Late, Warn: lateWarn, Void: void, Unit: "ratio"})
+		detail["late-share"] = fmt.Sprintf("of %d wake-ups", s.Beats)
+	}
+	if s.Beats >= beatsOfRank {
 		checks = append(checks, metrics.Check{Invariant: "timer-lateness", Value: s.P99.Seconds(), Warn: max(latenessWarn*r, 1e-3), Void: latenessVoid * r, Unit: "s"})
 	}
 	if s.Stepped.Abs() > s.Jump.Abs() {

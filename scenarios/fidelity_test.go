@@ -43,6 +43,7 @@ func TestWhatIsSeenAndWhatItSpoils(t *testing.T) {
 		{"half of the time somebody else had the processor", with(func(s *watch.Seen) { s.Late = 0.51 }), 0, time.Second, metrics.FidelityVoid, []string{"late-share"}},
 		{"the same, and nothing is timed", with(func(s *watch.Seen) { s.Late = 0.51 }), 0, counting, metrics.FidelityWarn, []string{"late-share"}},
 		{"one stall of a short time is not one wake-up in a hundred", with(func(s *watch.Seen) { s.Beats, s.P99, s.Stall = 46, 29*time.Millisecond, 29*time.Millisecond }), 0, 10 * time.Millisecond, metrics.FidelityWarn, []string{"stall"}},
+		{"late for a moment is not late half of the time", with(func(s *watch.Seen) { s.Beats, s.Late = 12, 0.8 }), 0, 50 * time.Millisecond, metrics.FidelityPass, nil},
 		{"it wakes late", with(func(s *watch.Seen) { s.P99 = 21 * time.Millisecond }), 0, 10 * time.Millisecond, metrics.FidelityVoid, []string{"timer-lateness"}},
 		{"the clock went back", with(func(s *watch.Seen) { s.Jump = -60 * time.Millisecond }), 0, 50 * time.Millisecond, metrics.FidelityVoid, []string{"clock-jump"}},
 		{"somebody set the date by a second", with(func(s *watch.Seen) { s.Stepped = time.Second }), 0, 50 * time.Millisecond, metrics.FidelityVoid, []string{"clock-jump"}},
