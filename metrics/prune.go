@@ -7,11 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 )
 
 // Prune removes from a run's folder what no figure and no verdict rests on:
-// attempts that were killed, that failed and were tried again or that gave way,
-// and files that were left half written. It returns how many bytes that was. A
+// attempts that were killed, or that failed and were tried again, and files that
+// were left half written. Void attempts stay: fidelity.json counts them. It returns how many bytes that was. A
 // folder that somebody is at work in is a *BusyError, and left alone.
 func Prune(dir string) (freed int64, err error) {
 	s, err := Open(dir)
@@ -35,11 +36,41 @@ func Prune(dir string) (freed int64, err error) {
 	defer func() { err = errors.Join(err, h.Release()) }()
 	sweep(dir)
 	sweep(filepath.Join(dir, "figures"))
-	if err := os.RemoveAll(filepath.Join(dir, attempts)); err != nil {
+	if err := s.pruneBad(); err != nil {
 		return 0, fmt.Errorf("prune %s: %w", dir, err)
 	}
 	after, err := size(dir)
 	return before - after, err
+}
+
+// pruneBad removes the attempts that are not void, and what is empty then.
+func (s *Store) pruneBad() error {
+	void, err := s.voidAttempts()
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for path, all := range void {
+		for _, r := range all {
+			keep[path+"."+strconv.Itoa(r.Attempt)] = true
+		}
+	}
+	root := filepath.Join(s.dir, attempts)
+	found, err := filepath.Glob(filepath.Join(globEscape(root), "*", "*", "*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range found {
+		name, err := filepath.Rel(root, dir)
+		if err == nil && !keep[name] {
+			err = os.RemoveAll(dir)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.pruneAttempts()
+	return nil
 }
 
 // Size is how many bytes a run's folder holds.

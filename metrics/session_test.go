@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -132,4 +133,87 @@ func TestVerifyNamesWhatIsNotAsItWas(t *testing.T) {
 		"trials/vpc-setup/sites=2/1/matrix.json: its content has changed",
 		"trials/vpc-setup/sites=2/1/x: it was not there when the run ended",
 	}, faults)
+}
+
+// Whoever reads a run while it goes on sees whole trials, also while failed ones
+// give way to good ones.
+func TestReadersOfARunThatGoesOn(t *testing.T) {
+	s := newStore(t)
+	addTrial(t, s, "e", nil, 1, 1)
+	done := make(chan struct{})
+	var reader sync.WaitGroup
+	reads := 0
+	reader.Go(func() {
+		for had := 1; ; reads++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			seen, err := Open(s.Dir())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			samples, err := seen.Samples()
+			if err != nil || len(samples) < had {
+				t.Errorf("%d samples after %d: %v", len(samples), had, err)
+				return
+			}
+			had = len(samples)
+		}
+	})
+	for n := 2; n <= 60; n++ {
+		tr, err := s.Begin("e", nil, n)
+		require.NoError(t, err)
+		require.NoError(t, tr.Commit(StatusFailed, nil))
+		addTrial(t, s, "e", nil, n, 1)
+		if n%10 == 0 {
+			require.NoError(t, s.Finish(VerdictPass, nil))
+		}
+	}
+	close(done)
+	reader.Wait()
+	require.Greater(t, reads, 10, "nobody read meanwhile: the test says nothing")
+}
+
+func TestPruneLeavesWhatNumbersRestOn(t *testing.T) {
+	s := newStore(t)
+	attempt := func(status string, grade string) {
+		tr, err := s.Begin("e", nil, 1)
+		require.NoError(t, err)
+		tr.Add("x", "s", 1, nil)
+		require.NoError(t, tr.WriteFile("big.bin", make([]byte, 100_000)))
+		tr.SetFidelity(&Fidelity{Grade: grade})
+		require.NoError(t, tr.Commit(status, nil))
+	}
+	attempt(StatusFailed, FidelityPass)
+	attempt(StatusOK, FidelityVoid)
+	attempt(StatusOK, FidelityPass)
+	killed, err := s.Begin("e", nil, 2)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(killed.Dir(), "half.bin"), make([]byte, 50_000), 0o600))
+
+	freed, err := Prune(s.Dir())
+	require.NoError(t, err)
+	require.Zero(t, freed, "of a run that is not over nothing is taken")
+	require.NoError(t, s.Finish(VerdictPass, nil))
+	want, err := s.Fidelity()
+	require.NoError(t, err)
+	require.Equal(t, 1, want.Repeated)
+
+	at, err := HoldRun(t.Context(), s.Dir())
+	require.NoError(t, err)
+	_, err = Prune(s.Dir())
+	require.ErrorContains(t, err, "is at work in it")
+	require.NoError(t, at.Release())
+	freed, err = Prune(s.Dir())
+	require.NoError(t, err)
+	require.InDelta(t, 150_000, freed, 5_000)
+	got, err := reopen(t, s).Fidelity()
+	require.NoError(t, err)
+	require.Equal(t, want, got, "the void attempt still counts")
+	_, faults, err := reopen(t, s).Verify()
+	require.NoError(t, err)
+	require.Empty(t, faults)
 }

@@ -337,6 +337,9 @@ func (s *Store) scan() error {
 	}
 	for _, name := range found {
 		r, err := readTrial(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // whoever is at work in the folder has just made it give way
+		}
 		if err != nil {
 			return fmt.Errorf("open results %s: %w", s.dir, err)
 		}

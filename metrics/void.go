@@ -50,6 +50,9 @@ func (s *Store) samplesOf(want func(TrialRecord) bool) ([]Sample, error) {
 			continue
 		}
 		got, err := readCSVFile(filepath.Join(s.dir, "trials", t.path, samplesName))
+		if errors.Is(err, fs.ErrNotExist) && !t.Good() {
+			continue // whoever is at work in the folder has made it give way since
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read samples of %s: %w", t.path, err)
 		}
