@@ -1,8 +1,6 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -144,5 +142,4 @@ func TestResumedRunsPromiseNothing(t *testing.T) {
 	require.NoError(t, b.Resume(metrics.RunInfo{}))
 	require.NoError(t, b.Finish(metrics.VerdictPass, nil))
 	require.False(t, promised(a.Info(), b.Info()), "what was done in two boxes is not what is done in one")
-	require.NoError(t, os.RemoveAll(filepath.Join(b.Dir(), "trials")))
 }
