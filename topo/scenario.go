@@ -41,7 +41,7 @@ type Scenario struct {
 }
 
 // KernelConfig sizes the kernel that carries the lab, where vpclab boots one
-// (uml). It means nothing on the host's own kernel.
+// (uml, qemu). It means nothing on the host's own kernel.
 type KernelConfig struct {
 	// Memory of the booted kernel. It is an upper bound: what the lab does not touch costs nothing.
 	Memory Size `yaml:"memory,omitempty" jsonschema:"default=2GiB" example:"1GiB"`

@@ -18,7 +18,8 @@ func newDoctor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "say which kernels can carry a lab here, what is missing, and what mends it",
-		Long: `Try this machine: its own kernel, and a User Mode Linux booted for the purpose. Nothing is changed.
+		Long: `Try this machine: its own kernel, and a User Mode Linux and a stock kernel in QEMU booted for the
+purpose. Nothing is changed.
 
 The exit code is 0 if some kernel can carry a lab, else 3.`,
 		Args: cobra.NoArgs,

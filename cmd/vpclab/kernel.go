@@ -97,7 +97,7 @@ packed into it, with the usual tools for networks; it reads an empty standard in
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&substrate, "kernel", "auto", "auto, host or uml")
+	cmd.Flags().StringVar(&substrate, "kernel", "auto", "auto, host, uml or qemu")
 	cmd.Flags().StringVar(&memory, "memory", "1GiB", "memory of the kernel")
 	cmd.Flags().StringArrayVar(&writable, "writable", nil, "host folder that the command may write (may be repeated)")
 	cmd.Flags().StringVar(&dir, "dir", "", "folder for the kernel's console log (default: a temporary one)")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,8 +61,11 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "uml" {
+			switch cond {
+			case "uml":
 				return umlWorks(), nil
+			case "qemu":
+				return qemuWorks(), nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
@@ -80,6 +84,21 @@ func TestScript(t *testing.T) {
 var umlWorks = sync.OnceValue(func() bool {
 	s, err := kernel.Choose(context.Background(), kernel.UML)
 	return err == nil && s == kernel.UML
+})
+
+// qemuWorks tells whether this test program can be process 1 of a machine in
+// QEMU, too: one that was linked with shared libraries cannot.
+var qemuWorks = sync.OnceValue(func() bool {
+	_, err := kernel.Choose(context.Background(), kernel.QEMU)
+	if err != nil {
+		return false
+	}
+	f, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return f.Section(".interp") == nil
 })
 
 // patience is how long a script waits for something to become true. UML on a

@@ -86,7 +86,7 @@ func (m *qemuMachine) tryKVM(ctx context.Context, program string) (ok bool, why 
 	up, err := startBooted(ctx, Config{Substrate: QEMU, Lab: "trial", Memory: kvmMemory, Program: program, mode: modeProbe}, &trial)
 	if err != nil {
 		why, _, _ := strings.Cut(err.Error(), "\n")
-		return false, "KVM is there, but a trial boot failed: " + why
+		return false, "KVM is there, but a trial boot failed: " + strings.TrimPrefix(why, "boot "+trial.String()+": ")
 	}
 	took := time.Since(began)
 	if err := up.Stop(ctx); err != nil {

@@ -213,26 +213,43 @@ const (
 	floorRoundTrip  = 100 * time.Microsecond
 )
 
-func BenchmarkBoot(b *testing.B) {
-	needUML(b)
-	for b.Loop() {
-		m, err := Start(b.Context(), Config{Substrate: UML, Memory: 1 << 30})
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.ReportMetric(float64(m.BootTime)/float64(floorBoot), "x-floor")
-		if err := m.Stop(b.Context()); err != nil {
-			b.Fatal(err)
-		}
+// benchKernels does a benchmark for each kind of kernel; the floors are those of
+// User Mode Linux, for both.
+func benchKernels(b *testing.B, bench func(b *testing.B, s Substrate)) {
+	for _, s := range []Substrate{UML, QEMU} {
+		b.Run(string(s), func(b *testing.B) {
+			needKernel(b, s)
+			bench(b, s)
+		})
 	}
 }
 
-func BenchmarkChannelOut(b *testing.B) { benchThroughput(b, "source", 64<<20) }
-func BenchmarkChannelIn(b *testing.B)  { benchThroughput(b, "sink", 4<<20) }
+func BenchmarkBoot(b *testing.B) {
+	benchKernels(b, func(b *testing.B, s Substrate) {
+		for b.Loop() {
+			m, err := Start(b.Context(), Config{Substrate: s, Memory: 1 << 30})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(m.BootTime)/float64(floorBoot), "x-floor")
+			if err := m.Stop(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkChannelOut(b *testing.B) {
+	benchKernels(b, func(b *testing.B, s Substrate) { benchThroughput(b, s, "source", 64<<20) })
+}
+
+func BenchmarkChannelIn(b *testing.B) {
+	benchKernels(b, func(b *testing.B, s Substrate) { benchThroughput(b, s, "sink", 4<<20) })
+}
 
 // benchThroughput moves size bytes through one connection.
-func benchThroughput(b *testing.B, word string, size int64) {
-	m := boot(b, Config{})
+func benchThroughput(b *testing.B, s Substrate, word string, size int64) {
+	m := boot(b, Config{Substrate: s})
 	b.SetBytes(size)
 	for b.Loop() {
 		conn := ask(b, m, word)
@@ -253,16 +270,18 @@ func benchThroughput(b *testing.B, word string, size int64) {
 }
 
 func BenchmarkRoundTrip(b *testing.B) {
-	m := boot(b, Config{})
-	conn := ask(b, m, "echo")
-	buf := make([]byte, 64)
-	for b.Loop() {
-		if _, err := conn.Write(buf); err != nil {
-			b.Fatal(err)
+	benchKernels(b, func(b *testing.B, s Substrate) {
+		m := boot(b, Config{Substrate: s})
+		conn := ask(b, m, "echo")
+		buf := make([]byte, 64)
+		for b.Loop() {
+			if _, err := conn.Write(buf); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := io.ReadFull(conn, buf); err != nil {
+				b.Fatal(err)
+			}
 		}
-		if _, err := io.ReadFull(conn, buf); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed())/float64(b.N)/float64(floorRoundTrip), "x-floor")
+		b.ReportMetric(float64(b.Elapsed())/float64(b.N)/float64(floorRoundTrip), "x-floor")
+	})
 }

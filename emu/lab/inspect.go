@@ -67,7 +67,7 @@ func (r InspectRequest) wantsNode(n string) bool {
 type Status struct {
 	Lab       string    `json:"lab"`
 	State     string    `json:"state"`     // empty | deploying | running | degraded
-	Substrate string    `json:"substrate"` // host | uml
+	Substrate string    `json:"substrate"` // host | uml | qemu
 	Kernel    string    `json:"kernel"`    // uname -r of the lab's kernel
 	CPUs      int       `json:"cpus"`
 	MemoryMiB int       `json:"memory_mib"`

@@ -25,7 +25,7 @@ type Config struct {
 	// Deadline is how long Apply waits for VPN routes to arrive, or to go,
 	// once it has told every speaker what to do; default DefaultDeadline.
 	Deadline time.Duration
-	// Substrate names the kernel in reports (host, uml).
+	// Substrate names the kernel in reports (host, uml, qemu).
 	Substrate string
 	// Log receives what a person debugging the lab wants to know; default
 	// nothing.
