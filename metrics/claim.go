@@ -93,6 +93,7 @@ func (s *Store) judgeClaim(c Claim, samples []Sample, leftOut []string) (ClaimOu
 		if err != nil {
 			return o, fmt.Errorf("claim %s: experiment %s: %w", c.ID, n.Experiment, err)
 		}
+		number.Void, _ = s.voidCount(n.Experiment)
 		o.Numbers = append(o.Numbers, number)
 	}
 	o.Status = o.withNumbers()

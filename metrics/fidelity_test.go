@@ -138,6 +138,18 @@ func TestExpectationsSayWhatTheyLeaveOut(t *testing.T) {
 	require.Equal(t, []string{"sites=8: 1 void (stall 200 ms > 50 ms)"}, s.Unmeasured("vpc-setup"))
 }
 
+func TestPublishedValuesSayWhatTheyLeaveOut(t *testing.T) {
+	s := aRunWithVoidTrials(t)
+	outcomes, err := s.JudgeClaims([]Claim{{ID: "C1", Says: "It is so.", Numbers: []Number{
+		{Experiment: "vpc-setup", Measure: "sites=4.setup.first_packet", Printed: "1.4s", Within: "10%"},
+		{Experiment: "vpc-setup", Measure: "sites=8.setup.first_packet", Printed: "1.4s", Within: "10%"},
+	}}}, nil)
+	require.NoError(t, err)
+	require.Equal(t, "sites=4.setup.first_packet: 1.5 s [1 s … 2 s], n=2, 2 void trials left out; printed 1.4 s, within ±0.14 s", outcomes[0].Numbers[0].Text())
+	require.Equal(t, NumberOpen, outcomes[0].Numbers[1].Status)
+	require.Contains(t, outcomes[0].Numbers[1].Text(), ", 2 void trials left out")
+}
+
 func TestExpectationWithoutAValidSample(t *testing.T) {
 	s := newStore(t)
 	addSeen(t, s, "4", 1, 1, 0.340, nil)

@@ -36,8 +36,9 @@ type NumberOutcome struct {
 	Min        float64 `json:"min,omitempty"`
 	Max        float64 `json:"max,omitempty"`
 	N          int     `json:"n"`
-	Status     string  `json:"status"`        // pass | outside | fail | open
-	Why        string  `json:"why,omitempty"` // outside: what makes the difference; open: what is missing
+	Void       int     `json:"void,omitempty"` // trials of the experiment that are left out
+	Status     string  `json:"status"`         // pass | outside | fail | open
+	Why        string  `json:"why,omitempty"`  // outside: what makes the difference; open: what is missing
 	Hard       bool    `json:"hard,omitempty"`
 }
 
@@ -255,13 +256,13 @@ func tolerance(text, unit string, printed float64) (float64, error) {
 // Text is the outcome for people, without the marks of its status.
 func (o NumberOutcome) Text() string {
 	if o.Status == NumberOpen {
-		return o.Name() + ": " + o.Why
+		return o.Name() + ": " + o.Why + o.voidText()
 	}
 	text := fmt.Sprintf("%s: %s", o.Name(), o.show(o.Value))
 	if o.N > 1 {
 		text += fmt.Sprintf(" [%s … %s]", o.show(o.Min), o.show(o.Max))
 	}
-	text += fmt.Sprintf(", n=%d; printed %s", o.N, o.show(o.Printed))
+	text += fmt.Sprintf(", n=%d%s; printed %s", o.N, o.voidText(), o.show(o.Printed))
 	if o.Source != "" {
 		text += " (" + o.Source + ")"
 	}
@@ -270,6 +271,14 @@ func (o NumberOutcome) Text() string {
 		text += "; " + o.Why
 	}
 	return text
+}
+
+// voidText says what the value leaves out.
+func (o NumberOutcome) voidText() string {
+	if o.Void == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d void %s left out", o.Void, plural(o.Void, "trial", "trials"))
 }
 
 // Name is what the value is of: words where there are any, else the formula.
