@@ -24,7 +24,7 @@ func calibrateBoxed(ctx context.Context, o calibrateOptions, req fidelity.Reques
 	var said bytes.Buffer
 	box := kernel.BoxConfig{
 		Argv: append([]string{kernel.BoxProgram, "calibrate", "--kernel", string(kernel.Host), "--format", "json", "--log-level", global.logLevel}, requestFlags(req)...),
-		Env:  runEnv(), Lab: "vpclab", Memory: calibrateMemory, Shift: o.box.shift, Seed: seed, Stdout: &said, Stderr: os.Stderr,
+		Env:  runEnv(), Lab: "vpclab", Memory: calibrateMemory, Shift: o.box.shift, Speed: o.box.speed, Seed: seed, Stdout: &said, Stderr: os.Stderr,
 	}
 	p.show("boot", "starting a closed box", 0)
 	p.end() // the inside has a line of its own

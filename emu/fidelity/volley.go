@@ -69,7 +69,7 @@ func (l *lane) blast(ctx context.Context, n int, super bool) (*volley, error) {
 }
 
 const (
-	dripRate = 1e6 // of a line that is to fill up
+	dripRate = 1e6 // at least, of a line that is to fill up
 	// Kernel memory of a frame and of a super frame, with what it takes beside
 	// its bytes.
 	superRoom = 100 << 10
@@ -81,7 +81,7 @@ const (
 func (l *lane) release(ctx context.Context, n int, super bool) (*volley, error) {
 	fast := l.links[0]
 	slow := fast
-	slow.Rate = dripRate
+	slow.Rate = max(dripRate, fast.Rate/1000)
 	if super {
 		slow.Rate *= superSegments
 	}
