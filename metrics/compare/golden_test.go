@@ -344,3 +344,14 @@ func TestMixedRuns(t *testing.T) {
 	require.Empty(t, mixed(s(), s("v1"), s("v1", "v1")))
 	require.Equal(t, []string{"side: run r1 was gone on with by another version or on another kernel"}, mixed(s("v1", "v2")))
 }
+
+// TestSpeeds: a virtual processor of another speed makes other times.
+func TestSpeeds(t *testing.T) {
+	s := func(speed int) Side {
+		return Side{Name: fmt.Sprint("speed ", speed), Runs: []metrics.RunInfo{{Kernel: metrics.KernelInfo{Clock: "virtual", Virtual: &metrics.VirtualInfo{Speed: speed}}}}}
+	}
+	_, err := comparable(s(0), s(1), false)
+	require.NoError(t, err, "results of before there were speeds")
+	_, err = comparable(s(1), s(4), false)
+	require.ErrorContains(t, err, "speed of the virtual processor differs: 1 instructions in 2^0 ns in speed 1, 4 instructions in 2^0 ns in speed 4")
+}

@@ -35,7 +35,7 @@ var facts = []fact{
 		if i.Kernel.Virtual == nil {
 			return ""
 		}
-		return fmt.Sprintf("2^%d ns an instruction", i.Kernel.Virtual.Shift)
+		return fmt.Sprintf("%d instructions in 2^%d ns", max(i.Kernel.Virtual.Speed, 1), i.Kernel.Virtual.Shift)
 	}, bars: true},
 	{what: "text of the scenario", of: func(i metrics.RunInfo) string { return i.Source }},
 	{what: "kernel release", of: func(i metrics.RunInfo) string { return i.Kernel.Release }},
