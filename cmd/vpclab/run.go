@@ -107,6 +107,9 @@ func (o runOptions) goOn(dir string) string {
 
 // run is the main job: boot, measure, end the kernel, draw, judge.
 func run(cmd *cobra.Command, sc *topo.Scenario, plan *topo.Plan, o runOptions) error {
+	if _, err := o.box.virtual(global.kernel); err != nil {
+		return err
+	}
 	ctx, cancel := limited(cmd)
 	defer cancel()
 	p := newProgress(os.Stderr)

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,12 +27,12 @@ type box struct {
 	scratch *scratch
 	warden  *wardenProcess
 	port    *os.File // what the box says
+	printed *os.File // what its kernel printed
 	said    tail     // QEMU's own messages
 	group   int
 	how     string
 	failed  string
 	done    chan struct{} // closed when nothing of the box is left
-	heard   atomic.Int64  // when the box last said something, Unix ns
 }
 
 // The models of machine and processor.
@@ -71,14 +70,16 @@ func (b *box) run(ctx context.Context) (res BoxResult, err error) {
 		b.scratch.remove()
 		return res, err
 	}
+	defer b.printed.Close()
+	defer b.port.Close()
 	ended := context.AfterFunc(ctx, b.kill)
 	defer ended()
 	go b.watch()
 	out, err := b.listen()
 	res = BoxResult{Code: out.Code, Virtual: time.Duration(out.Virtual), Wall: time.Since(began), Release: out.Release, Without: out.Without, Box: b.made}
-	console := b.console()
 	b.kill()
 	<-b.done
+	console := b.console()
 	switch {
 	case ctx.Err() != nil:
 		return res, context.Cause(ctx)
@@ -102,8 +103,14 @@ func (b *box) launch() error {
 	if err != nil {
 		return err
 	}
+	// QEMU writes to a file, which is never full as a pipe may be, so that the
+	// kernel never waits for us. The warden removes it; we have it open.
+	if b.printed, err = os.OpenFile(filepath.Join(b.scratch.dir, boxConsoleName), os.O_RDONLY|os.O_CREATE, 0o600); err != nil {
+		return err
+	}
 	port, theirs, err := os.Pipe()
 	if err != nil {
+		b.printed.Close()
 		return err
 	}
 	defer theirs.Close()
@@ -116,6 +123,7 @@ func (b *box) launch() error {
 	}, theirs, b.scratch.lock)
 	if err != nil {
 		port.Close()
+		b.printed.Close()
 	}
 	return err
 }
@@ -143,7 +151,7 @@ func (b *box) arguments(initrd string) []string {
 // processor's, which come of the seed, and nothing lies at a place that they chose.
 func (b *box) kernelLine() string {
 	return strings.Join([]string{
-		"console=ttyS0", "quiet", "panic=-1", // with -no-reboot: a panic ends QEMU
+		"console=ttyS0", "quiet", "printk.time=0", "panic=-1", // with -no-reboot: a panic ends QEMU
 		"rdinit=" + BoxProgram, envInit + "=" + boxInit,
 		"random.trust_cpu=on", "nokaslr", "norandmaps",
 		"tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", b.cfg.Speed*1_000_000), "no_timer_check", "lpj=10000000",
@@ -239,9 +247,9 @@ func (b *box) readFrames(heard func()) (out boxOut, err error) {
 // kill ends the box at once: nothing in it is worth keeping.
 func (b *box) kill() { b.warden.kill() }
 
-// console quotes the end of what the kernel printed.
+// console quotes the end of what the kernel printed, when it has ended.
 func (b *box) console() string {
-	data, err := os.ReadFile(filepath.Join(b.scratch.dir, boxConsoleName))
+	data, err := io.ReadAll(b.printed)
 	if err != nil {
 		return ""
 	}

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if IsInit() {
 		Init(serveTest)
 	}
+	if what := os.Getenv(boxedEnv); what != "" {
+		os.Exit(boxedMain(what))
+	}
 	if os.Getenv("VPCLAB_TEST_LAUNCHER") != "" {
 		os.Exit(launcherMain())
 	}
