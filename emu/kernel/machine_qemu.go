@@ -30,6 +30,9 @@ type qemuMachine struct {
 	image *kernelImage
 	accel accelerator
 	boot  string // what QEMU loads: the image, or the kernel that was packed in it
+	// Rate of the host's time stamp counter, which is the machine's with TCG; 0:
+	// the machine has another clock. See tsc.go.
+	tscKHz int64
 }
 
 // accelerator is what carries out the machine's instructions.
@@ -91,10 +94,15 @@ func (m *qemuMachine) command(cfg Config, s *scratch, program string, o *orders)
 	if len(o.Writable) > maxShares {
 		return w, fmt.Errorf("%d writable folders are more than the %d that this machine has room for", len(o.Writable), maxShares)
 	}
+	var meter *tscMeter
+	if m.accel == accelTCG {
+		meter = startTSC()
+	}
 	path := filepath.Join(s.dir, initrdName)
 	if o.Modules, err = m.writeInitrd(path, program, o.Modules); err != nil {
 		return w, err
 	}
+	m.tscKHz = meter.kiloHertz()
 	return wardenOrders{
 		Argv:   append([]string{m.qemu.Path}, m.arguments(path, cfg.Memory, o.Writable)...),
 		Env:    m.qemu.env(),
@@ -199,8 +207,12 @@ const rootTag = "root"
 
 // arguments make QEMU's command line.
 func (m *qemuMachine) arguments(initrd string, memory int64, writable []string) []string {
+	machine := "pc"
+	if m.tscKHz != 0 || m.accel == accelKVM {
+		machine += ",hpet=off"
+	}
 	args := []string{
-		"-M", "pc,hpet=off", "-m", strconv.FormatInt(memory>>20, 10) + "M",
+		"-M", machine, "-m", strconv.FormatInt(memory>>20, 10) + "M",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", m.boot, "-initrd", initrd, "-append", m.kernelLine(),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
@@ -236,7 +248,7 @@ func share(tag, path string, readonly bool) []string {
 
 // qemuSkipped are parts of a stock kernel's start that cost a translated
 // machine time and serve no lab.
-var qemuSkipped = []string{"init_kprobe_trace", "init_zswap", "crypto_kdf108_init"}
+var qemuSkipped = []string{"init_kprobe_trace", "crypto_kdf108_init"}
 
 // kernelLine is the kernel's command line.
 func (m *qemuMachine) kernelLine() string {
@@ -250,7 +262,12 @@ func (m *qemuMachine) kernelLine() string {
 		"mitigations=off",     // who is inside is root anyway
 	}
 	if m.accel == accelTCG {
-		words = append(words, "tsc=reliable", "no_timer_check", "lpj=10000000")
+		words = append(words, "no_timer_check", "lpj=10000000")
+		if m.tscKHz != 0 {
+			words = append(words, "tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", m.tscKHz))
+		} else {
+			words = append(words, "tsc=unstable", "clocksource=hpet")
+		}
 	}
 	return strings.Join(words, " ")
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/event"
 )
 
 // A machine in QEMU answers as User Mode Linux does, its channel carries much in
@@ -25,7 +27,9 @@ func TestQEMUBootEchoAndStop(t *testing.T) {
 	if args, err := io.ReadAll(ask(t, m, "args")); err != nil || string(args) != "[one two words]" {
 		t.Errorf("args inside: %q, %v", args, err)
 	}
+	first := readClock(t, m)
 	checkBulk(t, m, 16<<20, 8<<20)
+	checkClock(t, first, readClock(t, m))
 	path := filepath.Join(results, "file, with a comma")
 	conn := ask(t, m, "write")
 	fmt.Fprintln(conn, path)
@@ -72,6 +76,42 @@ func checkBulk(t *testing.T, m *Machine, out, in int64) {
 	}
 	if err := <-came; err != nil {
 		t.Errorf("bytes out of the machine: %v", err)
+	}
+}
+
+// clockReading is the time inside, and the times here before it was asked for and
+// after it came, all in ns.
+type clockReading struct{ inside, before, after int64 }
+
+func readClock(t *testing.T, m *Machine) clockReading {
+	t.Helper()
+	r := clockReading{before: int64(event.Now())}
+	if err := binary.Read(ask(t, m, "clock"), binary.BigEndian, &r.inside); err != nil {
+		t.Fatalf("time inside: %v", err)
+	}
+	r.after = int64(event.Now())
+	return r
+}
+
+// checkClock: time passes inside as it does here, however busy this machine is.
+func checkClock(t *testing.T, a, b clockReading) {
+	t.Helper()
+	inside := float64(b.inside - a.inside)
+	least, most := float64(b.before-a.after), float64(b.after-a.before)
+	t.Logf("%.3f s inside, %.3f to %.3f s here", inside/1e9, least/1e9, most/1e9)
+	if inside < 0.999*least || inside > 1.001*most {
+		t.Errorf("%.3f s passed inside while %.3f to %.3f s passed here", inside/1e9, least/1e9, most/1e9)
+	}
+}
+
+func TestTSCRate(t *testing.T) {
+	m := startTSC()
+	if m == nil {
+		t.Skip("this machine does not trust its time stamp counter")
+	}
+	first, second := m.kiloHertz(), m.kiloHertz()
+	if diff := first - second; first < 100_000 || diff*diff > first/1000*first/1000 {
+		t.Errorf("%d kHz, then %d kHz", first, second)
 	}
 }
 

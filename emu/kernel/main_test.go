@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/event"
 )
 
 // The test program is launcher, warden and process 1 by turns, as vpclab is.
@@ -70,6 +72,8 @@ func answer(conn net.Conn, args []string) {
 			_, _ = io.CopyN(io.Discard, conn, int64(n))
 			_, _ = conn.Write([]byte{1})
 		}
+	case "clock":
+		_ = binary.Write(conn, binary.BigEndian, event.Now())
 	case "panic":
 		_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 	case "write": // under another name, then renamed: the rest of the line is the path

@@ -1,0 +1,4 @@
+package kernel
+
+// timeStamp reads the processor's time stamp counter.
+func timeStamp() uint64
