@@ -4,13 +4,20 @@
 // Who does what:
 //
 //   - substrate.go and probe.go choose: is this machine's own kernel good
-//     enough, or is one booted (User Mode Linux), or can nothing be done here;
-//   - uml.go finds the User Mode Linux program and its modules;
-//   - machine.go starts a kernel and stands for it while it lives;
+//     enough, or is one booted (User Mode Linux, QEMU), or can nothing be done
+//     here;
+//   - uml.go finds the User Mode Linux program and its modules; qemu.go finds
+//     QEMU, a stock kernel image and its modules;
+//   - machine.go starts a kernel and stands for it while it lives; booted.go is
+//     the life of one that is booted, machine_uml.go and machine_qemu.go what is
+//     peculiar to each;
+//   - vmlinux.go unpacks a kernel before it is booted, accelerate.go asks whether
+//     KVM can boot it, tsc.go measures what its clock runs by;
 //   - warden.go is the small process that ends the kernel and clears its files
 //     when the launcher dies, however it dies;
 //   - init.go is the other side: vpclab as process 1 of the booted kernel
-//     (mounts, modules, loopback, control channel, power off);
+//     (mounts, modules, loopback, control channel, power off); stage.go is what
+//     comes before that in a stock kernel;
 //   - exec.go runs one command inside: the launcher for `go test -exec`;
 //   - doctor.go says what is missing on this machine and what mends it.
 //
