@@ -222,16 +222,21 @@ kernel_image() {
 	for have in "$cache"/kernel/*/boot/vmlinuz-*; do
 		[ -e "$have" ] && say "kernel image: $have" && return
 	done
-	image=$(apt-cache depends linux-image-amd64 2>/dev/null | awk '$1 == "Depends:" && $2 ~ /^linux-image-/ { print $2; exit }')
-	[ -n "$image" ] || unable "the package lists know no linux-image-amd64: run apt-get update as root first"
 	local work version deb
 	mkdir -p "$cache/kernel"
 	work=$(mktemp -d "$cache/kernel/.work.XXXXXX")
 	# shellcheck disable=SC2064 # the folder of now
 	trap "rm -rf '$work'" EXIT
-	say "downloading Debian's package $image into $cache/kernel (nothing is installed)"
 	private_apt "$work"
-	(cd "$work" && apt-get -c "$work/apt.conf" download -qq "$image" >&2) || unable "apt-get download $image failed"
+	image=$(stock_image "$work")
+	if [ -z "$image" ]; then
+		say "reading the package lists first, in a private folder"
+		apt-get -c "$work/apt.conf" update -qq >&2 || unable "apt-get update failed"
+		image=$(stock_image "$work")
+	fi
+	[ -n "$image" ] || unable "the package lists know no linux-image-amd64: is this Debian for x86_64?"
+	say "downloading Debian's package $image into $cache/kernel (nothing is installed)"
+	download "$work" "$image" || unable "apt-get download $image failed"
 	for deb in "$work"/linux-image-*.deb; do
 		version=$(dpkg-deb -f "$deb" Version)
 		dpkg-deb -x "$deb" "$work/root"
@@ -241,6 +246,11 @@ kernel_image() {
 	rm -rf "$work"
 	trap - EXIT
 	kernel_image
+}
+
+# stock_image DIR: the package that is Debian's kernel of now, by the lists in DIR.
+stock_image() {
+	apt-cache -c "$1/apt.conf" depends linux-image-amd64 2>/dev/null | awk '$1 == "Depends:" && $2 ~ /^linux-image-/ { print $2; exit }' || true
 }
 
 # unpack_package is the way without root: the same package, unpacked into the
@@ -429,6 +439,7 @@ main() {
 		shift
 		get_kernel
 		get_frr || say "the tests of FRR will be left out"
+		get_qemu || say "the tests of QEMU and of virtual time will be left out"
 		# shellcheck source=.ci/tests.sh disable=SC1091
 		. "$here/.ci/tests.sh"
 		run_tests "$@"
