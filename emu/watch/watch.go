@@ -22,7 +22,6 @@ type Watch struct {
 
 	mu    sync.Mutex
 	taken uint64 // of the pulse's notes
-	lost  int
 	spans map[*Span]struct{}
 }
 
