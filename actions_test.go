@@ -125,13 +125,13 @@ func TestGate(t *testing.T) {
 		summary  string
 		complain string
 	}{
-		"equal to a baseline":        {env: []string{"GATE_BASELINE=main", "COMPARED=0"}, verdict: "none", said: "compare --threshold 3% --markdown R/summary.md --junit R/junit.xml --figure R/shifts.svg --strict main R/runs/shop/20260102-b", summary: "### said"},
+		"equal to a baseline":        {env: []string{"GATE_BASELINE=main", "COMPARED=0"}, verdict: "none", said: "compare --threshold 3% --alpha 0.01 --markdown R/summary.md --junit R/junit.xml --figure R/shifts.svg --strict main R/runs/shop/20260102-b", summary: "### said"},
 		"worse than a baseline":      {env: []string{"GATE_BASELINE=main", "COMPARED=4"}, code: 4, verdict: "regression", summary: "### said"},
 		"not judged":                 {env: []string{"GATE_BASELINE=main", "COMPARED=1"}, code: 1, verdict: "undecided", summary: "### said"},
 		"an expectation fails":       {env: []string{"GATE_BASELINE=main", "COMPARED=0", "RAN=1"}, code: 1, verdict: "none", summary: "### said", complain: "an expectation of shop does not hold"},
 		"the machine cannot":         {env: []string{"GATE_BASELINE=main", "RAN=3"}, code: 3, verdict: "error", summary: "### The gate could not tell", complain: "ended with exit code 3"},
 		"wrong usage":                {env: []string{"GATE_BASELINE=main", "COMPARED=2", "SILENT=1"}, code: 2, verdict: "error", complain: "nothing was compared"},
-		"two revisions":              {env: []string{"GATE_OLD=abc", "COMPARED=4", "GATE_METRIC=migration.*"}, code: 4, verdict: "regression", said: "ab --threshold 3% --markdown R/summary.md --junit R/junit.xml --figure R/shifts.svg --metric migration.* --strict --old abc --new . --trials 6 --results R/runs shop -- --clock virtual"},
+		"two revisions":              {env: []string{"GATE_OLD=abc", "COMPARED=4", "GATE_METRIC=migration.*"}, code: 4, verdict: "regression", said: "ab --threshold 3% --alpha 0.01 --markdown R/summary.md --junit R/junit.xml --figure R/shifts.svg --metric migration.* --strict --old abc --new . --trials 6 --results R/runs shop -- --clock virtual"},
 		"a revision does not build":  {env: []string{"GATE_OLD=abc", "COMPARED=1", "SILENT=1"}, code: 1, verdict: "error", complain: "nothing was compared"},
 		"nothing to compare with":    {code: 2, verdict: "error", complain: "name a baseline or an old revision"},
 		"real time and not strictly": {env: []string{"GATE_BASELINE=main", "COMPARED=0", "GATE_CLOCK=real", "GATE_STRICT=false"}, verdict: "none", said: "run shop --clock real --trials 6"},

@@ -82,6 +82,9 @@ func shiftsPage(r compare.Report) (*page, Figure) {
 		fmt.Sprintf("Change of the median by Hodges and Lehmann's estimate, with the interval of at least %g %%; n, old and new, behind the name.", 100*metrics.Confidence),
 		fmt.Sprintf("Counters that are the same in every trial: %d, not shown.", same),
 	}
+	if len(r.Held) > 0 {
+		pg.subtitle = append(pg.subtitle, "All: "+metrics.PointText(r.Held)+".")
+	}
 	if voids := r.Old.Void + r.New.Void; voids > 0 {
 		pg.subtitle = append(pg.subtitle, fmt.Sprintf("%d void trials left out.", voids))
 	}
@@ -141,7 +144,7 @@ func (l shiftsLayout) draw(c draw.Canvas) {
 // shiftName is a row's label: metric, point, n.
 func shiftName(c compare.Cell) string {
 	name := c.Metric
-	if point := metrics.PointText(c.Labels); point != "" {
+	if point := c.Point(); point != "" {
 		name += "  " + point
 	}
 	const most = 62
@@ -181,7 +184,7 @@ func (m shiftMarks) Plot(c draw.Canvas, p *plot.Plot) {
 			m.beyond(c, lk.color, y, cell.By > 0, "from nothing", tx)
 			continue
 		}
-		if cell.Lo != nil && cell.Hi != nil {
+		if cell.Lo != nil && cell.Hi != nil && math.Abs(*cell.Shift) <= m.reach {
 			lo, hi := tx(100*max(*cell.Lo, -m.reach)), tx(100*max(min(*cell.Hi, m.reach), -m.reach))
 			lo = min(lo, tx(100*m.reach))
 			drawLevelWhisker(c, draw.LineStyle{Color: lk.color, Width: thinLine + 0.2}, y, lo, hi, *cell.Lo >= -m.reach && *cell.Hi <= m.reach)

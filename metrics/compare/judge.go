@@ -2,6 +2,7 @@ package compare
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -97,6 +98,7 @@ type Cell struct {
 
 	key   cellKey
 	least float64
+	point string // what tells it from other cells: its labels without those of all
 }
 
 // Numbers are a side of a cell.
@@ -133,8 +135,10 @@ type Report struct {
 	Alpha     float64   `json:"alpha"`
 	Threshold float64   `json:"threshold"`
 	Family    Family    `json:"family"`
-	Cells     []Cell    `json:"cells"`
-	Verdict   string    `json:"verdict"` // regression | none | undecided
+	// Held are the labels that all cells have in common.
+	Held    map[string]string `json:"held,omitempty"`
+	Cells   []Cell            `json:"cells"`
+	Verdict string            `json:"verdict"` // regression | none | undecided
 	// Open is how many cells that decide could not be judged; Reasons say why.
 	Open    int      `json:"open"`
 	Reasons []string `json:"reasons,omitempty"`
@@ -175,6 +179,7 @@ func Compare(old, new Side, o Options) (Report, error) {
 		return r, err
 	}
 	r.Cells, r.Family = o.judge(old.tabulate(), new.tabulate(), f, sameDraws(old, new))
+	r.hold()
 	r.conclude()
 	return r, nil
 }
@@ -208,7 +213,7 @@ func (o Options) cell(k cellKey, old, new table, f family, sameDraws bool) Cell 
 		c.Verdict = NewOnly
 	case len(is) == 0:
 		c.Verdict = OldOnly
-	case isCounter(k.unit) && sameTrials(was, is) || !c.Old.varies() && c.Old.Min == c.New.Min && c.Old.Max == c.New.Max:
+	case sameTrials(was, is) || !c.Old.varies() && c.Old.Min == c.New.Min && c.Old.Max == c.New.Max:
 		c.Verdict, c.Exact = Same, isCounter(k.unit)
 		c.Shift = number(0)
 	case isCounter(k.unit) && (o.Tolerance != nil || sameDraws && o.certain(c)):
@@ -392,6 +397,39 @@ func (o Options) verdict(c Cell, p float64, decides bool) string {
 	}
 	return Improvement
 }
+
+// hold finds the labels that never differ among the cells that have them, so
+// that people read them once.
+func (r *Report) hold() {
+	values := map[string]map[string]bool{}
+	for _, c := range r.Cells {
+		for k, v := range c.Labels {
+			if values[k] == nil {
+				values[k] = map[string]bool{}
+			}
+			values[k][v] = true
+		}
+	}
+	for k, all := range values {
+		for v := range all {
+			if len(all) == 1 && len(r.Cells) > 1 {
+				if r.Held == nil {
+					r.Held = map[string]string{}
+				}
+				r.Held[k] = v
+			}
+		}
+	}
+	for i := range r.Cells {
+		labels := maps.Clone(r.Cells[i].Labels)
+		maps.DeleteFunc(labels, func(k, _ string) bool { _, held := r.Held[k]; return held })
+		r.Cells[i].point = metrics.PointText(labels)
+	}
+}
+
+// Point is what tells the cell from others of its metric, for people: its labels
+// but for those that a report's Held has.
+func (c Cell) Point() string { return c.point }
 
 // conclude gives the whole its verdict.
 func (r *Report) conclude() {

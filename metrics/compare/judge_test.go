@@ -49,7 +49,7 @@ func TestVerdicts(t *testing.T) {
 		"slower by 2.8 %: 3 % cannot be excluded": {metric: "x.total", unit: "s", old: six, new: by(1.028), want: Regression},
 		"slower by 2.8 %, by its estimate":        {o: Options{Estimate: true}, metric: "x.total", unit: "s", old: six, new: by(1.028), want: Small},
 		"among each other":                        {metric: "x.total", unit: "s", old: six, new: by(1.001), want: Within},
-		"the same times":                          {metric: "x.total", unit: "s", old: six, new: six, want: Within},
+		"the same times":                          {metric: "x.total", unit: "s", old: six, new: six, want: Same},
 		"among each other, in noise":              {metric: "x.total", unit: "s", old: []float64{1, 1.1, 1.2, 1.3, 1.4, 1.5}, new: []float64{1.05, 1.15, 1.25, 1.35, 1.45, 1.2}, want: NoFinding},
 		"a constant time":                         {metric: "x.total", unit: "s", old: []float64{2, 2}, new: []float64{2}, want: Same},
 		"five trials":                             {metric: "x.total", unit: "s", old: six, new: by(1.5)[:5], want: TooFew},

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/vpclab/vpclab/metrics"
 )
 
 // WriteMarkdown writes the report as GitHub shows it: the verdict first, then
@@ -15,6 +17,9 @@ func (r Report) WriteMarkdown(w io.Writer, all bool) error {
 		fmt.Fprintf(&b, "- %s\n", escapeCell(why))
 	}
 	fmt.Fprintf(&b, "\nold: %s  \nnew: %s\n", escapeCell(r.Old.line()), escapeCell(r.New.line()))
+	if len(r.Held) > 0 {
+		fmt.Fprintf(&b, "\nall: %s\n", escapeCell(metrics.PointText(r.Held)))
+	}
 	for _, warning := range r.Warnings {
 		fmt.Fprintf(&b, "\n> warning: %s\n", escapeCell(warning))
 	}

@@ -84,7 +84,7 @@ func (c Cell) row() []string {
 	if verdict == Regression {
 		verdict = "REGRESSION"
 	}
-	return []string{c.Experiment, c.Metric, metrics.PointText(c.Labels), c.side(c.Old), c.side(c.New), c.change(), interval, p, a12, verdict}
+	return []string{c.Experiment, c.Metric, c.point, c.side(c.Old), c.side(c.New), c.change(), interval, p, a12, verdict}
 }
 
 // side is a median with its n; of a counter, its extremes.
@@ -169,6 +169,9 @@ func probability(p float64) string {
 func (r Report) WriteText(w io.Writer, all bool) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "old  %s\nnew  %s\n", r.Old.line(), r.New.line())
+	if len(r.Held) > 0 {
+		fmt.Fprintf(&b, "all  %s\n", metrics.PointText(r.Held))
+	}
 	for _, warning := range r.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", warning)
 	}
