@@ -25,6 +25,8 @@ type bootable interface {
 	lack(missing string) error
 	// least is the memory in which it comes up, in bytes.
 	least() int64
+	// patience is how long it may take from its start to its answer.
+	patience() time.Duration
 	// file is the kernel that is booted.
 	file() string
 	// plan lists the modules to load; see (*umlProgram).plan. They lie in folder.
@@ -56,8 +58,8 @@ type bootedMachine struct {
 	failed  string // why it could not be started
 }
 
-// bootLimit bounds the way from the kernel's start to its answer. A quiet
-// machine takes one second.
+// bootLimit bounds the way from the kernel's start to its answer: in User Mode
+// Linux, which takes one second on a quiet machine.
 const bootLimit = 60 * time.Second
 
 // startBooted boots the kernel.
@@ -162,7 +164,8 @@ func (m *bootedMachine) consolePath() string {
 
 // handshake talks process 1 through its start; see channel.go.
 func (m *bootedMachine) handshake(ctx context.Context, o *orders) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, bootLimit, fmt.Errorf("no answer from inside in %v", bootLimit))
+	limit := m.kind.patience()
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer from inside in %v", limit))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { m.conn.Close() })
 	err := m.talk(o)

@@ -258,7 +258,7 @@ func checkAccelerator(ctx context.Context, q *qemuProgram, k *kernelImage) Check
 // doctorBoot is the proof: a boot, and the features tried inside.
 func doctorBoot(ctx context.Context, s Substrate) []Check {
 	boot := Check{Substrate: string(s), Name: "boot"}
-	ctx, cancel := context.WithTimeout(ctx, bootLimit)
+	ctx, cancel := context.WithTimeout(ctx, 4*bootLimit) // its start has a limit of its own
 	defer cancel()
 	features, m, err := probeBoot(ctx, s)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // qemuMachine is the outside of a machine in QEMU: a stock kernel, an initial
@@ -70,6 +71,10 @@ func (m *qemuMachine) lack(missing string) error {
 func (m *qemuMachine) least() int64 { return 256 << 20 }
 
 func (m *qemuMachine) file() string { return m.image.Path }
+
+// patience is for a busy machine without KVM, where the kernel may have to unpack
+// itself, too.
+func (m *qemuMachine) patience() time.Duration { return 3 * bootLimit }
 
 func (m *qemuMachine) folder() string { return m.image.Modules }
 
@@ -257,12 +262,13 @@ func (m *qemuMachine) kernelLine() string {
 		"rdinit=" + stageProgram, envInit + "=" + string(QEMU),
 		"initcall_blacklist=" + strings.Join(append(qemuSkipped, skippedInitcalls...), ","),
 		"cryptomgr.notests", "lsm=", "audit=0", "random.trust_cpu=on",
-		"acpi=noirq",          // its tables of interrupts are programs, and take long to interpret
 		"ipv6.disable_ipv6=1", // it is built in: see moduleArgs
 		"mitigations=off",     // who is inside is root anyway
 	}
 	if m.accel == accelTCG {
-		words = append(words, "no_timer_check", "lpj=10000000")
+		// Interrupts by the older MP table: those of ACPI are programs, and take
+		// long to be interpreted.
+		words = append(words, "acpi=noirq", "no_timer_check", "lpj=10000000")
 		if m.tscKHz != 0 {
 			words = append(words, "tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", m.tscKHz))
 		} else {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // The outside of User Mode Linux as a bootable kernel. Its control channel is
@@ -20,6 +21,8 @@ func (u *umlProgram) lack(missing string) error {
 func (u *umlProgram) least() int64 { return minMemory }
 
 func (u *umlProgram) file() string { return u.Path }
+
+func (u *umlProgram) patience() time.Duration { return bootLimit }
 
 func (u *umlProgram) folder() string { return u.Modules }
 
