@@ -47,7 +47,10 @@ func newBoxed() *cobra.Command {
 }
 
 // measureBoxed has the experiments done in a closed box.
-func measureBoxed(ctx context.Context, sc *topo.Scenario, o runOptions, req scenarios.Request, p *progress) (v scenarios.Verdict, err error) {
+func measureBoxed(ctx context.Context, sc *topo.Scenario, plan *topo.Plan, o runOptions, req scenarios.Request, p *progress) (v scenarios.Verdict, err error) {
+	if err := fitForBox(plan); err != nil {
+		return v, err
+	}
 	box := kernel.BoxConfig{
 		Argv: []string{kernel.BoxProgram, "boxed", "--log-level", global.logLevel}, Env: runEnv(),
 		Lab: "vpclab", Memory: int64(sc.Kernel.Memory), Shift: o.box.shift, Speed: o.box.speed, Seed: o.box.seed, Stdout: os.Stderr, Stderr: os.Stderr,
@@ -89,6 +92,16 @@ func measureBoxed(ctx context.Context, sc *topo.Scenario, o runOptions, req scen
 		p.note("vpclab: " + boxTime(res))
 	}
 	return v, err
+}
+
+// fitForBox refuses what needs more than a closed box has.
+func fitForBox(plan *topo.Plan) error {
+	for _, n := range plan.OfKind(topo.KindPE, topo.KindP) {
+		if n.Routing == topo.RoutingFRR {
+			return usageError{fmt.Errorf("--clock virtual: router %s has routing frr, and FRR's daemons are not packed into a closed box: use --clock real", n.Name)}
+		}
+	}
+	return nil
 }
 
 // boxKernel is what run.json says of a box.

@@ -199,7 +199,7 @@ func measure(ctx context.Context, sc *topo.Scenario, plan *topo.Plan, o runOptio
 	if virtual, err := o.box.virtual(global.kernel); err != nil {
 		return v, err
 	} else if virtual {
-		return measureBoxed(ctx, sc, o, req, p)
+		return measureBoxed(ctx, sc, plan, o, req, p)
 	}
 	s, err := substrate()
 	if err != nil {

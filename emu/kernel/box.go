@@ -49,9 +49,7 @@ type BoxConfig struct {
 	Stdout, Stderr io.Writer // of the command
 	// Letter gets what the command sends with Post, in order. An error ends the box.
 	Letter func(name string, body []byte) error
-	// Tick is called once a second of the box's time; may be nil.
-	Tick func(virtual time.Duration)
-	Log  io.Writer // receives the kernel's console; may be nil
+	Log    io.Writer // receives the kernel's console; may be nil
 	// Scratch is a folder for the console log; empty: a temporary one.
 	Scratch string
 }

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"bufio"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,7 +21,7 @@ const boxInit = "box"
 // Kinds of frames that a box says beside those of exec.go.
 const (
 	frameLetter = 'l' // part of a letter, see Post
-	frameTick   = 't' // eight bytes, big end first: ns since the kernel's start
+	frameTick   = 't' // the box is alive; no body
 )
 
 // boxOut is the body of a box's exit frame.
@@ -74,7 +73,7 @@ func runBoxed(out *framer, last *boxOut) error {
 	}
 	last.Without = append(o.Without, without...)
 	os.Clearenv()
-	stop := tick(out)
+	stop := tick(out, time.Duration(o.Tick))
 	defer stop()
 	last.Code, err = runCommand(o, out)
 	return err
@@ -98,9 +97,9 @@ func mountBox() error {
 	return mountNames()
 }
 
-// tick says every second of the box's time that it is alive.
-func tick(out *framer) (stop func()) {
-	t := time.NewTicker(time.Second)
+// tick says again and again that the box is alive.
+func tick(out *framer, every time.Duration) (stop func()) {
+	t := time.NewTicker(every)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -110,9 +109,7 @@ func tick(out *framer) (stop func()) {
 			case <-done:
 				return
 			}
-			var body [8]byte
-			binary.BigEndian.PutUint64(body[:], uint64(sinceStart()))
-			_ = out.send(frameTick, body[:])
+			_ = out.send(frameTick, nil)
 		}
 	})
 	return func() {
@@ -120,14 +117,6 @@ func tick(out *framer) (stop func()) {
 		close(done)
 		wg.Wait()
 	}
-}
-
-// readTick reads the body of a tick.
-func readTick(body []byte) (time.Duration, error) {
-	if len(body) != 8 {
-		return 0, fmt.Errorf("a tick of %d bytes", len(body))
-	}
-	return time.Duration(binary.BigEndian.Uint64(body)), nil
 }
 
 // boxPost is the file on which the command finds the way for its letters.
@@ -190,19 +179,4 @@ func passLetters(pipe *os.File, out *framer) (passed func() error) {
 		}
 	}()
 	return func() error { <-end; return lost }
-}
-
-// exitOf makes an exit code of what Wait said.
-func exitOf(err error) (int, error) {
-	var exit *exec.ExitError
-	switch {
-	case err == nil, errors.Is(err, exec.ErrWaitDelay):
-		return 0, nil
-	case errors.As(err, &exit):
-		if ws := exit.Sys().(syscall.WaitStatus); ws.Signaled() {
-			return 128 + int(ws.Signal()), nil
-		}
-		return exit.ExitCode(), nil
-	}
-	return -1, err
 }

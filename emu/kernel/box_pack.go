@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Where process 1 of a box finds things.
@@ -27,6 +28,7 @@ type boxOrders struct {
 	Hostname string       `json:"hostname"`
 	Modules  []moduleFile `json:"modules"`
 	Post     bool         `json:"post"`              // the command sends letters
+	Tick     int64        `json:"tick"`              // ns between signs of life
 	Without  []string     `json:"without,omitempty"` // modules that this kernel's build does not have
 }
 
@@ -44,7 +46,7 @@ func (b *box) pack() (*initrd, error) {
 	a.file("/etc/group", 0o644, []byte("root:x:0:\n"))
 	a.file("/etc/hosts", 0o644, []byte("127.0.0.1 localhost\n"))
 	a.copy(BoxProgram, 0o755, b.cfg.Program)
-	o := boxOrders{Argv: b.cfg.Argv, Env: b.cfg.Env, Dir: b.cfg.Dir, Hostname: b.cfg.Lab, Post: b.cfg.Letter != nil}
+	o := boxOrders{Argv: b.cfg.Argv, Env: b.cfg.Env, Dir: b.cfg.Dir, Hostname: b.cfg.Lab, Post: b.cfg.Letter != nil, Tick: int64(time.Second) / int64(b.cfg.Speed)}
 	if o.Dir == "" {
 		o.Dir = "/"
 	}

@@ -18,6 +18,9 @@
 //   - init.go is the other side: vpclab as process 1 of the booted kernel
 //     (mounts, modules, loopback, control channel, power off); stage.go is what
 //     comes before that in a stock kernel;
+//   - box.go and box_run.go are the closed box, a machine on virtual time:
+//     box_pack.go and initrd.go make what it finds in its memory, box_init.go is
+//     its process 1, box_letter.go and port_amd64.s are the way out of it;
 //   - exec.go runs one command inside: the launcher for `go test -exec`;
 //   - doctor.go says what is missing on this machine and what mends it.
 //

@@ -394,6 +394,15 @@ func execHere(ctx context.Context, req execRequest, stdin io.Reader, stdout, std
 	err := cmd.Wait()
 	close(ended)
 	passing.Wait()
+	code, err := exitOf(err)
+	if err != nil {
+		return code, fmt.Errorf("exec %s: %w", req.Argv[0], err)
+	}
+	return code, nil
+}
+
+// exitOf makes an exit code of what Wait said.
+func exitOf(err error) (int, error) {
 	var exit *exec.ExitError
 	switch {
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
@@ -404,5 +413,5 @@ func execHere(ctx context.Context, req execRequest, stdin io.Reader, stdout, std
 		}
 		return exit.ExitCode(), nil
 	}
-	return -1, fmt.Errorf("exec %s: %w", req.Argv[0], err)
+	return -1, err
 }

@@ -71,12 +71,6 @@ func (a *initrd) add(name string, e initrdEntry) {
 	}
 }
 
-// has tells whether the archive has an entry of the name.
-func (a *initrd) has(name string) bool {
-	_, ok := a.entries[strings.Trim(path.Clean("/"+name), "/")]
-	return ok
-}
-
 // writeTo writes the archive. Entries are sorted by name, so that a folder
 // comes before what is in it.
 func (a *initrd) writeTo(w io.Writer) error {
