@@ -23,7 +23,8 @@ import (
 type calibrateOptions struct {
 	fidelity.Request
 	from, upTo string
-	out        string
+	out, show  string
+	markdown   bool
 	box        boxFlags
 }
 
@@ -46,6 +47,13 @@ Exit code 0: nothing is void. 1: something is.`,
 		Example: "  vpclab calibrate --quick\n  vpclab calibrate --kernel uml --only F1,F2 --up-to 500mbit --out calibration\n  vpclab calibrate --clock virtual --up-to 10gbit",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.show != "" {
+				c, err := metrics.ReadCalibration(o.show)
+				if err != nil {
+					return usageError{err}
+				}
+				return printCalibration(cmd, c, o.markdown)
+			}
 			var err error
 			if o.UpTo, err = topo.ParseRate(o.upTo); err != nil {
 				return usageError{fmt.Errorf("--up-to: %w", err)}
@@ -69,6 +77,8 @@ Exit code 0: nothing is void. 1: something is.`,
 	f.StringVar(&o.upTo, "up-to", "1gbit", "fastest rate to measure")
 	f.StringVar(&o.Peer, "peer", "", "measure the links of this one beside: mininet")
 	o.box.addTo(cmd)
+	f.StringVar(&o.show, "show", "", "print the calibration in this folder, and measure nothing")
+	f.BoolVar(&o.markdown, "markdown", false, "print tables in Markdown")
 	f.StringVar(&o.out, "out", "", "folder for "+metrics.CalibrationFile+" and figures (default: none is written)")
 	complete(cmd, "only", func(string) []string { return fidelity.Tests() })
 	complete(cmd, "peer", func(string) []string { return []string{"mininet"} })
@@ -100,7 +110,7 @@ func calibrate(cmd *cobra.Command, o calibrateOptions) error {
 	}
 	p.end()
 	c.Host.LoadEnd = loadAverage()
-	if e := showCalibration(cmd, c, o.out); e != nil && err == nil {
+	if e := showCalibration(cmd, c, o); e != nil && err == nil {
 		return e
 	}
 	if err == nil && !fidelity.Pass(c) {
@@ -166,29 +176,40 @@ func calibrateTwice(c *metrics.Calibration, once func() (*metrics.Calibration, e
 	return nil
 }
 
-// showCalibration prints what was measured, and leaves it in a folder.
-func showCalibration(cmd *cobra.Command, c *metrics.Calibration, dir string) error {
-	var figures []plots.Figure
-	if dir != "" {
-		if err := metrics.WriteCalibration(dir, c); err != nil {
-			return err
-		}
-		var err error
-		if figures, err = plots.DrawCalibration(dir); err != nil {
-			return err
-		}
+// showCalibration leaves what was measured in a folder, if there is one, and
+// prints it.
+func showCalibration(cmd *cobra.Command, c *metrics.Calibration, o calibrateOptions) error {
+	if o.out == "" {
+		return printCalibration(cmd, c, o.markdown)
 	}
+	if err := metrics.WriteCalibration(o.out, c); err != nil {
+		return err
+	}
+	figures, err := plots.DrawCalibration(o.out)
+	if err != nil {
+		return err
+	}
+	if err := printCalibration(cmd, c, o.markdown); err != nil || jsonOutput() {
+		return err
+	}
+	showFigures(cmd.OutOrStdout(), o.out, figures)
+	fmt.Fprintf(cmd.OutOrStdout(), "written: %s\n", filepath.Join(o.out, metrics.CalibrationFile))
+	return nil
+}
+
+// printCalibration prints the tables, and what they were measured on.
+func printCalibration(cmd *cobra.Command, c *metrics.Calibration, markdown bool) error {
 	if jsonOutput() {
 		return printJSON(cmd, c)
 	}
 	w := cmd.OutOrStdout()
-	fidelity.Text(w, c)
-	fmt.Fprintf(w, "kernel %s %s, clock %s, %d CPU, load %.1f to %.1f, %v\n", c.Kernel.Substrate, c.Kernel.Release, c.Kernel.Clock, c.Kernel.CPUs,
-		c.Host.LoadMin, c.Host.LoadEnd, time.Duration(c.TookS*float64(time.Second)).Round(100*time.Millisecond))
-	if dir != "" {
-		showFigures(w, dir, figures)
-		fmt.Fprintf(w, "written: %s\n", filepath.Join(dir, metrics.CalibrationFile))
+	if markdown {
+		fidelity.Markdown(w, c)
+	} else {
+		fidelity.Text(w, c)
 	}
+	fmt.Fprintf(w, "kernel %s %s, clock %s, %d CPU, load %.1f to %.1f, %v, %s\n", c.Kernel.Substrate, c.Kernel.Release, c.Kernel.Clock, c.Kernel.CPUs,
+		c.Host.LoadMin, c.Host.LoadEnd, time.Duration(c.TookS*float64(time.Second)).Round(100*time.Millisecond), c.Started.Format(time.DateOnly))
 	return nil
 }
 

@@ -79,8 +79,8 @@ func grades(all []metrics.Calibrated, what string) (found []string) {
 // What does not depend on how busy the machine is must be right on any.
 func TestCountsAreRight(t *testing.T) {
 	kerneltest.Need(t)
-	all := measured(t, newLab(), Request{Only: []string{"F4", "F6", "F10"}, Quick: true})
-	for _, what := range []string{"loss", "drops of a full queue", "split horizon and isolation"} {
+	all := measured(t, newLab(), Request{Only: []string{"F4", "F10"}, Quick: true})
+	for _, what := range []string{"loss", "split horizon and isolation"} {
 		require.NotContains(t, grades(all, what), metrics.FidelityVoid, what)
 	}
 	require.Equal(t, []string{metrics.FidelityPass, metrics.FidelityPass}, grades(all, "label stacks"))

@@ -15,19 +15,11 @@ import (
 // system, and beside F1 what others published.
 func Text(w io.Writer, c *metrics.Calibration) {
 	for _, system := range systems(c) {
-		t := table.NewWriter()
-		t.SetOutputMirror(w)
-		t.SetStyle(table.StyleLight)
-		t.Style().Options.SeparateRows = false
+		t := newTable(w)
 		if system != systemVPCLab {
 			fmt.Fprintf(w, "\n%s on the same kernel, by the same instruments:\n", system)
 		}
-		t.AppendHeader(table.Row{"", "what", "set", "measured", "error", "bar", "of", "n", "verdict"})
-		for _, r := range c.Results {
-			if r.System == system {
-				t.AppendRow(row(r))
-			}
-		}
+		fill(t, c, system)
 		t.Render()
 	}
 	if slices.ContainsFunc(c.Results, func(r metrics.Calibrated) bool { return r.Test == "F1" }) {
@@ -37,6 +29,35 @@ func Text(w io.Writer, c *metrics.Calibration) {
 		fmt.Fprintf(w, "%s was not measured: %s\n", p.System, p.Why)
 	}
 	summary(w, c)
+}
+
+// Markdown prints what was measured as tables for a page, without what others
+// published.
+func Markdown(w io.Writer, c *metrics.Calibration) {
+	for _, system := range systems(c) {
+		fmt.Fprintf(w, "%s:\n\n", system)
+		t := newTable(w)
+		fill(t, c, system)
+		t.RenderMarkdown()
+		fmt.Fprintln(w)
+	}
+	summary(w, c)
+}
+
+func newTable(w io.Writer) table.Writer {
+	t := table.NewWriter()
+	t.SetOutputMirror(w)
+	t.SetStyle(table.StyleLight)
+	return t
+}
+
+func fill(t table.Writer, c *metrics.Calibration, system string) {
+	t.AppendHeader(table.Row{"", "what", "set", "measured", "error", "bar", "of", "n", "verdict"})
+	for _, r := range c.Results {
+		if r.System == system {
+			t.AppendRow(row(r))
+		}
+	}
 }
 
 func systems(c *metrics.Calibration) (names []string) {
@@ -63,9 +84,7 @@ func row(r metrics.Calibrated) table.Row {
 // published prints what F1 can be held against.
 func published(w io.Writer) {
 	fmt.Fprintln(w, "\nF1 as published: Mininet-HiFi (CoNEXT 2012), from the authors' raw data (github.com/mininet/mininet-tests):")
-	t := table.NewWriter()
-	t.SetOutputMirror(w)
-	t.SetStyle(table.StyleLight)
+	t := newTable(w)
 	t.AppendHeader(table.Row{"experiment", "rate", "n", "median", "p90", "p99", "p99.9", ""})
 	for _, p := range metrics.HiFi {
 		t.AppendRow(table.Row{p.Name, bits(p.RateBps), p.N, percent(p.Median), percent(p.P90), percent(p.P99), percent(p.P999), p.Says})
