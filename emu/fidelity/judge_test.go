@@ -128,6 +128,17 @@ func TestAQueueIsReplayed(t *testing.T) {
 	}
 }
 
+func TestAQueueThatWasNeverFullProvesNothing(t *testing.T) {
+	way := make([]passage, 100)
+	for i := range way {
+		way[i] = passage{int64(i) * 2e6, int64(i)*2e6 + 1}
+	}
+	for _, r := range judgeQueue("", topo.Impairment{Rate: 10e6, Queue: 50}, way) {
+		require.Equal(t, metrics.FidelityVoid, r.Grade)
+		require.Contains(t, r.Note, "never full")
+	}
+}
+
 func TestIsolationNeedsChanceAndSize(t *testing.T) {
 	w := func(gap, rate float64) watched {
 		var out watched

@@ -78,5 +78,11 @@ func judgeQueue(system string, line topo.Impairment, way []passage) []metrics.Ca
 	wait.Error = max(longest-full, full-longest) / gap
 	wait.Measured = fmt.Sprintf("%.3f ms of %.3f ms", longest/1e6, full/1e6)
 	wait.Values = map[string]float64{"longest_ms": longest / 1e6, "full_ms": full / 1e6}
-	return []metrics.Calibrated{drops.Judge(), wait.Judge()}
+	drops, wait = drops.Judge(), wait.Judge()
+	if expected == 0 { // that nothing was dropped then tells nothing
+		drops.Grade, wait.Grade = metrics.FidelityVoid, metrics.FidelityVoid
+		drops.Note = "it was never full: what should fill it comes too slowly"
+		wait.Note = drops.Note
+	}
+	return []metrics.Calibrated{drops, wait}
 }
