@@ -113,9 +113,9 @@ func (r *run) roundTrips(ctx context.Context, ways [2]way) (out metrics.Calibrat
 
 // throughput sends TCP over both ways in turns, each for a while.
 func (r *run) throughput(ctx context.Context, ways [2]way) (out metrics.Calibrated, err error) {
-	turns, long := 10, 500*time.Millisecond
+	turns, long := 10, 250*time.Millisecond
 	if r.Quick {
-		turns, long = 6, 200*time.Millisecond
+		turns, long = 6, 150*time.Millisecond
 	}
 	p, err := traffic.Open(r.lab.Fabric().Do, []traffic.Endpoint{ways[0].from, ways[0].to, ways[1].from, ways[1].to})
 	if err != nil {
