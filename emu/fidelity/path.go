@@ -58,9 +58,7 @@ func randomGraph(routers, hosts int, seed uint64) *graph {
 	for range routers / 2 {
 		join(rnd.IntN(routers), rnd.IntN(routers))
 	}
-	for _, at := range rnd.Perm(routers)[:hosts] {
-		g.hosts = append(g.hosts, at)
-	}
+	g.hosts = append(g.hosts, rnd.Perm(routers)[:hosts]...)
 	return g
 }
 

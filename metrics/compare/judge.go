@@ -374,11 +374,8 @@ func (o Options) verdict(c Cell, p float64, decides bool) string {
 	// A change of nothing into something has no relative size and is large.
 	worse, reach := c.By > 0, math.Inf(1)
 	if c.Shift != nil && c.Lo != nil && c.Hi != nil {
-		reach = math.Max(math.Abs(*c.Lo), math.Abs(*c.Hi))
-		if worse {
+		if reach = -*c.Lo; worse {
 			reach = *c.Hi
-		} else {
-			reach = -*c.Lo
 		}
 		if o.Estimate {
 			reach = math.Abs(*c.Shift)
