@@ -120,5 +120,9 @@ func (f *boxFlags) exec(ctx context.Context, cfg kernel.Config, args []string, v
 
 // boxTime tells how long a box ran, on both clocks.
 func boxTime(r kernel.BoxResult) string {
-	return fmt.Sprintf("%.3f s of virtual time in %v (ratio %.2f)", r.Virtual.Seconds(), r.Wall.Round(10*time.Millisecond), r.Ratio())
+	text := fmt.Sprintf("%.3f s of virtual time in %v (ratio %.2f)", r.Virtual.Seconds(), r.Wall.Round(10*time.Millisecond), r.Ratio())
+	if r.Unsteady != "" {
+		text += "; another run may differ by some ns: " + r.Unsteady
+	}
+	return text
 }

@@ -265,6 +265,7 @@ func withFRR(t *testing.T, l *vpntest.Lab, node string, cfg repair.Config, us st
 	}
 	ours = begin()
 	wait("bfd.up")
+	agree(t, ours, theirs) // until then packets come once a second
 
 	// Theirs is killed, and ours misses it.
 	fmt.Fprintln(theirs.in, "die")

@@ -73,7 +73,10 @@ type BoxResult struct {
 	Wall    time.Duration // since QEMU's start, by ours
 	Release string        // kernel release, as uname -r inside
 	Without []string      // optional kernel modules that are not there, with the reason
-	Box     BoxMake
+	// Unsteady says why the box need not do the same again: its threads could not
+	// be arranged as steady.go has it. Empty: they are.
+	Unsteady string
+	Box      BoxMake
 }
 
 // Ratio is how many seconds of the box's time passed in one of ours.

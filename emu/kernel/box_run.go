@@ -19,20 +19,21 @@ import (
 
 // box is the outside of one closed box.
 type box struct {
-	cfg     BoxConfig
-	qemu    *qemuProgram
-	image   *kernelImage
-	boot    string // what QEMU loads of it
-	made    BoxMake
-	scratch *scratch
-	warden  *wardenProcess
-	port    *os.File // what the box says
-	printed *os.File // what its kernel printed
-	said    tail     // QEMU's own messages
-	group   int
-	how     string
-	failed  string
-	done    chan struct{} // closed when nothing of the box is left
+	cfg      BoxConfig
+	qemu     *qemuProgram
+	image    *kernelImage
+	boot     string // what QEMU loads of it
+	made     BoxMake
+	scratch  *scratch
+	warden   *wardenProcess
+	port     *os.File // what the box says
+	printed  *os.File // what its kernel printed
+	said     tail     // QEMU's own messages
+	group    int
+	how      string
+	failed   string
+	unsteady string
+	done     chan struct{} // closed when nothing of the box is left
 }
 
 // The models of machine and processor.
@@ -120,6 +121,7 @@ func (b *box) launch() error {
 		Argv:    append([]string{b.qemu.Path}, b.arguments(path)...),
 		Env:     b.qemu.env(),
 		Scratch: b.scratch.dir,
+		Steady:  true,
 	}, theirs, b.scratch.lock)
 	if err != nil {
 		port.Close()
@@ -135,7 +137,7 @@ func (b *box) arguments(initrd string) []string {
 		"-M", boxMachine, "-cpu", boxProcessor, "-accel", "tcg",
 		"-icount", fmt.Sprintf("shift=%d,sleep=off", b.cfg.Shift),
 		"-smp", "1", "-m", strconv.FormatInt(b.cfg.Memory>>20, 10) + "M",
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "vpclab,debug-threads=on",
 		"-rtc", "base=" + boxEpoch + ",clock=vm", "-seed", strconv.FormatUint(b.cfg.Seed, 10),
 		"-kernel", b.boot, "-initrd", initrd, "-append", b.kernelLine(),
 		"-chardev", "file,id=console,path=" + filepath.Join(b.scratch.dir, boxConsoleName), "-serial", "chardev:console",
@@ -275,6 +277,9 @@ func (b *box) watch() {
 		}
 		if n.Error != "" {
 			b.failed = n.Error
+		}
+		if n.Unsteady != "" {
+			b.unsteady = n.Unsteady
 		}
 	}
 	_ = b.warden.cmd.Wait()

@@ -42,6 +42,7 @@ type wardenOrders struct {
 	Scratch string   `json:"scratch"` // removed at the end
 	Console string   `json:"console"` // log file
 	Single  bool     `json:"single"`  // the kernel is one process, which can die with the warden
+	Steady  bool     `json:"steady"`  // see steady.go
 	Held    int      `json:"held"`    // files from wardenHeld on that all its processes keep open
 }
 
@@ -58,6 +59,8 @@ type wardenNews struct {
 	Console string `json:"console,omitempty"` // what it printed
 	Exit    string `json:"exit,omitempty"`    // how it ended
 	Error   string `json:"error,omitempty"`   // it could not be started
+	// Unsteady says why the threads of a box could not be arranged.
+	Unsteady string `json:"unsteady,omitempty"`
 }
 
 // Files that the launcher hands to the warden.
@@ -134,6 +137,10 @@ func (w *warden) start() (*os.File, error) {
 		runtime.LockOSThread()
 		sys.Pdeathsig = unix.SIGKILL
 	}
+	pidfd := -1
+	if w.orders.Steady {
+		sys.PidFD = &pidfd
+	}
 	p, err := os.StartProcess(w.orders.Argv[0], w.orders.Argv, &os.ProcAttr{
 		Dir:   "/",
 		Env:   w.orders.Env,
@@ -146,6 +153,13 @@ func (w *warden) start() (*os.File, error) {
 	}
 	w.group = p.Pid
 	w.tell(wardenNews{PID: p.Pid})
+	if w.orders.Steady {
+		go func() {
+			if err := steady(p.Pid, pidfd); err != nil {
+				w.tell(wardenNews{Unsteady: err.Error()})
+			}
+		}()
+	}
 	return console, nil
 }
 
