@@ -2,7 +2,7 @@
 # The tests of vpclab, sourced by run.sh after it has built bin/vpclab.
 #
 #   ./run.sh test            everything
-#   ./run.sh test NAME…      only these steps: format vet static shell host kernel e2e
+#   ./run.sh test NAME…      only these steps: format vet static shell host kernel virtual e2e
 #
 # Every step runs, even after a failure, and the last lines say what passed,
 # what failed and what was left out, and why.
@@ -168,6 +168,26 @@ e2e_reproduce() {
 	timeout -k 10 300 "$bin" reproduce cloudnet --quick --experiment table-1 --trials 1 --results "$out"
 }
 
+# e2e_reference SCENARIO: on virtual time, where a busy machine cannot be seen,
+# a change shows against the results that are kept.
+e2e_reference() {
+	local out=$logs/virtual
+	rm -rf "$out"
+	timeout -k 10 600 "$bin" run "$1" --clock virtual --trials 6 --results "$out" --no-plots || return
+	"$bin" compare --all --alpha 0.01 --threshold 10% "results/reference/virtual/$1" "$out/$1"
+}
+
+test_virtual() {
+	local name
+	for name in quickstart migration-gate; do
+		if have_qemu && have_image; then
+			step "vpclab compare virtual/$name" e2e_reference "$name"
+		else
+			leave_out "vpclab compare virtual/$name" "it needs QEMU and a kernel's image (./run.sh qemu)"
+		fi
+	done
+}
+
 nothing_left() {
 	local left
 	left=$(pgrep -u "$(id -u)" -f "rootfstype=hostfs.*$logs" || true)
@@ -212,6 +232,7 @@ do_step() {
 		test_host
 		;;
 	kernel) test_kernel ;;
+	virtual) test_virtual ;;
 	e2e) test_e2e ;;
 	esac
 }
@@ -224,13 +245,13 @@ do_steps() {
 run_tests() {
 	local began=$SECONDS s
 	local -a near=() kernel=()
-	[ $# != 0 ] || set -- format vet static shell host kernel e2e
+	[ $# != 0 ] || set -- format vet static shell host kernel virtual e2e
 	for s in "$@"; do
 		case $s in
-		kernel) kernel+=("$s") ;;
+		kernel | virtual) kernel+=("$s") ;;
 		format | vet | static | shell | host | e2e) near+=("$s") ;;
 		*)
-			printf 'run.sh test: no step %s: want format, vet, static, shell, host, kernel, e2e\n' "$s" >&2
+			printf 'run.sh test: no step %s: want format, vet, static, shell, host, kernel, virtual, e2e\n' "$s" >&2
 			return 2
 			;;
 		esac
