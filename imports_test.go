@@ -35,13 +35,14 @@ var allowed = map[string][]string{
 	"emu/replicate":  {"emu/event", "emu/migrate", "emu/warm"},
 	"emu/kernel":     {"topo", "emu/event"},
 	"emu/traffic":    {"topo", "emu/event", "emu/fabric"},
-	"emu/audit":      {"topo", "emu/event", "emu/fabric", "emu/traffic"},
+	"emu/ask":        {},
+	"emu/audit":      {"topo", "emu/ask", "emu/event", "emu/fabric", "emu/traffic"},
 	"emu/guest":      {"emu/child", "emu/event", "emu/tcp", "emu/warm"},
 	"emu/migrate":    {"emu/event", "emu/warm"},
-	"emu/fidelity":   {"topo", "emu/event", "emu/fabric", "emu/traffic", "emu/audit", "emu/lab", "metrics"},
+	"emu/fidelity":   {"topo", "emu/ask", "emu/event", "emu/fabric", "emu/traffic", "emu/audit", "emu/lab", "metrics"},
 	"emu/hypervisor": {"topo", "emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/lease", "emu/migrate", "emu/plug", "emu/replicate", "emu/tcp"},
 	"emu/lab":        {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor"},
-	"scenarios":      {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/watch", "emu/lab", "metrics", "plots"},
+	"scenarios":      {"topo", "emu/ask", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/watch", "emu/lab", "metrics", "plots"},
 	"cmd":            {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/fidelity", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor", "emu/lab", "emu/warm", "scenarios", "metrics", "plots"},
 }
 

@@ -1,15 +1,12 @@
 package scenarios
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
 
+	"github.com/vpclab/vpclab/emu/ask"
 	"github.com/vpclab/vpclab/metrics"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -28,10 +25,8 @@ const maxRequest = 64 << 20
 func Handler(l Lab) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var req Request
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&req); err != nil {
-			http.Error(w, "run: body: "+err.Error(), http.StatusBadRequest)
+		if err := ask.Read(w, r, maxRequest, &req); err != nil {
+			http.Error(w, "run: "+err.Error(), http.StatusBadRequest)
 			return
 		}
 		leave, err := l.Occupy()
@@ -40,15 +35,7 @@ func Handler(l Lab) http.Handler {
 			return
 		}
 		defer leave()
-		w.Header().Set("Content-Type", "application/x-ndjson")
-		out := json.NewEncoder(w)
-		flush := http.NewResponseController(w)
-		say := func(reply Reply) {
-			// A client that is gone ends the run by way of its context.
-			if out.Encode(reply) == nil {
-				_ = flush.Flush()
-			}
-		}
+		say := ask.Lines(w)
 		v, err := serve(r.Context(), l, req, func(p Progress) { say(Reply{Progress: &p}) })
 		leave() // before the last line: who has read it may ask for the next run
 		reply := Reply{Verdict: &v}
@@ -116,25 +103,16 @@ func openStore(sc *topo.Scenario, req Request) (*metrics.Store, error) {
 // The error is for a run that did not come to its end.
 func Post(ctx context.Context, client *http.Client, url string, req Request, progress func(Progress)) (Verdict, error) {
 	bad := Verdict{Status: metrics.VerdictError}
-	body, err := json.Marshal(req)
+	in, err := ask.Post(ctx, client, url, req)
+	var no *ask.Refused
+	if errors.As(err, &no) {
+		return bad, fmt.Errorf("run: the lab answered %s: %s", no.Status, no.Text)
+	}
 	if err != nil {
 		return bad, fmt.Errorf("run: %w", err)
 	}
-	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return bad, fmt.Errorf("run: %w", err)
-	}
-	hr.Header.Set("Content-Type", "application/json")
-	resp, err := client.Do(hr)
-	if err != nil {
-		return bad, fmt.Errorf("run: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // what came of it says enough
-		return bad, fmt.Errorf("run: the lab answered %s: %s", resp.Status, strings.TrimSpace(string(text)))
-	}
-	for in := json.NewDecoder(resp.Body); ; {
+	defer in.Close()
+	for {
 		var reply Reply
 		if err := in.Decode(&reply); err != nil {
 			return bad, fmt.Errorf("run: the lab went away before the verdict: %w", err)

@@ -1,16 +1,15 @@
 package audit
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
+	"github.com/vpclab/vpclab/emu/ask"
 	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -41,10 +40,8 @@ type Lab interface {
 func Handler(l Lab) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var req Request
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&req); err != nil && !errors.Is(err, io.EOF) { // no body: all by default
-			http.Error(w, "audit: body: "+err.Error(), http.StatusBadRequest)
+		if err := ask.Read(w, r, maxRequest, &req); err != nil && !errors.Is(err, io.EOF) { // no body: all by default
+			http.Error(w, "audit: "+err.Error(), http.StatusBadRequest)
 			return
 		}
 		var report *Report
@@ -63,26 +60,17 @@ func Handler(l Lab) http.Handler {
 
 // Post asks a Handler at url for an audit.
 func Post(ctx context.Context, client *http.Client, url string, req Request) (*Report, error) {
-	body, err := json.Marshal(req)
+	answer, err := ask.Post(ctx, client, url, req)
+	var no *ask.Refused
+	if errors.As(err, &no) {
+		return nil, no
+	}
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
-	}
-	hr.Header.Set("Content-Type", "application/json")
-	resp, err := client.Do(hr)
-	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // what came of it says enough
-		return nil, errors.New(strings.TrimSpace(string(text)))
-	}
+	defer answer.Close()
 	var report Report
-	if err := json.NewDecoder(resp.Body).Decode(&report); err != nil {
+	if err := answer.Decode(&report); err != nil {
 		return nil, fmt.Errorf("audit: the lab went away before the report: %w", err)
 	}
 	return &report, nil

@@ -1,15 +1,12 @@
 package fidelity
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
 
+	"github.com/vpclab/vpclab/emu/ask"
 	"github.com/vpclab/vpclab/metrics"
 )
 
@@ -32,27 +29,17 @@ type Reply struct {
 func Handler(l Lab) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var req Request
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&req); err != nil {
-			http.Error(w, "calibrate: body: "+err.Error(), http.StatusBadRequest)
+		if err := ask.Read(w, r, maxRequest, &req); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
 		leave, err := l.Occupy()
 		if err != nil {
-			http.Error(w, "calibrate: the lab is in use: "+err.Error(), http.StatusConflict)
+			http.Error(w, "the lab is in use: "+err.Error(), http.StatusConflict)
 			return
 		}
 		defer leave()
-		w.Header().Set("Content-Type", "application/x-ndjson")
-		out := json.NewEncoder(w)
-		flush := http.NewResponseController(w)
-		say := func(reply Reply) {
-			// A client that is gone ends the calibration by way of its context.
-			if out.Encode(reply) == nil {
-				_ = flush.Flush()
-			}
-		}
+		say := ask.Lines(w)
 		c, err := Run(r.Context(), l, req, func(text string) { say(Reply{Progress: text}) })
 		reply := Reply{Calibration: c}
 		if err != nil {
@@ -65,25 +52,12 @@ func Handler(l Lab) http.Handler {
 // Post asks a Handler at url for a calibration. An error may come with what
 // was measured before it.
 func Post(ctx context.Context, client *http.Client, url string, req Request, tell Progress) (*metrics.Calibration, error) {
-	body, err := json.Marshal(req)
+	in, err := ask.Post(ctx, client, url, req)
 	if err != nil {
 		return nil, fmt.Errorf("calibrate: %w", err)
 	}
-	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return nil, fmt.Errorf("calibrate: %w", err)
-	}
-	hr.Header.Set("Content-Type", "application/json")
-	resp, err := client.Do(hr)
-	if err != nil {
-		return nil, fmt.Errorf("calibrate: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // what came of it says enough
-		return nil, errors.New(strings.TrimSpace(string(text)))
-	}
-	for in := json.NewDecoder(resp.Body); ; {
+	defer in.Close()
+	for {
 		var reply Reply
 		if err := in.Decode(&reply); err != nil {
 			return nil, fmt.Errorf("calibrate: the lab went away before the end: %w", err)
