@@ -71,6 +71,7 @@ type process struct {
 	deafen   context.CancelFunc // ends listener; nil: there is none
 	listener sync.WaitGroup
 	shared   *nexthops
+	refused  refusedRoutes
 	heard    []news // of BGP, in this round, to be told
 	l2       vplsState
 	homing   homingState
@@ -90,7 +91,7 @@ func runSpeaker(ctx context.Context, conn io.ReadWriter, openFIB func(post func(
 	p := &process{
 		conn: conn, inbox: newInbox(), openFIB: openFIB,
 		rib: rib{}, importer: newImporter(&Config{}), exports: map[exportKey]export{},
-		kernel: map[routeKey]vrfRoute{}, dirty: map[netip.Prefix]bool{}, reach: newReach(), shared: newNexthops(), l2: newVPLSState(), homing: newHomingState(),
+		kernel: map[routeKey]vrfRoute{}, dirty: map[netip.Prefix]bool{}, reach: newReach(), shared: newNexthops(), refused: refusedRoutes{why: map[routeKey]string{}}, l2: newVPLSState(), homing: newHomingState(),
 		mono: event.Now(), wall: time.Now(),
 	}
 	var reader sync.WaitGroup
@@ -189,6 +190,9 @@ func (p *process) handle(ctx context.Context, m any) (done bool, err error) {
 	case retryVPLS:
 		p.l2.retrying = false
 		p.l2.dirty = true
+	case retryRoutes:
+		p.refused.retrying = false
+		p.resync = true
 	case lookAgain:
 		p.l2.dirty = true
 	}

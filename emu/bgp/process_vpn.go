@@ -25,7 +25,11 @@ func (p *process) converge(scope map[netip.Prefix]bool) error {
 	set, del := diffRoutes(p.kernel, want, scope, p.importer.tables())
 	errs = append(errs, p.program(set, del))
 	p.clearShared()
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err == nil && scope == nil && !p.resync {
+		p.tookRoutes()
+	}
+	return err
 }
 
 func (p *process) wantRoutes(scope map[netip.Prefix]bool) map[routeKey]vrfRoute {
@@ -76,7 +80,7 @@ func (p *process) programSome(set, del []vrfRoute) error {
 	now := event.Now()
 	failed := func(r vrfRoute, err error) {
 		errs = append(errs, err)
-		p.emitAt(now, "route.failed", map[string]string{"vrf": r.VRF, "table": strconv.Itoa(r.Table), "prefix": r.Prefix.String(), "error": err.Error()})
+		p.refuseRoute(now, r, err)
 	}
 	var removed, programmed []vrfRoute
 	for i, r := range del {

@@ -57,17 +57,23 @@ func speakerProcess() int {
 	return 0
 }
 
-// fakeFIB accepts everything but devices named "broken".
+// fakeFIB accepts everything but devices named "broken", and routes through one
+// named "busy" only at the third try.
 type fakeFIB struct {
 	post    func(any)
+	tries   int
 	bridges map[uint32]string // of the pseudowires' ports, by label
 }
 
-func (*fakeFIB) apply(set, del []vrfRoute) (setErrs, delErrs []error) {
+func (f *fakeFIB) apply(set, del []vrfRoute) (setErrs, delErrs []error) {
 	setErrs, delErrs = make([]error, len(set)), make([]error, len(del))
 	for i, r := range set {
-		if r.Way.Dev == "broken" {
+		switch {
+		case r.Way.Dev == "broken":
 			setErrs[i] = errors.New("no such device")
+		case r.Way.Dev == "busy" && f.tries < 2:
+			f.tries++
+			setErrs[i] = errors.New("no buffer space available")
 		}
 	}
 	return setErrs, delErrs
@@ -552,6 +558,20 @@ func TestSamePrefixAtTwoSitesUsesOneAndFallsBack(t *testing.T) {
 	b.wait(t, m, "pe1", "route.programmed", "prefix=10.9.0.0/16", "egress=127.0.1.3", "labels=103/2013")
 	require.Zero(t, b.count(m, "pe1", "route.removed"))
 	b.wait(t, m, "pe2", "route.programmed", "prefix=10.9.0.0/16", "egress=127.0.1.3")
+}
+
+// What the kernel had no room for is tried again, and reported once.
+func TestARefusedRouteIsTriedAgain(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+	m := b.mark()
+	c := b.cfg["pe1"]
+	c.Tunnels = []Tunnel{{Egress: loopbacks["pe3"], Label: 103, Via: addr("10.0.0.1"), Dev: "busy"}}
+	b.cfg["pe1"] = c
+	require.ErrorContains(t, b.s["pe1"].Configure(context.Background(), c), "no buffer space")
+	b.wait(t, m, "pe1", "route.failed", "prefix=10.0.3.0/24", "error=no buffer space available")
+	b.wait(t, m, "pe1", "route.programmed", "prefix=10.0.3.0/24")
+	require.LessOrEqual(t, b.count(m, "pe1", "route.failed"), 2, "of two routes at most, each once")
 }
 
 func TestTunnelsDecideWhatIsProgrammed(t *testing.T) {
