@@ -173,6 +173,9 @@ func newBox(ctx context.Context, cfg BoxConfig) (*box, error) {
 	if err := qemuUsable(ctx); err != nil {
 		return nil, err
 	}
+	if err := static(cfg.Program); err != nil {
+		return nil, err
+	}
 	qemu, err := findQEMU(ctx)
 	if err != nil {
 		return nil, err

@@ -7,7 +7,6 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -124,7 +123,7 @@ func static(program string) error {
 	defer f.Close()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return errors.New("this program needs shared libraries, and cannot be process 1 of a machine: build it with CGO_ENABLED=0")
+			return &Unusable{Substrate: QEMU, Missing: "this vpclab needs shared libraries, and cannot be process 1 of a machine", Fix: "build it with CGO_ENABLED=0, as ./run.sh does"}
 		}
 	}
 	return nil
