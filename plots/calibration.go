@@ -88,6 +88,9 @@ var curveLooks = []look{
 	{color: vermillion, dashes: dashed}, {color: purple, dashes: dotted}, {color: black, dashes: dotted}, {color: grey},
 }
 
+// superDashes are those of super frames, in the colour of their rate.
+var superDashes = []vg.Length{8, 1.5, 1, 1.5, 1, 1.5}
+
 // Bounds of the axes of makeGaps, in percent and as a share.
 const (
 	leastDeviation, mostDeviation = 0.001, 1e5
@@ -109,14 +112,20 @@ func makeGaps(c *metrics.Calibration) (*page, string, error) {
 	slices.SortStableFunc(curves, func(a, b metrics.GapCurve) int {
 		return cmp.Or(cmp.Compare(a.Frame, b.Frame), cmp.Compare(a.RateBps, b.RateBps))
 	})
+	var rates []float64
+	for _, k := range curves {
+		rates = append(rates, k.RateBps)
+	}
+	slices.Sort(rates)
+	rates = slices.Compact(rates)
 	pg := &page{width: doubleWidth, bodyHeight: 2.8 * vg.Inch}
 	var all []series
-	for i, k := range curves {
-		name := rateName(k.RateBps)
+	for _, k := range curves {
+		name, looks := rateName(k.RateBps), curveLooks[slices.Index(rates, k.RateBps)%len(curveLooks)]
 		if k.Frame > 10000 {
-			name += ", super frames"
+			name, looks.dashes = name+", super frames", superDashes
 		}
-		s := series{name: name, look: curveLooks[i%len(curveLooks)], lines: true}
+		s := series{name: name, look: looks, lines: true}
 		for j, d := range k.Deviation {
 			s.pts = append(s.pts, dot(min(max(d, leastDeviation), mostDeviation), max(k.Share[j], leastShare)))
 		}
