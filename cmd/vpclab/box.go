@@ -45,6 +45,12 @@ func (f *boxFlags) virtual(word string) (bool, error) {
 	} else if s != kernel.Auto && s != kernel.QEMU {
 		return false, usageError{fmt.Errorf("--clock virtual needs --kernel qemu, not %s: no other kernel's time can be counted", s)}
 	}
+	if f.speed < 1 || f.speed > kernel.MaxSpeed {
+		return false, usageError{fmt.Errorf("--cpu-speed %d: want 1 to %d instructions in a ns; --shift is for less", f.speed, kernel.MaxSpeed)}
+	}
+	if f.shift < 0 || f.shift > kernel.MaxShift {
+		return false, usageError{fmt.Errorf("--shift %d: want 0 to %d: the speed is divided by 2^SHIFT", f.shift, kernel.MaxShift)}
+	}
 	return true, nil
 }
 

@@ -95,11 +95,11 @@ type BoxMake struct {
 	Seed     uint64
 }
 
-// maxShift is the greatest shift that QEMU takes, maxSpeed what the kernel can
+// MaxShift is the greatest shift that QEMU takes, MaxSpeed what the kernel can
 // believe of its processor.
 const (
-	maxShift = 10
-	maxSpeed = 64
+	MaxShift = 10
+	MaxSpeed = 64
 )
 
 // DefaultSpeed is about what a core of today does: four instructions a ns.
@@ -110,14 +110,14 @@ func (cfg *BoxConfig) check() error {
 	if len(cfg.Argv) == 0 {
 		return errors.New("closed box: no command given")
 	}
-	if cfg.Shift < 0 || cfg.Shift > maxShift {
-		return fmt.Errorf("closed box: shift %d: want 0 to %d: an instruction takes 2^shift ns", cfg.Shift, maxShift)
+	if cfg.Shift < 0 || cfg.Shift > MaxShift {
+		return fmt.Errorf("closed box: shift %d: want 0 to %d: an instruction takes 2^shift ns", cfg.Shift, MaxShift)
 	}
 	if cfg.Speed == 0 {
 		cfg.Speed = DefaultSpeed
 	}
-	if cfg.Speed < 1 || cfg.Speed > maxSpeed {
-		return fmt.Errorf("closed box: speed %d: want 1 to %d: ns of QEMU's in one of the box's", cfg.Speed, maxSpeed)
+	if cfg.Speed < 1 || cfg.Speed > MaxSpeed {
+		return fmt.Errorf("closed box: speed %d: want 1 to %d: ns of QEMU's in one of the box's", cfg.Speed, MaxSpeed)
 	}
 	if cfg.Memory == 0 {
 		cfg.Memory = DefaultMemory
