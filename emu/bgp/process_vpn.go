@@ -107,7 +107,9 @@ func (p *process) programSome(set, del []vrfRoute) error {
 				programmed = append(programmed, r)
 			}
 		case r.Nexthop != 0 && !shared:
-			p.resync = true // the kernel removed its next hop meanwhile
+			// The kernel removed its next hop meanwhile, and all are looked at again
+			// at once; or it refused that, which has been reported.
+			p.tryLater()
 		default:
 			failed(r, err)
 		}

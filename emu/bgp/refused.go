@@ -26,6 +26,12 @@ func (p *process) refuseRoute(now event.Mono, r vrfRoute, err error) {
 		f.why[r.key()] = err.Error()
 		p.emitAt(now, "route.failed", map[string]string{"vrf": r.VRF, "table": strconv.Itoa(r.Table), "prefix": r.Prefix.String(), "error": err.Error()})
 	}
+	p.tryLater()
+}
+
+// tryLater has all routes looked at again after a while.
+func (p *process) tryLater() {
+	f := &p.refused
 	if f.retrying {
 		return
 	}

@@ -44,7 +44,9 @@ func speakerProcess() int {
 	}
 	open := openKernelFIB
 	if os.Getenv(fakeFIBEnv) != "" {
-		open = func(post func(any)) (fib, error) { return &fakeFIB{post: post, bridges: map[uint32]string{}}, nil }
+		open = func(post func(any)) (fib, error) {
+			return &fakeFIB{refused: map[uint32]bool{}, post: post, bridges: map[uint32]string{}}, nil
+		}
 	}
 	if os.Getenv(panicEnv) != "" {
 		open = func(func(any)) (fib, error) { panic("as the test asked") }
@@ -62,6 +64,7 @@ func speakerProcess() int {
 type fakeFIB struct {
 	post    func(any)
 	tries   int
+	refused map[uint32]bool   // next hops
 	bridges map[uint32]string // of the pseudowires' ports, by label
 }
 
@@ -71,6 +74,8 @@ func (f *fakeFIB) apply(set, del []vrfRoute) (setErrs, delErrs []error) {
 		switch {
 		case r.Way.Dev == "broken":
 			setErrs[i] = errors.New("no such device")
+		case r.Nexthop != 0 && f.refused[r.Nexthop]:
+			setErrs[i] = errors.New("no such next hop")
 		case r.Way.Dev == "busy" && f.tries < 2:
 			f.tries++
 			setErrs[i] = errors.New("no buffer space available")
@@ -78,8 +83,14 @@ func (f *fakeFIB) apply(set, del []vrfRoute) (setErrs, delErrs []error) {
 	}
 	return setErrs, delErrs
 }
-func (*fakeFIB) nexthops(add, move []nexthop, _ []uint32) (addErrs, moveErrs []error) {
-	return make([]error, len(add)), make([]error, len(move))
+func (f *fakeFIB) nexthops(add, move []nexthop, _ []uint32) (addErrs, moveErrs []error) {
+	addErrs = make([]error, len(add))
+	for i, n := range add {
+		if f.refused[n.ID] = n.Way.Dev == "broken"; f.refused[n.ID] {
+			addErrs[i] = errors.New("no such device")
+		}
+	}
+	return addErrs, make([]error, len(move))
 }
 func (*fakeFIB) leftovers() ([]vrfRoute, error) { return nil, nil }
 
@@ -572,6 +583,23 @@ func TestARefusedRouteIsTriedAgain(t *testing.T) {
 	b.wait(t, m, "pe1", "route.failed", "prefix=10.0.3.0/24", "error=no buffer space available")
 	b.wait(t, m, "pe1", "route.programmed", "prefix=10.0.3.0/24")
 	require.LessOrEqual(t, b.count(m, "pe1", "route.failed"), 2, "of two routes at most, each once")
+}
+
+// A shared next hop that the kernel does not take must not keep the speaker from
+// hearing of one that it does.
+func TestARefusedNexthopIsTriedAgain(t *testing.T) {
+	b := newBench(t)
+	b.settle()
+	c := b.cfg["pe1"]
+	c.PIC = true
+	c.Tunnels = []Tunnel{{Egress: loopbacks["pe3"], Label: 777, Via: addr("10.0.0.1"), Dev: "broken"}}
+	b.cfg["pe1"] = c
+	require.ErrorContains(t, b.s["pe1"].Configure(context.Background(), c), "no such device")
+	m := b.mark()
+	c.Tunnels = []Tunnel{{Egress: loopbacks["pe3"], Label: 103, Via: addr("10.0.0.1"), Dev: "core"}}
+	b.cfg["pe1"] = c
+	b.configure("pe1")
+	b.wait(t, m, "pe1", "route.programmed", "prefix=10.0.3.0/24")
 }
 
 func TestTunnelsDecideWhatIsProgrammed(t *testing.T) {
