@@ -80,6 +80,9 @@ func boxedMain(what string) int {
 	return 0
 }
 
+// naps is how often fate sleeps for some microseconds.
+const naps = 1000
+
 // fate prints all that chance has a hand in: random bytes, the order of a map, how
 // late timers are, who of several goroutines is first, the clocks.
 func fate() {
@@ -109,15 +112,15 @@ func fate() {
 		})
 	}
 	wg.Wait()
-	// Where the clock jumps over idle time it could jump too far, once in some ten
-	// thousand times; see steady.go.
-	naps := sha256.New()
-	for i := range 20_000 {
+	// Where the clock jumps over idle time it can jump too far, once in some ten
+	// thousand times without steady.go, and seldom with it.
+	slept := sha256.New()
+	for i := range naps {
 		nap := unix.Timespec{Nsec: int64(20_000 + i*7919%9000)}
 		_ = unix.Nanosleep(&nap, nil)
-		fmt.Fprintln(naps, sinceStart())
+		fmt.Fprintln(slept, sinceStart())
 	}
-	fmt.Printf("\nnaps %x\ntimers %x\ntime %v, %v since the start\n", naps.Sum(nil), late.Sum(nil), time.Now().UTC(), sinceStart())
+	fmt.Printf("\nnaps %x\ntimers %x\ntime %v, %v since the start\n", slept.Sum(nil), late.Sum(nil), time.Now().UTC(), sinceStart())
 }
 
 // load keeps both processors of a small machine busy until the test ends.

@@ -70,10 +70,7 @@ const scratchRoot = "vpclab-kernel-"
 
 // claimScratch makes dir ours, clearing what a dead owner left in it.
 func claimScratch(dir string) (*scratch, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	lock, err := lockFolder(dir)
+	lock, err := takeFolder(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +85,36 @@ func claimScratch(dir string) (*scratch, error) {
 		}
 	}
 	return &scratch{dir: dir, lock: lock}, nil
+}
+
+// takeFolder makes the folder and locks it. A former owner may be removing it
+// meanwhile, with the lock that we have just opened: then it is made once more.
+func takeFolder(dir string) (lock *os.File, err error) {
+	for range 100 {
+		if err = os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		if lock, err = lockFolder(dir); err != nil {
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			return nil, err
+		}
+		if isLockOf(dir, lock) {
+			return lock, nil
+		}
+		lock.Close()
+		err = fmt.Errorf("folder %s: somebody removes it all the time", dir)
+	}
+	return nil, err
+}
+
+// isLockOf tells whether this is the lock of the folder as it is now: its owner and
+// the warden both remove the folder, and another may have taken it in between.
+func isLockOf(dir string, lock *os.File) bool {
+	held, err1 := lock.Stat()
+	there, err2 := os.Stat(filepath.Join(dir, lockName))
+	return err1 == nil && err2 == nil && os.SameFile(held, there)
 }
 
 const lockName = "lock"
@@ -129,14 +156,26 @@ func sweep(root string) {
 
 // remove gives the folder up and deletes it.
 func (s *scratch) remove() {
-	removeScratch(s.dir)
+	removeScratch(s.dir, s.lock)
 	s.lock.Close()
 }
 
 // removeScratch deletes the folder, and the user's root of temporary ones with
 // the last of them.
-func removeScratch(dir string) {
-	os.RemoveAll(dir)
+func removeScratch(dir string, lock *os.File) {
+	if !isLockOf(dir, lock) {
+		return
+	}
+	// The lock goes last: who takes the folder next waits for it, and keeps what
+	// it then puts there.
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.Name() != lockName {
+			os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
+	}
+	os.Remove(filepath.Join(dir, lockName))
+	os.Remove(dir)
 	if root := filepath.Dir(dir); strings.HasPrefix(filepath.Base(root), scratchRoot) {
 		os.Remove(root) // fails while it holds others
 	}

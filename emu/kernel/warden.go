@@ -93,7 +93,8 @@ func wardenMain() int {
 	if err := life.Decode(&w.orders); err != nil {
 		return 1
 	}
-	defer removeScratch(w.orders.Scratch)
+	lock := os.NewFile(wardenLock, "lock")
+	defer removeScratch(w.orders.Scratch, lock)
 	console, err := w.start()
 	if err != nil {
 		w.tell(wardenNews{Error: err.Error()})
@@ -104,7 +105,7 @@ func wardenMain() int {
 	go w.watchLauncher(io.MultiReader(life.Buffered(), os.Stdin)) // ends with this process
 	how := w.reap()
 	copying.Wait()
-	removeScratch(w.orders.Scratch)
+	removeScratch(w.orders.Scratch, lock)
 	w.tell(wardenNews{Exit: how})
 	return 0
 }
