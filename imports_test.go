@@ -38,12 +38,13 @@ var allowed = map[string][]string{
 	"emu/ask":        {},
 	"emu/audit":      {"topo", "emu/ask", "emu/event", "emu/fabric", "emu/traffic"},
 	"emu/guest":      {"emu/child", "emu/event", "emu/tcp", "emu/warm"},
+	"emu/vmm":        {"emu/child", "emu/event", "emu/fabric", "emu/guest"},
 	"emu/migrate":    {"emu/event", "emu/warm"},
 	"emu/fidelity":   {"topo", "emu/ask", "emu/event", "emu/fabric", "emu/traffic", "emu/audit", "emu/lab", "metrics"},
-	"emu/hypervisor": {"topo", "emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/lease", "emu/migrate", "emu/plug", "emu/replicate", "emu/tcp"},
+	"emu/hypervisor": {"topo", "emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/lease", "emu/migrate", "emu/plug", "emu/replicate", "emu/tcp", "emu/vmm"},
 	"emu/lab":        {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor"},
-	"scenarios":      {"topo", "emu/ask", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/watch", "emu/lab", "metrics", "plots"},
-	"cmd":            {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/fidelity", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor", "emu/lab", "emu/warm", "scenarios", "metrics", "plots"},
+	"scenarios":      {"topo", "emu/ask", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/vmm", "emu/watch", "emu/lab", "metrics", "plots"},
+	"cmd":            {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/fidelity", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor", "emu/lab", "emu/vmm", "emu/warm", "scenarios", "metrics", "plots"},
 }
 
 // room names the room a package of this module belongs to.

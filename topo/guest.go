@@ -20,7 +20,16 @@ const (
 	defaultScale = "quarter"
 	defaultPort  = 80
 
-	guestProcess = "process"
+	// GuestProcess and GuestQEMU are the kinds of guests.
+	GuestProcess = "process"
+	GuestQEMU    = "qemu"
+
+	// ofGuestKernel is what a QEMU guest's kernel and the program in it take of
+	// its memory beside the workload.
+	ofGuestKernel = Size(80 << 20)
+	// ofQEMU is what the program QEMU itself takes, at each host.
+	ofQEMU = Size(96 << 20)
+
 	workloadIdle = "idle"
 	workloadLog  = "trace"
 )
@@ -28,13 +37,16 @@ const (
 // fillByGuest fills in the defaults of what has a guest.
 func (v *VM) fillByGuest() {
 	if v.Guest == "" && (v.Memory != 0 || v.Scale != "") {
-		v.Guest = guestProcess
+		v.Guest = GuestProcess
 	}
 	if v.Guest == "" {
 		return
 	}
 	if v.Memory == 0 {
 		v.Memory = scales[cmpOr(v.Scale, defaultScale)]
+		if v.Guest == GuestQEMU {
+			v.Memory += ofGuestKernel
+		}
 	}
 	if v.Workload == "" {
 		v.Workload = workloadIdle
@@ -55,15 +67,26 @@ func (f fullScenario) guest(e Entry[VM]) *Guest {
 	if v.Guest == "" {
 		return nil
 	}
-	g := &Guest{Memory: v.Memory, Disk: v.Disk, Workload: v.Workload, Port: v.Port, Trace: v.Trace}
-	g.Scale = float64(g.Memory) / float64(fullMemory)
+	g := &Guest{
+		Kind: v.Guest, Image: f.beside(v.Image), Kernel: f.beside(v.Kernel),
+		Memory: v.Memory, Work: v.Memory, Disk: v.Disk, Workload: v.Workload, Port: v.Port, Trace: f.beside(v.Trace),
+	}
+	if g.Kind == GuestQEMU {
+		g.Work = max(g.Memory-ofGuestKernel, 0)
+	}
+	g.Scale = float64(g.Work) / float64(fullMemory)
 	if v.Scale != "" {
 		g.Scale = float64(scales[v.Scale]) / float64(fullMemory)
 	}
-	if g.Trace != "" && !filepath.IsAbs(g.Trace) {
-		g.Trace = filepath.Join(filepath.Dir(f.File), g.Trace)
-	}
 	return g.like(f.Seed, e.Name)
+}
+
+// beside is a file as the scenario file names it.
+func (f fullScenario) beside(name string) string {
+	if name == "" || filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(filepath.Dir(f.File), name)
 }
 
 // like is a guest of that name with the same work: it writes other bytes.
@@ -84,7 +107,7 @@ func (c *checker) guest(v VM, at []string) {
 	for _, k := range []struct {
 		name  string
 		given bool
-	}{{"disk", v.Disk != 0}, {"workload", v.Workload != ""}, {"trace", v.Trace != ""}, {"port", v.Port != 0}} {
+	}{{"disk", v.Disk != 0}, {"workload", v.Workload != ""}, {"trace", v.Trace != ""}, {"port", v.Port != 0}, {"image", v.Image != ""}, {"kernel", v.Kernel != ""}} {
 		if k.given && v.Guest == "" && !c.lost(key("guest")...) && !c.lost(key("memory")...) && !c.lost(key("scale")...) {
 			c.faultKey(key(k.name), fmt.Sprintf("only a VM with a guest has %s, and in this one nothing runs; expected memory or scale beside it", k.name), "add for example `memory: 256MiB`")
 		}
@@ -100,6 +123,15 @@ func (c *checker) guest(v VM, at []string) {
 			c.fault(key(k.name), fmt.Sprintf("%s is no whole number of pages; expected a multiple of %s", k.size, pageSize), didYouMean(((k.size/pageSize + 1) * pageSize).String()))
 		}
 	}
+	if v.Guest == GuestQEMU {
+		c.realGuest(v, at)
+	} else if v.Guest == GuestProcess {
+		for name, given := range map[string]string{"image": v.Image, "kernel": v.Kernel} {
+			if given != "" {
+				c.faultKey(key(name), fmt.Sprintf("only a QEMU guest has %s, and this is a process guest", name), "write `guest: qemu`")
+			}
+		}
+	}
 	if v.Memory < minMemory && !c.lost(key("memory")...) {
 		c.fault(key("memory"), fmt.Sprintf("%s is too little for a guest; expected at least %s", v.Memory, minMemory), "")
 	}
@@ -109,6 +141,20 @@ func (c *checker) guest(v VM, at []string) {
 		c.fault(key("workload"), "the workload trace does what a file says, and none is given; expected trace", "add for example `trace: shop.trace`")
 	case v.Workload != workloadLog && v.Trace != "":
 		c.faultKey(key("trace"), fmt.Sprintf("only the workload trace has a trace, and this is %s", v.Workload), "")
+	}
+}
+
+// realGuest checks what only a QEMU guest has.
+func (c *checker) realGuest(v VM, at []string) {
+	key := func(name string) []string { return append(slices.Clone(at), name) }
+	least := ofGuestKernel + 16<<20
+	switch {
+	case v.Image != "" || v.Kernel != "": // whose needs nobody knows
+	case v.Memory < least && v.Memory >= minMemory && !c.lost(key("memory")...):
+		c.fault(key("memory"), fmt.Sprintf("%s is too little for a QEMU guest, whose kernel takes %s; expected at least %s", v.Memory, ofGuestKernel, least), didYouMean(least.String()))
+	}
+	if v.Image != "" && v.Workload != workloadIdle && !c.lost(key("workload")...) {
+		c.faultKey(key("workload"), "a VM with an image of your own does what the image does; expected no workload", "")
 	}
 }
 
@@ -127,6 +173,9 @@ func (c *checker) overcommit(f fullScenario) {
 			continue
 		}
 		need += 3*e.Value.Memory + 2*e.Value.Disk
+		if e.Value.Guest == GuestQEMU {
+			need += 2 * ofQEMU
+		}
 		if e.Value.Standby != nil {
 			need += e.Value.Memory // what has come of an epoch that is not whole yet
 		}

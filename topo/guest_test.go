@@ -1,6 +1,7 @@
 package topo
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -41,7 +42,7 @@ func guestsPlan(t *testing.T) *Plan {
 func TestGuest(t *testing.T) {
 	p := guestsPlan(t)
 	shop, _ := p.Node("shop")
-	want := &Guest{Memory: 64 << 20, Disk: 16 << 20, Workload: "tpcw", Scale: 1. / 16, Port: 80, Seed: shop.Guest.Seed}
+	want := &Guest{Kind: GuestProcess, Memory: 64 << 20, Work: 64 << 20, Disk: 16 << 20, Workload: "tpcw", Scale: 1. / 16, Port: 80, Seed: shop.Guest.Seed}
 	if diff := cmp.Diff(want, shop.Guest); diff != "" || want.Seed == 0 {
 		t.Errorf("-want +got\n%s", diff)
 	}
@@ -122,5 +123,35 @@ func TestGuestOperations(t *testing.T) {
 	created := do(p, Operation{Do: "create", VPC: "late", Service: ServiceL3VPN, Sites: []string{"hq"}})
 	if v, _ := created.VPC("late"); v.Index != 2 {
 		t.Errorf("a VPC that comes later is number %d, want 2", v.Index)
+	}
+}
+
+// TestRealGuest has room for a kernel beside the workload of its scale, and
+// refuses what only one kind of guest has at the other.
+func TestRealGuest(t *testing.T) {
+	const file = "name: x\ntopology:\n  backbone: {pe: [pe1]}\n  sites: {texas: {kind: cloud, pe: pe1, hosts: 1}}\nvpcs:\n  acme: {service: vpls, subnet: 10.0.0.0/24, sites: [texas]}\nvms:\n  shop: {vpc: acme, host: texas/1, "
+	sc, err := Parse("x.yml", []byte(file+"guest: qemu, scale: mini, workload: tpcw}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Expand(sc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shop, _ := p.Node("shop")
+	if g := shop.Guest; g.Kind != GuestQEMU || g.Work != 64<<20 || g.Memory != g.Work+ofGuestKernel || g.Scale != 1./16 {
+		t.Errorf("got %+v", g)
+	}
+	for text, want := range map[string]string{
+		"guest: qemu, memory: 64MiB}":                                 "64MiB is too little for a QEMU guest, whose kernel takes 80MiB; expected at least 96MiB",
+		"guest: process, memory: 64MiB, image: a.img}":                "only a QEMU guest has image",
+		"memory: 64MiB, kernel: vmlinuz}":                             "only a QEMU guest has kernel",
+		"image: a.img}":                                               "only a VM with a guest has image",
+		"guest: qemu, scale: mini, image: a.img, workload: mmuncher}": "expected no workload",
+	} {
+		_, err := Parse("x.yml", []byte(file+text+"\n"))
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "x.yml:8:") {
+			t.Errorf("%s: got %v, want %q", text, err, want)
+		}
 	}
 }

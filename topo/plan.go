@@ -79,9 +79,13 @@ type Node struct {
 	Pair *Pair
 }
 
-// Guest is a process guest: a VM whose memory and disk are real bytes.
+// Guest is what a VM is: real bytes of memory and disk, and work on them.
 type Guest struct {
-	Memory, Disk Size // multiples of 4096; Disk 0: none
+	Kind         string // GuestProcess or GuestQEMU
+	Image        string // a QEMU guest's disk image of the user's; "": none
+	Kernel       string // and kernel
+	Memory, Disk Size   // multiples of 4096; Disk 0: none
+	Work         Size   // what the workload has of the memory
 	Workload     string
 	// Scale is by what the published workload of 1 GiB is made smaller, 1: not.
 	Scale float64

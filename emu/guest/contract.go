@@ -16,10 +16,18 @@ type Bitmap []atomic.Uint64
 
 // Spec is what a VM is, as the scenario file has it.
 type Spec struct {
-	Name     string
-	Memory   int64  // bytes, a multiple of PageSize
-	Disk     int64  // bytes, a multiple of PageSize; 0: none
-	Workload string // tpcw, kernelbuild, specjbb, mmuncher, idle, trace
+	Name string
+	// Kind is KindProcess or KindQEMU; "" is KindProcess. A QEMU guest's Memory
+	// is all of its RAM; its kernel and its program take a part of it, and the
+	// workload has the rest (see package vmm).
+	Kind string
+	// Image and Kernel are a disk image and a kernel of the user's own for a QEMU
+	// guest, which then has no workload of ours; "": ours.
+	Image, Kernel string
+	Memory        int64  // bytes, a multiple of PageSize
+	Work          int64  // of a QEMU guest's memory, what the workload has; 0: all
+	Disk          int64  // bytes, a multiple of PageSize; 0: none
+	Workload      string // tpcw, kernelbuild, specjbb, mmuncher, idle, trace
 	// Scale is by what the published workload of 1 GiB is made smaller:
 	// Memory / 1 GiB where the file says nothing. Hot sets and caches shrink
 	// with it; dirty rates in bytes a second stay.
@@ -28,6 +36,12 @@ type Spec struct {
 	Port  int    // where clients are served, TCP
 	Trace string // workload trace: the file
 }
+
+// Kinds of guests.
+const (
+	KindProcess = "process"
+	KindQEMU    = "qemu"
+)
 
 // Control is how a hypervisor's agent steers a guest; a client of the guest
 // process's control socket implements it. Calls are safe to repeat.
@@ -79,6 +93,12 @@ type AdoptOptions struct {
 	// Boot prepares a standby for Boot: the memory is filled ahead as at any
 	// start. It is for a memory that nobody else writes.
 	Boot bool
+	// NetNS is where the namespace of the host is mounted that has the folder: a
+	// QEMU of the VM runs in it. Process guests have no use for it.
+	NetNS string
+	// Incoming has a QEMU wait in Prepare for a stream of QEMU's own, which the
+	// agent starts by the monitor in folder; Adopt then takes no state.
+	Incoming bool
 }
 
 // Status is a guest's own word on itself.

@@ -245,7 +245,7 @@ func (h *hypervisors) spec(vm string) (guest.Spec, bool) {
 func specOf(n topo.Node) guest.Spec {
 	g := n.Guest
 	return guest.Spec{
-		Name: n.Name, Memory: int64(g.Memory), Disk: int64(g.Disk), Workload: g.Workload, Scale: g.Scale,
+		Name: n.Name, Kind: g.Kind, Image: g.Image, Kernel: g.Kernel, Work: int64(g.Work), Memory: int64(g.Memory), Disk: int64(g.Disk), Workload: g.Workload, Scale: g.Scale,
 		Seed: g.Seed, Port: g.Port, Trace: g.Trace,
 	}
 }
