@@ -99,13 +99,18 @@ func guestAt(g topo.Guest, pt point, scaled bool) topo.Guest {
 	if w := pt[paramWorkload]; w != "" {
 		g.Workload = w
 	}
+	if kind := pt[paramGuest]; kind != "" && kind != g.Kind {
+		g = g.As(kind)
+	}
 	switch memory := pt.size(paramMemory); {
 	case memory > 0:
-		g.Memory, g.Scale = memory, float64(memory)/float64(1<<30)
+		g.Scale = float64(memory) / float64(1<<30)
+		return g.WithWork(memory)
 	case scaled:
 		to := scaleOf(pt[paramScale])
-		g.Memory = topo.Size(float64(g.Memory)*to/g.Scale) / codec.PageSize * codec.PageSize
+		work := topo.Size(float64(g.Work)*to/g.Scale) / codec.PageSize * codec.PageSize
 		g.Scale = to
+		return g.WithWork(work)
 	}
 	return g
 }

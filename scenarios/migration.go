@@ -41,6 +41,7 @@ const (
 // Parameters of the experiment.
 const (
 	paramAlgorithm = "algorithm"
+	paramGuest     = "guest"
 	paramWorkload  = "workload"
 	paramRate      = "rate"
 	paramRTT       = "rtt"
@@ -73,6 +74,7 @@ func migrationKind() kind {
 		resolution: 50 * time.Millisecond,
 		params: []param{
 			word(paramAlgorithm, "an algorithm of memory migration", migrate.Algorithms, func(*topo.Plan, topo.Experiment) string { return migrate.Own }),
+			word(paramGuest, "a kind of guest", []string{topo.GuestProcess, topo.GuestQEMU}, kindOf),
 			word(paramWorkload, "a workload", workloads, workloadOf),
 			quantity(paramRate, "a rate of the path between the hosts", topo.ParseRate, 1e6, 100e9, func(p *topo.Plan, e topo.Experiment) string {
 				return wanOf(p, e).rate.String()
@@ -200,6 +202,14 @@ func workloadOf(plan *topo.Plan, e topo.Experiment) string {
 		}
 	}
 	return same
+}
+
+// kindOf is the label of guests that are not processes.
+func kindOf(plan *topo.Plan, e topo.Experiment) string {
+	if k := moverOf(plan, e).Kind; k != topo.GuestProcess {
+		return k
+	}
+	return ""
 }
 
 // wan is the path between the PEs of two hosts.

@@ -112,7 +112,12 @@ func TestMigrationPoints(t *testing.T) {
 	require.Equal(t, topo.Size(256<<20), n.Guest.Memory)
 	require.Equal(t, "specjbb", n.Guest.Workload)
 	require.Equal(t, 0.25, n.Guest.Scale)
-	small := topo.Guest{Memory: 8 << 20, Scale: 1.0 / 128}
+	small := topo.Guest{Kind: topo.GuestProcess, Memory: 8 << 20, Work: 8 << 20, Scale: 1.0 / 128}
+	real := guestAt(small, point{"guest": "qemu"}, false)
+	require.Equal(t, topo.GuestQEMU, real.Kind)
+	require.Equal(t, small.Work, real.Work, "the same work")
+	require.Greater(t, real.Memory, real.Work, "and a kernel beside it")
+	require.Equal(t, small, guestAt(real, point{"guest": "process"}, false), "and back")
 	require.Equal(t, small, guestAt(small, point{"scale": scaleName(small.Scale)}, false), "a label of its own changes nothing")
 	was, _ := plan.Node("shop")
 	require.Equal(t, topo.Size(64<<20), was.Guest.Memory, "the plan it was made from is as it was")

@@ -81,6 +81,22 @@ func (f fullScenario) guest(e Entry[VM]) *Guest {
 	return g.like(f.Seed, e.Name)
 }
 
+// As is the guest as one of another kind with the same work on as much memory.
+func (g Guest) As(kind string) Guest {
+	g.Kind = kind
+	return g.WithWork(g.Work)
+}
+
+// WithWork is the guest with as much memory as its work takes, and its kernel
+// where it has one.
+func (g Guest) WithWork(work Size) Guest {
+	g.Work, g.Memory = work, work
+	if g.Kind == GuestQEMU {
+		g.Memory += ofGuestKernel
+	}
+	return g
+}
+
 // beside is a file as the scenario file names it.
 func (f fullScenario) beside(name string) string {
 	if name == "" || filepath.IsAbs(name) {
