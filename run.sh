@@ -7,6 +7,7 @@
 #   ./run.sh VERB [ARG…]    any verb of vpclab, as in ./run.sh doctor
 #   ./run.sh kernel-image   unpack Debian's stock kernel into the cache folder
 #   ./run.sh qemu           get QEMU, and the kernel for it to boot
+#   ./run.sh guest-qemu     get a QEMU that moves live VMs, and the kernel for them
 #   ./run.sh frr            unpack Debian's FRR into the cache folder
 #   ./run.sh bench build    how fast labs are built, beside the kernel's own cost and peers
 #   ./run.sh bench migration    five algorithms of migration over bandwidths, as tables
@@ -16,7 +17,9 @@
 # (${XDG_CACHE_HOME:-~/.cache}/vpclab). So it does with qemu-system-x86, for
 # --kernel qemu, --clock virtual and the tests. FRR is unpacked, whoever asks, for tests
 # and for scenarios with routers that run it: nothing is installed, and no
-# service is started. What is there already is left alone.
+# service is started. So is the QEMU of scenarios with "guest: qemu", where the
+# system's own is none that a running VM may be moved with. What is there already
+# is left alone.
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -213,6 +216,99 @@ no_qemu() {
 # needs_qemu ARG…: somebody asks for the qemu kernel, or for virtual time.
 needs_qemu() {
 	[[ ${VPCLAB_KERNEL:-} = qemu || ${VPCLAB_CLOCK:-} = virtual || " $* " =~ \ --(kernel[=\ ]qemu|clock[=\ ]virtual)\  ]]
+}
+
+# have_guest_qemu tells whether there is a QEMU for VMs: named, unpacked, or the
+# system's. That of Debian 12 (7.2) hands over wrong memory when a VM that QEMU
+# itself translates is moved while it writes. Whether a newer one does is not for
+# its number to say: vpclab tries it before it is trusted.
+have_guest_qemu() {
+	local found version
+	[ -n "${VPCLAB_GUEST_QEMU:-}" ] && return
+	for found in "$cache"/guest-qemu/*/usr/bin/qemu-system-x86_64; do
+		[ -x "$found" ] && return
+	done
+	found=$(command -v qemu-system-x86_64) || return
+	version=$("$found" --version | sed -n '1s/.*version \([0-9.]*\).*/\1/p')
+	[ "$(printf '8\n%s\n' "${version:-0}" | sort -V | head -n 1)" = 8 ]
+}
+
+# needs_guest_qemu FILE: the scenario has VMs with a kernel of their own.
+needs_guest_qemu() {
+	grep -qE '^[^#]*guest: *"?qemu' "$1"
+}
+
+# get_guest_qemu unpacks a QEMU for VMs into the cache folder, unless there is
+# one, and sees to their kernel. Nothing is installed, whoever asks.
+get_guest_qemu() {
+	if ! have_guest_qemu; then
+		[ "$(uname -m)" = x86_64 ] || no_guest_qemu "its VMs are machines for x86_64, and this one is for $(uname -m)" || return
+		command -v apt-get >/dev/null || no_guest_qemu "this system has no apt-get" || return
+		command -v dpkg-deb >/dev/null || no_guest_qemu "this system has no dpkg-deb" || return
+		local work status=0
+		mkdir -p "$cache/guest-qemu"
+		work=$(mktemp -d "$cache/guest-qemu/.work.XXXXXX")
+		# shellcheck disable=SC2064 # the folder of now
+		trap "rm -rf '$work'" EXIT
+		make_guest_qemu "$work" || status=$?
+		rm -rf "$work"
+		trap - EXIT
+		[ $status = 0 ] || return $status
+	fi
+	have_image || (kernel_image) # which ends its shell where it cannot
+}
+
+# make_guest_qemu DIR: unpack below DIR, try, and put in its place.
+make_guest_qemu() {
+	local version codename
+	private_apt "$1"
+	codename=$(. /etc/os-release && [ "${ID:-}" = debian ] && echo "${VERSION_CODENAME:-}") || true
+	if [ "$codename" = bookworm ]; then
+		backports "$1" "$codename" || return
+	fi
+	say "downloading Debian's package qemu-system-x86${codename:+ for $codename} into $cache/guest-qemu (no root, nothing is installed)"
+	unpack_with_libraries "$1" qemu-system-x86 qemu-system-common qemu-system-data seabios || no_guest_qemu "apt-get download failed" || return
+	LD_LIBRARY_PATH=$(libraries "$1/root") "$1/root/usr/bin/qemu-system-x86_64" -accel help >/dev/null ||
+		no_guest_qemu "what was unpacked does not run here" || return
+	version=$(dpkg-deb -f "$1"/qemu-system-x86_*.deb Version)
+	version=${version#*:} # a colon would divide a search path of libraries
+	rm -rf "${cache:?}/guest-qemu/$version"
+	mv "$1/root" "$cache/guest-qemu/$version"
+	say "unpacked qemu-system-x86 $version into $cache/guest-qemu/$version"
+}
+
+# backports DIR CODENAME: the apt of DIR reads Debian's backports too, and takes
+# them first. It reads no other source than Debian's release beside them, from
+# the mirror that the system uses.
+backports() {
+	local key=/usr/share/keyrings/debian-archive-keyring.gpg mirror
+	[ -r "$key" ] || no_guest_qemu "Debian's keys are not in $key (package debian-archive-keyring)" || return
+	# shellcheck disable=SC2016 # apt's variable
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' "Created-By: Packages" "Codename: $2" "Origin: Debian" 2>/dev/null | sed -n 1p) || true
+	mkdir -p "$1/sources"
+	cat >"$1/sources/debian.sources" <<-SOURCES
+		Types: deb
+		URIs: ${mirror:-http://deb.debian.org/debian}
+		Suites: $2 $2-backports
+		Components: main
+		Signed-By: $key
+	SOURCES
+	cat >>"$1/apt.conf" <<-CONF
+		Dir::Etc::SourceList "/dev/null";
+		Dir::Etc::SourceParts "$1/sources";
+	CONF
+	say "reading the package lists of $2-backports, in a private folder"
+	apt-get -c "$1/apt.conf" update -qq >&2 || no_guest_qemu "apt-get update failed" || return
+	# Only now: apt refuses a release that its lists do not know.
+	echo "APT::Default-Release \"$2-backports\";" >>"$1/apt.conf"
+}
+
+# no_guest_qemu WHY
+no_guest_qemu() {
+	say "cannot get a QEMU for VMs: $1" \
+		"unpack qemu-system-x86, qemu-system-common, qemu-system-data and seabios of Debian 13 or of bookworm-backports by dpkg-deb -x into $cache/guest-qemu/1," \
+		"or set VPCLAB_GUEST_QEMU to a qemu-system-x86_64 program"
+	return 3
 }
 
 # kernel_image unpacks Debian's stock kernel into the cache folder, for those
@@ -428,6 +524,10 @@ main() {
 		get_qemu
 		return
 		;;
+	guest-qemu)
+		get_guest_qemu
+		return
+		;;
 	frr)
 		get_frr
 		return
@@ -440,6 +540,7 @@ main() {
 		get_kernel
 		get_frr || say "the tests of FRR will be left out"
 		get_qemu || say "the tests of QEMU and of virtual time will be left out"
+		get_guest_qemu || say "the tests of VMs with a kernel of their own will be left out"
 		# shellcheck source=.ci/tests.sh disable=SC1091
 		. "$here/.ci/tests.sh"
 		run_tests "$@"
@@ -457,6 +558,9 @@ main() {
 			for file in "$arg" "$here/scenarios/library/$arg.vpclab.yml"; do
 				if [ -f "$file" ] && needs_frr "$file"; then
 					get_frr
+				fi
+				if [ -f "$file" ] && needs_guest_qemu "$file"; then
+					get_guest_qemu
 				fi
 			done
 		done

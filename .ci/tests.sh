@@ -207,6 +207,8 @@ test_e2e() {
 			continue # benchmarks of many minutes
 		elif needs_frr "$file" && ! have_frr; then
 			leave_out "vpclab run $name" "it needs FRR (./run.sh frr)"
+		elif needs_guest_qemu "$file" && ! { have_guest_qemu && have_image; }; then
+			leave_out "vpclab run $name" "it needs a QEMU for VMs and their kernel (./run.sh guest-qemu)"
 		else
 			patient step "vpclab run $name" e2e_run "$name"
 		fi
