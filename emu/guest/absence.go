@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vpclab/vpclab/emu/unixsock"
 	"github.com/vpclab/vpclab/emu/warm"
 )
 
@@ -88,7 +89,7 @@ func (a *absence) serve(path string) error {
 	if a.over {
 		return nil
 	}
-	conn, err := dialUnix(path)
+	conn, err := unixsock.Dial(path)
 	if err != nil {
 		return fmt.Errorf("reach the server of missing pages: %w", err)
 	}

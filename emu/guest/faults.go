@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/unixsock"
 )
 
 // Faults is an agent's side of a memory whose pages are not all there: which
@@ -37,7 +39,7 @@ type FaultListener struct{ l *net.UnixListener }
 
 // ListenFaults listens at path, which goes into AdoptOptions.Missing.
 func ListenFaults(path string) (*FaultListener, error) {
-	l, err := listenUnix(path)
+	l, err := unixsock.Listen(path)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vpclab/vpclab/emu/child"
+	"github.com/vpclab/vpclab/emu/unixsock"
 )
 
 // Verb is the hidden verb of the program that runs Run.
@@ -107,7 +108,7 @@ func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
 		}
 	}
 	goAhead()
-	control, err := listenUnix(c.Socket)
+	control, err := unixsock.Listen(c.Socket)
 	if err != nil {
 		return fmt.Errorf("guest %s: %w", c.Spec.Name, err)
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/unixsock"
 )
 
 // The mirror of a disk is a stream socket between the guest and the agent of
@@ -52,7 +54,7 @@ type reporter struct {
 
 // openMirror connects to the agent that keeps another copy of the disk.
 func openMirror(path string) (*reporter, error) {
-	conn, err := dialUnix(path)
+	conn, err := unixsock.Dial(path)
 	if err != nil {
 		return nil, fmt.Errorf("mirror: %w", err)
 	}
@@ -219,7 +221,7 @@ func ListenWrites(path string) (*MirrorServer, error) {
 
 // ListenMirror listens at path, which is then given to Control.Mirror.
 func ListenMirror(path string) (*MirrorServer, error) {
-	l, err := listenUnix(path)
+	l, err := unixsock.Listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("mirror: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/unixsock"
 )
 
 // Remote steers a guest process by its control socket. It is for any number of
@@ -35,7 +36,7 @@ var ErrRefused = errors.New("the guest refused")
 // folder of the host on whose behalf it is steered: a guest that runs on another
 // folder by then refuses Pause, Resume and Mirror. "" steers it wherever it is.
 func Connect(ctx context.Context, socket, on string) (*Remote, error) {
-	conn, err := dialUnix(socket) // a local socket: it never waits
+	conn, err := unixsock.Dial(socket) // a local socket: it never waits
 	if err != nil {
 		return nil, fmt.Errorf("connect to guest: %w", err)
 	}

@@ -1,4 +1,5 @@
-package guest
+// Package unixsock reaches Unix sockets by paths of any length.
+package unixsock
 
 import (
 	"fmt"
@@ -9,11 +10,11 @@ import (
 
 // A socket's address holds 107 bytes of path, and a host's folder lies deep.
 // So paths that are too long are reached by way of a descriptor of the folder.
-const maxUnixPath = 107
+const maxPath = 107
 
-// withShortPath calls do with a path to the same place that fits an address.
-func withShortPath(path string, do func(string) error) error {
-	if len(path) <= maxUnixPath {
+// withShort calls do with a path to the same place that fits an address.
+func withShort(path string, do func(string) error) error {
+	if len(path) <= maxPath {
 		return do(path)
 	}
 	dir, err := os.Open(filepath.Dir(path))
@@ -24,9 +25,9 @@ func withShortPath(path string, do func(string) error) error {
 	return do(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
 }
 
-// dialUnix connects to the stream socket at path, however long that is.
-func dialUnix(path string) (conn *net.UnixConn, err error) {
-	err = withShortPath(path, func(short string) error {
+// Dial connects to the stream socket at path, however long that is.
+func Dial(path string) (conn *net.UnixConn, err error) {
+	err = withShort(path, func(short string) error {
 		conn, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: short, Net: "unix"})
 		return err
 	})
@@ -36,13 +37,13 @@ func dialUnix(path string) (conn *net.UnixConn, err error) {
 	return conn, nil
 }
 
-// listenUnix listens at path, in place of whatever was left there. The path is
+// Listen listens at path, in place of whatever was left there. The path is
 // not removed when the listener closes: by then it may be a successor's.
-func listenUnix(path string) (l *net.UnixListener, err error) {
+func Listen(path string) (l *net.UnixListener, err error) {
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
-	err = withShortPath(path, func(short string) error {
+	err = withShort(path, func(short string) error {
 		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
 		return err
 	})
