@@ -48,6 +48,8 @@ type request struct {
 	On          string `json:"on,omitempty"`
 	Folder      string `json:"folder,omitempty"`      // prepare, adopt, boot
 	Missing     string `json:"missing,omitempty"`     // prepare, adopt
+	NetNS       string `json:"netns,omitempty"`       // prepare, adopt
+	Incoming    bool   `json:"incoming,omitempty"`    // prepare
 	Boot        bool   `json:"boot,omitempty"`        // prepare
 	State       int    `json:"state_bytes,omitempty"` // adopt: how many follow the line
 	Path        string `json:"path,omitempty"`        // mirror
@@ -91,8 +93,12 @@ func decodeRequest(line []byte) (request, error) {
 		return r, fmt.Errorf("control request %s without a folder", r.Op)
 	case !moves && (r.Op != opBoot && r.Folder != "" || r.Missing != ""):
 		return r, fmt.Errorf("control request %s with a folder", r.Op)
+	case !moves && r.NetNS != "":
+		return r, fmt.Errorf("control request %s with a namespace", r.Op)
 	case r.Op != opPrepare && r.Boot:
 		return r, fmt.Errorf("control request %s for a boot", r.Op)
+	case r.Op != opPrepare && r.Incoming:
+		return r, fmt.Errorf("control request %s for a stream of QEMU's", r.Op)
 	case r.Op != opAdopt && r.State != 0:
 		return r, fmt.Errorf("control request %s with a state", r.Op)
 	case r.Op != opCheckpoint && r.Connections:

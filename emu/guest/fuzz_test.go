@@ -20,6 +20,7 @@ func FuzzRequest(f *testing.F) {
 		`{"id":2,"op":"adopt","folder":"/f","state_bytes":3,"missing":"/s"}`,
 		`{"id":9,"op":"checkpoint","connections":true}`, `{"id":10,"op":"adopt","folder":"/f","state_bytes":-1}`, `{"id":11,"op":"prepare","folder":"/f","boot":true}`,
 		`{"id":3,"op":"mirror","path":""}`, `{"id":4,"op":"status"}`, `{"id":0,"op":"resume"}`, `{"id":5,"op":"boot","folder":"/f"}`, `{"id":5,"op":"boot"}`,
+		`{"id":12,"op":"prepare","folder":"/f","netns":"/run/netns/h","incoming":true}`, `{"id":13,"op":"pause","netns":"/run/netns/h"}`,
 		`{"id":6,"op":"pause","folder":"/f"}`, `{"id":7,"op":"status"}{}`, `{"id":8,"op":"status","more":1}`, ``,
 	} {
 		f.Add([]byte(line))

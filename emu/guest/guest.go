@@ -30,6 +30,9 @@ type Config struct {
 	Record string `json:",omitempty"`
 	// Leash, where it is not empty, is the folder of a leash that it is on.
 	Leash string `json:",omitempty"`
+	// NetNS is where the namespace is mounted of the host that it starts at: its
+	// QEMU runs in it. Process guests have no use for it.
+	NetNS string `json:",omitempty"`
 }
 
 // ParseConfig reads the verb's argument.
@@ -225,7 +228,7 @@ func (m *machine) serve(ctx context.Context, q request) (a reply, err error) {
 		return a, err
 	}
 	a.ID = q.ID
-	opt := AdoptOptions{Missing: q.Missing, Boot: q.Boot}
+	opt := AdoptOptions{Missing: q.Missing, Boot: q.Boot, NetNS: q.NetNS, Incoming: q.Incoming}
 	switch q.Op {
 	case opPause:
 		a.At, a.state, err = m.pause(ctx)

@@ -66,13 +66,15 @@ func (r *Remote) Resume(ctx context.Context) (at event.Mono, err error) {
 
 // Prepare implements Control.
 func (r *Remote) Prepare(ctx context.Context, folder string, opt AdoptOptions) error {
-	_, err := r.call(ctx, request{Op: opPrepare, Folder: folder, Missing: opt.Missing, Boot: opt.Boot})
+	_, err := r.call(ctx, request{
+		Op: opPrepare, Folder: folder, Missing: opt.Missing, Boot: opt.Boot, NetNS: opt.NetNS, Incoming: opt.Incoming,
+	})
 	return err
 }
 
 // Adopt implements Control.
 func (r *Remote) Adopt(ctx context.Context, folder string, state []byte, opt AdoptOptions) (at event.Mono, err error) {
-	a, err := r.call(ctx, request{Op: opAdopt, Folder: folder, state: state, Missing: opt.Missing})
+	a, err := r.call(ctx, request{Op: opAdopt, Folder: folder, state: state, Missing: opt.Missing, NetNS: opt.NetNS})
 	return a.At, err
 }
 
