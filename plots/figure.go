@@ -66,6 +66,8 @@ var kinds = []figureKind{
 	{"post-copy", "Handing over before, between and after", makePostCopy},
 	{"migration-group", "VMs that move together", makeGroup},
 	{"migration-disk", "A disk moves, and moves back", makeDisk},
+	{"real-vms", "Ways to move a real VM", makeRealVMs},
+	{"guest-prediction", "Process guests as a model of real VMs", makePrediction},
 	{"encoders", "Compression and redundancy elimination", makeEncoders},
 	{"redundancy", "Redundancy in memory", makeRedundancy},
 	{"delta-sizes", "Sizes of page deltas", makeDeltaSizes},

@@ -93,6 +93,8 @@ var mustSay = map[string][]string{
 	"redundancy":            {"size of a block (bytes)", "cache (% of memory)", "found again (%)", "content-defined", "64", "4096", "paper: 11 and 15"},
 	"delta-sizes":           {"size of a page's delta (bytes)", "deltas of at most this size (%)", "kernel build"},
 	"delta-savings":         {"iteration 1 (MB)", "saved of later (%)", "tick: paper (2011 hardware)"},
+	"real-vms":              {"TPC-W, 100 Mb/s", "mmuncher, 465 Mb/s", "optimiser", "QEMU multifd, zstd", "data (MB)", "pause (ms)", "gap of users (ms)", "n = 6 trials a bar"},
+	"guest-prediction":      {"process guest: total time (s)", "QEMU guest", "off by", "calibrated", "n = 6 trials a mark"},
 	"false-matches":         {"bits of the hash", "of the memory's blocks", "wrong blocks, verified", "by chance", "10⁶", "0"},
 	"operations-timeline":   {"n = 6 trials a mark", "95 % interval", "time since the request, logarithmic", "100 ms", "10 s", "join (2)", "outage (duration)", "24.24 s", "hardware of 2011", "lost 0 of 12 021 probes", "probes of those who talk meanwhile, in one trial", "a: join 0.500 s."},
 }

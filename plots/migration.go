@@ -35,6 +35,17 @@ var algorithms = []algorithm{
 	{"post-copy", "post-copy", look{color: black, marker: crossMark, dashes: []vg.Length{2, 1.5}, hatch: crossedBars}},
 	{"hybrid", "hybrid", look{color: purple, marker: filledDiamond, dashes: []vg.Length{4, 1.5, 1.2, 1.5, 1.2, 1.5}, hatch: levelBars}},
 	{"stop-and-copy", "stop and copy", look{color: grey, marker: plusMark, dashes: dotted, hatch: levelBars}},
+	{"wanopt", "optimiser", look{color: skyBlue, marker: openCircle}},
+	{"wanopt-plain", "optimiser, no Smart Stop", look{color: skyBlue, marker: openCircle, dashes: dashed, hatch: risingBars}},
+	{"wanopt-cre", "optimiser, redundancy only", look{color: skyBlue, marker: openSquare, dashes: dotted, hatch: uprightBars}},
+	{"wanopt-raw", "optimiser, bytes as they are", look{color: skyBlue, marker: openDiamond, dashes: []vg.Length{9, 2}, hatch: levelBars}},
+	{"qemu-pre-copy", "QEMU pre-copy", look{color: purple, marker: filledSquare}},
+	{"qemu-xbzrle", "QEMU XBZRLE", look{color: purple, marker: openSquare, dashes: dashed, hatch: risingBars}},
+	{"qemu-multifd", "QEMU multifd", look{color: purple, marker: filledTriangle, dashes: dotted, hatch: fallingBars}},
+	{"qemu-multifd-zstd", "QEMU multifd, zstd", look{color: purple, marker: openTriangle, dashes: []vg.Length{7, 2, 1.5, 2}, hatch: crossedBars}},
+	{"qemu-auto-converge", "QEMU auto-converge", look{color: purple, marker: filledDown, dashes: []vg.Length{9, 2}, hatch: levelBars}},
+	{"qemu-post-copy", "QEMU post-copy", look{color: grey, marker: filledDiamond, dashes: dashed, hatch: risingBars}},
+	{"qemu-post-copy-preempt", "QEMU post-copy, preempt", look{color: grey, marker: openDown, dashes: []vg.Length{2.5, 1.5}, hatch: uprightBars}},
 }
 
 // baseline is what cuts are counted from.

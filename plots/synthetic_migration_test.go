@@ -156,6 +156,36 @@ func (m syntheticMoves) write(t testing.TB, s *metrics.Store) {
 		m.disks(t, s)
 		m.encoders(t, s)
 		m.analysis(t, s)
+		m.realVMs(t, s)
+	}
+}
+
+// realVMs are ways to move QEMU guests, and process guests at some of them.
+func (m syntheticMoves) realVMs(t testing.TB, s *metrics.Store) {
+	for _, w := range []string{"tpcw", "mmuncher"} {
+		for _, rate := range []string{"100mbit", "465mbit"} {
+			for i, a := range []string{"vpclab", "cloudnet", "xen30", "wanopt", "qemu-pre-copy", "qemu-multifd-zstd", "qemu-post-copy"} {
+				for _, guest := range []string{"qemu", "process"} {
+					if i > 2 && guest == "process" {
+						continue
+					}
+					labels := m.labels(a, w, rate, "27ms")
+					labels["guest"] = guest
+					for n := 1; n <= m.trials; n++ {
+						tr, err := s.Begin("real", labels, n)
+						require.NoError(t, err)
+						rng := rand.New(rand.NewPCG(uint64(n), uint64(len(a+guest))))
+						one := m.migrate(rng, a, w, rate, "27ms")
+						if guest == "qemu" {
+							one.pause, one.bytes, one.total = one.pause+0.08, 1.3*one.bytes, 1.3*one.total
+						}
+						m.add(tr, one)
+						tr.Add("migration.payload", "bytes", one.bytes*0.97, nil)
+						require.NoError(t, tr.Commit(metrics.StatusOK, nil))
+					}
+				}
+			}
+		}
 	}
 }
 

@@ -41,7 +41,7 @@ var groups = []struct {
 	title string
 	verbs []func() *cobra.Command
 }{
-	{"Experiments:", []func() *cobra.Command{newRun, newRerun, newReproduce, newPlot, newReport, newTable, newResults, newCompare, newBaseline, newAB}},
+	{"Experiments:", []func() *cobra.Command{newRun, newRerun, newReproduce, newPlot, newReport, newTable, newPredict, newResults, newCompare, newBaseline, newAB}},
 	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents, newAudit}},
 	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newMigrate, newSwitchOver, newReservation, newLink, newFault}},
 	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},
