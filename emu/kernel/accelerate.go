@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/stock"
 )
 
 // That /dev/kvm opens says little: in nested and paravirtual machines it may
@@ -41,7 +43,7 @@ func (m *qemuMachine) chooseAccelerator(ctx context.Context, cfg Config) (accele
 	unix.Close(fd)
 	want := kvmAnswer{Boot: bootID(), QEMU: m.qemu.Version}
 	path := ""
-	if dir, err := m.image.cache(); err == nil {
+	if dir, err := m.image.Cache(); err == nil {
 		path = filepath.Join(dir, kvmAnswerName)
 	}
 	answer, ok := readKVMAnswer(path, want)
@@ -50,7 +52,7 @@ func (m *qemuMachine) chooseAccelerator(ctx context.Context, cfg Config) (accele
 		answer.OK, answer.Why = m.tryKVM(ctx, cfg.Program)
 		if ctx.Err() == nil && path != "" {
 			if data, err := json.Marshal(answer); err == nil {
-				_ = replaceFile(path, data) // else it is tried again the next time
+				_ = stock.ReplaceFile(path, data) // else it is tried again the next time
 			}
 		}
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/stock"
 )
 
 // bootable is a kernel that can be booted here: what is peculiar to User Mode
@@ -30,7 +32,7 @@ type bootable interface {
 	// file is the kernel that is booted.
 	file() string
 	// plan lists the modules to load; see (*umlProgram).plan. They lie in folder.
-	plan() (files []moduleFile, without []string, err error)
+	plan() (files []stock.Module, without []string, err error)
 	folder() string
 	// command puts what the machine needs into its scratch folder, and says
 	// what the warden is to run and in what environment. The control channel
@@ -101,7 +103,7 @@ func newOrders(cfg Config, kind bootable) (*orders, error) {
 	}
 	for _, name := range without {
 		// Nothing to do about it here; the inside reports what did not load.
-		files = append(files, moduleFile{Name: name, Path: filepath.Join(kind.folder(), name+".ko")})
+		files = append(files, stock.Module{Name: name, Path: filepath.Join(kind.folder(), name+".ko")})
 	}
 	slices.Sort(writable) // outer folders before those inside them
 	return &orders{

@@ -184,7 +184,7 @@ func newBox(ctx context.Context, cfg BoxConfig) (*box, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &box{cfg: cfg, qemu: qemu, image: image, boot: image.loadable(ctx), done: make(chan struct{})}
+	b := &box{cfg: cfg, qemu: qemu, image: image, boot: image.Loadable(ctx), done: make(chan struct{})}
 	if b.made, err = b.make(); err != nil {
 		return nil, fmt.Errorf("closed box: %w", err)
 	}

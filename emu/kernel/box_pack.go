@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/vpclab/vpclab/emu/stock"
 )
 
 // Where process 1 of a box finds things.
@@ -22,36 +24,36 @@ const (
 
 // boxOrders tell process 1 of a box what to do.
 type boxOrders struct {
-	Argv     []string     `json:"argv"`
-	Env      []string     `json:"env"`
-	Dir      string       `json:"dir"`
-	Hostname string       `json:"hostname"`
-	Modules  []moduleFile `json:"modules"`
-	Post     bool         `json:"post"`              // the command sends letters
-	Tick     int64        `json:"tick"`              // ns between signs of life
-	Without  []string     `json:"without,omitempty"` // modules that this kernel's build does not have
+	Argv     []string       `json:"argv"`
+	Env      []string       `json:"env"`
+	Dir      string         `json:"dir"`
+	Hostname string         `json:"hostname"`
+	Modules  []stock.Module `json:"modules"`
+	Post     bool           `json:"post"`              // the command sends letters
+	Tick     int64          `json:"tick"`              // ns between signs of life
+	Without  []string       `json:"without,omitempty"` // modules that this kernel's build does not have
 }
 
 // pack puts together what the box finds in its memory.
-func (b *box) pack() (*initrd, error) {
-	a := newInitrd()
+func (b *box) pack() (*stock.Initrd, error) {
+	a := stock.NewInitrd()
 	for _, dir := range []string{"/dev", "/proc", "/sys", "/run", "/var", "/etc", "/root", "/bin", "/sbin", "/usr/sbin"} {
-		a.folder(dir, 0o755)
+		a.Folder(dir, 0o755)
 	}
-	a.folder("/tmp", 0o1777)
-	a.folder("/var/tmp", 0o1777)
-	a.charDevice("/dev/console", 0o600, 5, 1)
-	a.charDevice("/dev/null", 0o666, 1, 3)
-	a.file("/etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\n"))
-	a.file("/etc/group", 0o644, []byte("root:x:0:\n"))
-	a.file("/etc/hosts", 0o644, []byte("127.0.0.1 localhost\n"))
-	a.copy(BoxProgram, 0o755, b.cfg.Program)
+	a.Folder("/tmp", 0o1777)
+	a.Folder("/var/tmp", 0o1777)
+	a.CharDevice("/dev/console", 0o600, 5, 1)
+	a.CharDevice("/dev/null", 0o666, 1, 3)
+	a.File("/etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\n"))
+	a.File("/etc/group", 0o644, []byte("root:x:0:\n"))
+	a.File("/etc/hosts", 0o644, []byte("127.0.0.1 localhost\n"))
+	a.Copy(BoxProgram, 0o755, b.cfg.Program)
 	o := boxOrders{Argv: b.cfg.Argv, Env: b.cfg.Env, Dir: b.cfg.Dir, Hostname: b.cfg.Lab, Post: b.cfg.Letter != nil, Tick: int64(time.Second) / int64(b.cfg.Speed)}
 	if o.Dir == "" {
 		o.Dir = "/"
 	}
-	a.folder(o.Dir, 0o755)
-	modules, without, err := b.image.plan("crc32c_generic")
+	a.Folder(o.Dir, 0o755)
+	modules, without, err := planImage(b.image, "crc32c_generic")
 	if err != nil {
 		return nil, err
 	}
@@ -62,11 +64,11 @@ func (b *box) pack() (*initrd, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.file(inside, 0o644, unsigned(data))
-		o.Modules = append(o.Modules, moduleFile{Name: m.Name, Path: inside, Args: m.Args})
+		a.File(inside, 0o644, stock.Unsigned(data))
+		o.Modules = append(o.Modules, stock.Module{Name: m.Name, Path: inside, Args: m.Args})
 	}
 	for _, f := range b.cfg.Files {
-		if err := a.put(f); err != nil {
+		if err := packFile(a, f); err != nil {
 			return nil, err
 		}
 	}
@@ -74,18 +76,18 @@ func (b *box) pack() (*initrd, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.file(boxOrdersPath, 0o644, data)
+	a.File(boxOrdersPath, 0o644, data)
 	return a, nil
 }
 
-// put adds a file, or a folder with all that is in it.
-func (a *initrd) put(f BoxFile) error {
+// packFile adds a file, or a folder with all that is in it.
+func packFile(a *stock.Initrd, f BoxFile) error {
 	if f.From == "" {
 		perm := f.Perm
 		if perm == 0 {
 			perm = 0o644
 		}
-		a.file(f.Path, perm, f.Data)
+		a.File(f.Path, perm, f.Data)
 		return nil
 	}
 	return filepath.WalkDir(f.From, func(path string, d fs.DirEntry, err error) error {
@@ -102,9 +104,9 @@ func (a *initrd) put(f BoxFile) error {
 		case err != nil:
 			return err
 		case st.IsDir():
-			a.folder(inside, uint32(st.Mode().Perm()))
+			a.Folder(inside, uint32(st.Mode().Perm()))
 		case st.Mode().IsRegular():
-			a.copy(inside, uint32(st.Mode().Perm()), path)
+			a.Copy(inside, uint32(st.Mode().Perm()), path)
 		default:
 			return fmt.Errorf("%s is neither a file nor a folder", path)
 		}

@@ -15,13 +15,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/stock"
 )
 
 // box is the outside of one closed box.
 type box struct {
 	cfg      BoxConfig
-	qemu     *qemuProgram
-	image    *kernelImage
+	qemu     *stock.QEMU
+	image    *stock.Image
 	boot     string // what QEMU loads of it
 	made     BoxMake
 	scratch  *scratch
@@ -85,7 +87,7 @@ func (b *box) run(ctx context.Context) (res BoxResult, err error) {
 	case ctx.Err() != nil:
 		return res, context.Cause(ctx)
 	case b.failed != "":
-		return res, &Unusable{Substrate: QEMU, Missing: fmt.Sprintf("%s does not start: %s", b.qemu.Path, b.failed), Fix: qemuPackageFix}
+		return res, &Unusable{Substrate: QEMU, Missing: fmt.Sprintf("%s does not start: %s", b.qemu.Path, b.failed), Fix: stock.QEMUFix}
 	case err != nil:
 		return res, fmt.Errorf("%w%s", err, console)
 	case out.Error != "":
@@ -119,7 +121,7 @@ func (b *box) launch() error {
 	b.port = port
 	b.warden, err = startWarden(program, wardenOrders{
 		Argv:    append([]string{b.qemu.Path}, b.arguments(path)...),
-		Env:     b.qemu.env(),
+		Env:     b.qemu.Env(),
 		Scratch: b.scratch.dir,
 		Steady:  true,
 	}, theirs, b.scratch.lock)
@@ -143,10 +145,7 @@ func (b *box) arguments(initrd string) []string {
 		"-chardev", "file,id=console,path=" + filepath.Join(b.scratch.dir, boxConsoleName), "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("file,id=port,path=/proc/self/fd/%d", wardenChannel), "-device", "isa-debugcon,chardev=port",
 	}
-	if b.qemu.Data != "" {
-		args = append([]string{"-L", b.qemu.Data}, args...)
-	}
-	return args
+	return append(b.qemu.Firmware(), args...)
 }
 
 // kernelLine is the kernel's command line. Its random numbers come of the
@@ -174,7 +173,7 @@ func (b *box) writeInitrd(path string) error {
 		return err
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
-	if err := a.writeTo(w); err != nil {
+	if err := a.Pack(w); err != nil {
 		f.Close()
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/stock"
 )
 
 // The control channel is the first serial line of User Mode Linux, or a port of
@@ -32,12 +34,12 @@ import (
 
 // orders tell process 1 what this kernel is for.
 type orders struct {
-	Substrate Substrate    `json:"substrate"`
-	Mode      string       `json:"mode"` // modeServe, modeExec or modeProbe
-	Args      []string     `json:"args,omitempty"`
-	Hostname  string       `json:"hostname"`
-	Env       []string     `json:"env"`
-	Modules   []moduleFile `json:"modules"`
+	Substrate Substrate      `json:"substrate"`
+	Mode      string         `json:"mode"` // modeServe, modeExec or modeProbe
+	Args      []string       `json:"args,omitempty"`
+	Hostname  string         `json:"hostname"`
+	Env       []string       `json:"env"`
+	Modules   []stock.Module `json:"modules"`
 	// ModuleDir is mounted where modprobe looks, so that the kernel can load
 	// more by itself.
 	ModuleDir string   `json:"module_dir"`

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/vpclab/vpclab/emu/stock"
 )
 
 // Check is one line of what `vpclab doctor` found.
@@ -218,7 +220,7 @@ func doctorQEMU(ctx context.Context) []Check {
 		return []Check{program, failed(image, err)}
 	}
 	image.OK, image.Detail = true, k.Path
-	files, without, err := k.plan(qemuModules...)
+	files, without, err := planImage(k, qemuModules...)
 	if err != nil {
 		return []Check{program, image, failed(modules, err)}
 	}
@@ -231,9 +233,9 @@ func doctorQEMU(ctx context.Context) []Check {
 }
 
 // checkUnpacked tells whether the kernel has to unpack itself at each start.
-func checkUnpacked(ctx context.Context, k *kernelImage) Check {
+func checkUnpacked(ctx context.Context, k *stock.Image) Check {
 	c := Check{Substrate: string(QEMU), Name: "unpacked kernel", Optional: true}
-	path, err := k.unpacked(ctx)
+	path, err := k.Unpacked(ctx)
 	if err != nil {
 		c.Detail = fmt.Sprintf("%v: each start takes some seconds longer", err)
 		c.Fix = "apt-get install xz-utils zstd (as root), and see that the cache folder can be written"
@@ -244,9 +246,9 @@ func checkUnpacked(ctx context.Context, k *kernelImage) Check {
 }
 
 // checkAccelerator tells what carries out the instructions.
-func checkAccelerator(ctx context.Context, q *qemuProgram, k *kernelImage) Check {
+func checkAccelerator(ctx context.Context, q *stock.QEMU, k *stock.Image) Check {
 	c := Check{Substrate: string(QEMU), Name: "accelerator", Optional: true}
-	m := &qemuMachine{qemu: q, image: k, boot: k.loadable(ctx)}
+	m := &qemuMachine{qemu: q, image: k, boot: k.Loadable(ctx)}
 	accel, why := m.chooseAccelerator(ctx, Config{})
 	c.OK, c.Detail = accel == accelKVM, why
 	if !c.OK {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/stock"
 )
 
 // role is what this process is, by its environment.
@@ -210,7 +212,7 @@ func prepare(o *orders) (without []string, err error) {
 }
 
 // settle names the kernel, loads its modules and sets it up for labs.
-func settle(hostname string, modules []moduleFile) (without []string, err error) {
+func settle(hostname string, modules []stock.Module) (without []string, err error) {
 	if err := unix.Sethostname([]byte(hostname)); err != nil {
 		return nil, fmt.Errorf("set host name %q: %w", hostname, err)
 	}
@@ -268,7 +270,7 @@ func writeSysctl(name, value string) error {
 
 // loadModules loads the files in order. Those a lab cannot do without are an
 // error; the others are returned.
-func loadModules(files []moduleFile) (without []string, err error) {
+func loadModules(files []stock.Module) (without []string, err error) {
 	need := map[string]bool{}
 	for _, name := range append(qemuModules, needModules...) {
 		need[name] = true
@@ -286,7 +288,7 @@ func loadModules(files []moduleFile) (without []string, err error) {
 	return without, nil
 }
 
-func loadModule(m moduleFile) error {
+func loadModule(m stock.Module) error {
 	f, err := os.Open(m.Path)
 	if err != nil {
 		return fmt.Errorf("module %s: %w", m.Name, err)

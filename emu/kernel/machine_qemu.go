@@ -1,11 +1,7 @@
 package kernel
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"debug/elf"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/vpclab/vpclab/emu/stock"
 )
 
 // qemuMachine is the outside of a machine in QEMU: a stock kernel, an initial
@@ -26,8 +24,8 @@ import (
 //
 // Its time is real time; for a machine with time of its own see box.go.
 type qemuMachine struct {
-	qemu  *qemuProgram
-	image *kernelImage
+	qemu  *stock.QEMU
+	image *stock.Image
 	accel accelerator
 	boot  string // what QEMU loads: the image, or the kernel that was packed in it
 	// Rate of the host's time stamp counter, which is the machine's with TCG; 0:
@@ -53,7 +51,7 @@ func startQEMU(ctx context.Context, cfg Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &qemuMachine{qemu: q, image: image, boot: image.loadable(ctx)}
+	m := &qemuMachine{qemu: q, image: image, boot: image.Loadable(ctx)}
 	m.accel, _ = m.chooseAccelerator(ctx, cfg)
 	return startBooted(ctx, cfg, m)
 }
@@ -63,7 +61,7 @@ func (m *qemuMachine) String() string {
 }
 
 func (m *qemuMachine) lack(missing string) error {
-	return &Unusable{Substrate: QEMU, Missing: m.qemu.Path + ": " + missing, Fix: qemuPackageFix}
+	return &Unusable{Substrate: QEMU, Missing: m.qemu.Path + ": " + missing, Fix: stock.QEMUFix}
 }
 
 // least has room for the initial file system, twice while it is unpacked.
@@ -77,8 +75,8 @@ func (m *qemuMachine) patience() time.Duration { return 3 * bootLimit }
 
 func (m *qemuMachine) folder() string { return m.image.Modules }
 
-func (m *qemuMachine) plan() (files []moduleFile, without []string, err error) {
-	return m.image.plan(qemuModules...)
+func (m *qemuMachine) plan() (files []stock.Module, without []string, err error) {
+	return planImage(m.image, qemuModules...)
 }
 
 // Names in the initial file system.
@@ -98,45 +96,30 @@ func (m *qemuMachine) command(cfg Config, s *scratch, program string, o *orders)
 	if len(o.Writable) > maxShares {
 		return w, fmt.Errorf("%d writable folders are more than the %d that this machine has room for", len(o.Writable), maxShares)
 	}
-	var meter *tscMeter
+	var meter *stock.TSCMeter
 	if m.accel == accelTCG {
-		meter = startTSC()
+		meter = stock.StartTSC()
 	}
 	path := filepath.Join(s.dir, initrdName)
 	if o.Modules, err = m.writeInitrd(path, program, o.Modules); err != nil {
 		return w, err
 	}
-	m.tscKHz = meter.kiloHertz()
+	m.tscKHz = meter.KiloHertz()
 	return wardenOrders{
 		Argv:   append([]string{m.qemu.Path}, m.arguments(path, cfg.Memory, o.Writable)...),
-		Env:    m.qemu.env(),
+		Env:    m.qemu.Env(),
 		Single: true,
 	}, nil
-}
-
-// static refuses a program that cannot be process 1 where no library is.
-func static(program string) error {
-	f, err := elf.Open(program)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for _, p := range f.Progs {
-		if p.Type == elf.PT_INTERP {
-			return &Unusable{Substrate: QEMU, Missing: "this vpclab needs shared libraries, and cannot be process 1 of a machine", Fix: "build it with CGO_ENABLED=0, as ./run.sh does"}
-		}
-	}
-	return nil
 }
 
 // writeInitrd packs our program and the modules: some of them it takes to reach
 // all else, and none has to be fetched from the host then. It returns those that
 // are not there to be packed.
-func (m *qemuMachine) writeInitrd(path, program string, modules []moduleFile) (missing []moduleFile, err error) {
-	a := newInitrd()
-	a.charDevice("/dev/console", 0o600, 5, 1)
-	a.copy(stageProgram, 0o755, program)
-	var packed []moduleFile
+func (m *qemuMachine) writeInitrd(path, program string, modules []stock.Module) (missing []stock.Module, err error) {
+	a := stock.NewInitrd()
+	a.CharDevice("/dev/console", 0o600, 5, 1)
+	a.Copy(stageProgram, 0o755, program)
+	var packed []stock.Module
 	for _, f := range modules {
 		data, err := os.ReadFile(f.Path)
 		if err != nil {
@@ -144,53 +127,15 @@ func (m *qemuMachine) writeInitrd(path, program string, modules []moduleFile) (m
 			continue
 		}
 		f.Path = filepath.Join(stageModules, f.Name+".ko")
-		a.file(f.Path, 0o644, unsigned(data))
+		a.File(f.Path, 0o644, stock.Unsigned(data))
 		packed = append(packed, f)
 	}
 	list, err := json.Marshal(packed)
 	if err != nil {
 		return nil, err
 	}
-	a.file(stageOrder, 0o644, list)
-	return missing, a.save(path)
-}
-
-// save writes the archive into a new file.
-func (a *initrd) save(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	w := bufio.NewWriterSize(f, 1<<20)
-	if err = a.writeTo(w); err == nil {
-		err = w.Flush()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return err
-}
-
-// A signed module ends with a signature, twelve bytes about it, of which the last
-// four are its length, and this mark (the kernel's scripts/sign-file.c).
-const (
-	signatureMark = "~Module signature appended~\n"
-	signatureInfo = 12
-)
-
-// unsigned takes a module's signature away. The kernel would check it, which is
-// dear where instructions are translated, and as a stock kernel it would load the
-// module whatever the outcome.
-func unsigned(module []byte) []byte {
-	rest, ok := bytes.CutSuffix(module, []byte(signatureMark))
-	if !ok || len(rest) < signatureInfo {
-		return module
-	}
-	size := int(binary.BigEndian.Uint32(rest[len(rest)-4:]))
-	if size > len(rest)-signatureInfo {
-		return module
-	}
-	return rest[:len(rest)-signatureInfo-size]
+	a.File(stageOrder, 0o644, list)
+	return missing, a.Save(path)
 }
 
 // booted removes the initial file system: the machine has it in its memory.
@@ -223,9 +168,7 @@ func (m *qemuMachine) arguments(initrd string, memory int64, writable []string) 
 		"-chardev", fmt.Sprintf("socket,id=channel,fd=%d", wardenChannel),
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=channel,name=vpclab",
 	}
-	if m.qemu.Data != "" {
-		args = append(args, "-L", m.qemu.Data)
-	}
+	args = append(args, m.qemu.Firmware()...)
 	if m.accel == accelKVM {
 		args = append(args, "-accel", "kvm", "-cpu", "host", "-smp", strconv.Itoa(runtime.NumCPU()))
 	} else {

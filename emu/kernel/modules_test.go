@@ -4,11 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // write makes a file below dir.
@@ -23,102 +20,8 @@ func write(t *testing.T, dir, name, text string) {
 	}
 }
 
-func names(files []moduleFile) []string {
-	var out []string
-	for _, f := range files {
-		out = append(out, f.Name)
-	}
-	return out
-}
-
-func TestModuleOrder(t *testing.T) {
-	dir := t.TempDir()
-	write(t, dir, "modules.dep", `kernel/net/c.ko: kernel/net/b-one.ko kernel/a.ko
-kernel/net/b-one.ko: kernel/a.ko
-kernel/a.ko:
-kernel/d.ko:
-`)
-	write(t, dir, "modules.builtin", "kernel/fs/built-in.ko\n")
-	tree, err := readModules(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, missing, err := tree.order([]string{"c", "b_one", "built_in", "nowhere", "d"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]string{"a", "b_one", "c", "d"}, names(files)); diff != "" {
-		t.Errorf("order (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]string{"nowhere"}, missing); diff != "" {
-		t.Errorf("missing (-want +got):\n%s", diff)
-	}
-	if want := filepath.Join(dir, "kernel/net/b-one.ko"); files[1].Path != want {
-		t.Errorf("path %s, want %s", files[1].Path, want)
-	}
-}
-
-func TestModulesNone(t *testing.T) {
-	if _, err := readModules(t.TempDir()); err == nil {
-		t.Error("an empty folder gave modules")
-	}
-}
-
 // TestModinfoAgreesWithDepmod reads the real modules both ways.
-func TestModinfoAgreesWithDepmod(t *testing.T) {
-	u, err := findUML(t.Context())
-	if err != nil {
-		t.Skip(err)
-	}
-	byFiles := &moduleTree{dir: u.Modules, paths: map[string]string{}, deps: map[string][]string{}, builtin: map[string]bool{}}
-	if err := byFiles.readFiles(); err != nil {
-		t.Fatal(err)
-	}
-	byFiles.readBuiltin()
-	wanted := slices.Concat(needModules, wantModules)
-	files, missing, err := byFiles.order(wanted)
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkOrder(t, byFiles, files)
-	if len(missing) > 0 {
-		t.Errorf("%s lacks %v", u.Modules, missing)
-	}
-	byDepmod := &moduleTree{dir: u.Modules, paths: map[string]string{}, deps: map[string][]string{}, builtin: map[string]bool{}}
-	if err := byDepmod.readDep(); err != nil {
-		t.Skipf("depmod has not run there: %v", err)
-	}
-	byDepmod.readBuiltin()
-	same, _, err := byDepmod.order(wanted)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, want := names(files), names(same)
-	slices.Sort(got)
-	slices.Sort(want)
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("modules by .modinfo against modules.dep (-dep +modinfo):\n%s", diff)
-	}
-}
-
 // checkOrder looks that each file comes after those it needs.
-func checkOrder(t *testing.T, tree *moduleTree, files []moduleFile) {
-	t.Helper()
-	seen := map[string]bool{}
-	for _, f := range files {
-		deps, err := tree.needs(f.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range deps {
-			if !seen[d] && !tree.builtin[d] {
-				t.Errorf("%s comes before %s, which it needs", f.Name, d)
-			}
-		}
-		seen[f.Name] = true
-	}
-}
-
 func TestMissingModuleIsNamed(t *testing.T) {
 	u, err := findUML(t.Context())
 	if err != nil {
@@ -209,5 +112,40 @@ func TestHiddenRoot(t *testing.T) {
 		if got := hiddenRoot(path); got != want {
 			t.Errorf("%s is hidden by %q, want %q", path, got, want)
 		}
+	}
+}
+
+// Debian's image has all that a lab asks for, in an order that can be loaded.
+func TestImagePlan(t *testing.T) {
+	image, err := findImage()
+	if err != nil {
+		t.Skip(err)
+	}
+	files, without, err := planImage(image, qemuModules...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(without) > 0 {
+		t.Errorf("%s lacks %v", image.Path, without)
+	}
+	at := map[string]int{}
+	for i, f := range files {
+		at[f.Name] = i + 1
+	}
+	for _, pair := range [][2]string{{"virtio", "virtio_pci"}, {"9pnet", "9p"}, {"mpls_router", "mpls_iptunnel"}, {"crc32c_generic", "libcrc32c"}} {
+		if at[pair[0]] == 0 || at[pair[0]] > at[pair[1]] {
+			t.Errorf("%s is at place %d, %s at %d", pair[0], at[pair[0]], pair[1], at[pair[1]])
+		}
+	}
+}
+
+// So has Debian's User Mode Linux.
+func TestUMLPlan(t *testing.T) {
+	u, err := findUML(t.Context())
+	if err != nil {
+		t.Skip(err)
+	}
+	if _, without, err := u.plan(); err != nil || len(without) > 0 {
+		t.Errorf("%s lacks %v: %v", u.Modules, without, err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/stock"
 )
 
 // A stock kernel knows neither its disks nor its console by itself: their
@@ -74,7 +76,7 @@ func loadStage() (without []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("first modules: %w", err)
 	}
-	var files []moduleFile
+	var files []stock.Module
 	if err := json.Unmarshal(data, &files); err != nil {
 		return nil, fmt.Errorf("first modules: %w", err)
 	}

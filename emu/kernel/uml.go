@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/vpclab/vpclab/emu/stock"
 )
 
 // umlProgram is a User Mode Linux kernel on this machine and its modules.
@@ -58,17 +60,10 @@ func findUMLPath() (string, error) {
 			return filepath.Abs(path)
 		}
 	}
-	if found := newestIn("uml", "usr", "bin", "linux.uml"); found != "" {
+	if found := stock.Newest("uml", "usr", "bin", "linux.uml"); found != "" {
 		return found, nil
 	}
-	return "", &Unusable{Substrate: UML, Missing: "the program linux.uml is neither in PATH nor in " + cacheFolder("uml"), Fix: umlPackageFix}
-}
-
-// newer tells whether file a was made after file b.
-func newer(a, b string) bool {
-	sa, ea := os.Stat(a)
-	sb, eb := os.Stat(b)
-	return ea == nil && (eb != nil || sa.ModTime().After(sb.ModTime()))
+	return "", &Unusable{Substrate: UML, Missing: "the program linux.uml is neither in PATH nor in " + stock.CacheFolder("uml"), Fix: umlPackageFix}
 }
 
 // umlSays runs the program with one flag that makes it print and exit.
@@ -114,18 +109,18 @@ func (u *umlProgram) findModules() (string, error) {
 
 // plan lists the module files to load inside. Missing needed modules are an
 // *Unusable; missing wanted ones are returned by name.
-func (u *umlProgram) plan() (files []moduleFile, without []string, err error) {
-	tree, err := readModules(u.Modules)
+func (u *umlProgram) plan() (files []stock.Module, without []string, err error) {
+	tree, err := stock.ReadModules(u.Modules)
 	if err != nil {
 		return nil, nil, &Unusable{Substrate: UML, Missing: err.Error(), Fix: umlPackageFix}
 	}
-	_, missing, err := tree.order(needModules)
+	_, missing, err := orderModules(tree, needModules)
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(missing) > 0 { // the folder need not say what is built in: the program does
 		u.addBuiltin(tree)
-		if _, missing, err = tree.order(needModules); err != nil {
+		if _, missing, err = orderModules(tree, needModules); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -136,7 +131,7 @@ func (u *umlProgram) plan() (files []moduleFile, without []string, err error) {
 			Fix:       "unpack the module folder that belongs to " + u.Path + ", or: " + umlPackageFix,
 		}
 	}
-	return tree.order(append(append([]string(nil), needModules...), wantModules...))
+	return orderModules(tree, append(append([]string(nil), needModules...), wantModules...))
 }
 
 // needConfig names the build option behind each needed module.
@@ -147,14 +142,14 @@ var needConfig = map[string]string{
 }
 
 // addBuiltin asks the program how it was built.
-func (u *umlProgram) addBuiltin(tree *moduleTree) {
+func (u *umlProgram) addBuiltin(tree *stock.Modules) {
 	config, err := umlSays(context.Background(), u.Path, "--showconfig")
 	if err != nil {
 		return
 	}
 	for name, option := range needConfig {
 		if strings.Contains(config, "\n"+option+"=y\n") {
-			tree.builtin[name] = true
+			tree.SetBuiltin(name)
 		}
 	}
 }

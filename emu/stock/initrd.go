@@ -1,6 +1,7 @@
-package kernel
+package stock
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"maps"
@@ -12,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// initrd is a file system that a kernel finds in its memory when it starts: a
+// Initrd is a file system that a kernel finds in its memory when it starts: a
 // cpio archive of the format "newc" (the kernel's
 // Documentation/driver-api/early-userspace/buffer-format.rst). What is in it
 // depends on what was put in and on nothing else: no times, no owners, inode
 // numbers by the order of names. Two archives of the same content are the same
 // bytes, which a machine on virtual time needs.
-type initrd struct {
+type Initrd struct {
 	entries map[string]initrdEntry // by path without the first slash
 }
 
@@ -31,37 +32,37 @@ type initrdEntry struct {
 	major, minor uint32 // of a device
 }
 
-func newInitrd() *initrd { return &initrd{entries: map[string]initrdEntry{}} }
+func NewInitrd() *Initrd { return &Initrd{entries: map[string]initrdEntry{}} }
 
-// folder adds a folder, and those that lead to it.
-func (a *initrd) folder(name string, perm uint32) {
+// Folder adds a folder, and those that lead to it.
+func (a *Initrd) Folder(name string, perm uint32) {
 	a.add(name, initrdEntry{mode: unix.S_IFDIR | perm})
 }
 
-// file adds a file with the given content.
-func (a *initrd) file(name string, perm uint32, data []byte) {
+// File adds a file with the given content.
+func (a *Initrd) File(name string, perm uint32, data []byte) {
 	a.add(name, initrdEntry{mode: unix.S_IFREG | perm, data: data})
 }
 
-// copy adds a file with the content of one of the host's, which is read when
+// Copy adds a file with the content of one of the host's, which is read when
 // the archive is written.
-func (a *initrd) copy(name string, perm uint32, from string) {
+func (a *Initrd) Copy(name string, perm uint32, from string) {
 	a.add(name, initrdEntry{mode: unix.S_IFREG | perm, from: from})
 }
 
-// symlink adds a symbolic link that leads to target.
-func (a *initrd) symlink(name, target string) {
+// Symlink adds a symbolic link that leads to target.
+func (a *Initrd) Symlink(name, target string) {
 	a.add(name, initrdEntry{mode: unix.S_IFLNK | 0o777, data: []byte(target)})
 }
 
-// charDevice adds a character device.
-func (a *initrd) charDevice(name string, perm, major, minor uint32) {
+// CharDevice adds a character device.
+func (a *Initrd) CharDevice(name string, perm, major, minor uint32) {
 	a.add(name, initrdEntry{mode: unix.S_IFCHR | perm, major: major, minor: minor})
 }
 
 // add puts an entry in its place, in the place of what had the name, and makes
 // the folders above it that are not there.
-func (a *initrd) add(name string, e initrdEntry) {
+func (a *Initrd) add(name string, e initrdEntry) {
 	name = strings.Trim(path.Clean("/"+name), "/")
 	a.entries[name] = e
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
@@ -71,9 +72,9 @@ func (a *initrd) add(name string, e initrdEntry) {
 	}
 }
 
-// writeTo writes the archive. Entries are sorted by name, so that a folder
+// Pack writes the archive. Entries are sorted by name, so that a folder
 // comes before what is in it.
-func (a *initrd) writeTo(w io.Writer) error {
+func (a *Initrd) Pack(w io.Writer) error {
 	for i, name := range slices.Sorted(maps.Keys(a.entries)) {
 		e := a.entries[name]
 		if e.from != "" {
@@ -88,6 +89,22 @@ func (a *initrd) writeTo(w io.Writer) error {
 		}
 	}
 	return writeCpio(w, 0, cpioTrailer, initrdEntry{})
+}
+
+// Save writes the archive into a new file.
+func (a *Initrd) Save(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	if err = a.Pack(w); err == nil {
+		err = w.Flush()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return err
 }
 
 // cpioTrailer is the name of the entry that ends an archive.

@@ -1,4 +1,4 @@
-package kernel
+package stock
 
 import (
 	"math"
@@ -17,8 +17,8 @@ import (
 // it runs. So the rate is found out here, where a measurement that was disturbed
 // can be told from one that was not, and given to the kernel.
 
-// tscMeter measures the rate of the counter from when it was made.
-type tscMeter struct{ from tscReading }
+// TSCMeter measures the rate of the counter from when it was made.
+type TSCMeter struct{ from tscReading }
 
 // tscReading is the counter at a time of CLOCK_MONOTONIC, in ns.
 type tscReading struct {
@@ -30,15 +30,15 @@ type tscReading struct {
 // than a microsecond: an error of some 10^-5.
 const tscLeast = 100 * time.Millisecond
 
-// startTSC begins a measurement; nil where the host itself does not trust its
+// StartTSC begins a measurement; nil where the host itself does not trust its
 // counter.
-func startTSC() *tscMeter {
+func StartTSC() *TSCMeter {
 	const sources = "/sys/devices/system/clocksource/clocksource0/available_clocksource"
 	known, err := os.ReadFile(sources)
 	if err != nil || !slices.Contains(strings.Fields(string(known)), "tsc") || timeStamp() == 0 {
 		return nil
 	}
-	return &tscMeter{readTSC()}
+	return &TSCMeter{readTSC()}
 }
 
 // readTSC reads the counter and the clock together, several times, and gives the
@@ -57,8 +57,8 @@ func readTSC() tscReading {
 	return best
 }
 
-// kiloHertz ends the measurement.
-func (m *tscMeter) kiloHertz() int64 {
+// KiloHertz ends the measurement.
+func (m *TSCMeter) KiloHertz() int64 {
 	if m == nil {
 		return 0
 	}

@@ -1,4 +1,4 @@
-package kernel
+package stock
 
 import (
 	"bytes"
@@ -21,19 +21,19 @@ import (
 // So it is unpacked here, once. QEMU loads what comes out by the PVH protocol,
 // which kernels know since 4.20 (CONFIG_PVH).
 
-// loadable gives the path of what QEMU is to load: the kernel unpacked, in the
+// Loadable gives the path of what QEMU is to load: the kernel unpacked, in the
 // cache folder, or the image as it is where that cannot be had.
-func (k *kernelImage) loadable(ctx context.Context) string {
-	path, err := k.unpacked(ctx)
+func (k *Image) Loadable(ctx context.Context) string {
+	path, err := k.Unpacked(ctx)
 	if err != nil {
 		return k.Path
 	}
 	return path
 }
 
-// unpacked unpacks the image's kernel into the cache folder, unless it is there.
-func (k *kernelImage) unpacked(ctx context.Context) (string, error) {
-	dir, err := k.cache()
+// Unpacked unpacks the image's kernel into the cache folder, unless it is there.
+func (k *Image) Unpacked(ctx context.Context) (string, error) {
+	dir, err := k.Cache()
 	if err != nil {
 		return "", err
 	}
@@ -52,12 +52,12 @@ func (k *kernelImage) unpacked(ctx context.Context) (string, error) {
 	if !knowsPVH(kernel) {
 		return "", fmt.Errorf("the kernel in %s does not know the PVH protocol", k.Path)
 	}
-	return path, replaceFile(path, kernel)
+	return path, ReplaceFile(path, kernel)
 }
 
-// cache is the folder for what is known about this very image.
-func (k *kernelImage) cache() (string, error) {
-	root := cacheFolder("boot")
+// Cache is the folder for what is known about this very image.
+func (k *Image) Cache() (string, error) {
+	root := CacheFolder("boot")
 	if root == "" {
 		return "", errors.New("there is no cache folder: neither XDG_CACHE_HOME nor HOME is set")
 	}
@@ -68,23 +68,6 @@ func (k *kernelImage) cache() (string, error) {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", k.Path, st.Size(), st.ModTime().UnixNano()))
 	dir := filepath.Join(root, k.Release+"-"+hex.EncodeToString(sum[:6]))
 	return dir, os.MkdirAll(dir, 0o755)
-}
-
-// replaceFile writes a file that others may be reading, or writing too.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails once it has its name
-	_, err = f.Write(data)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 // Offsets in the header of an x86 image (the kernel's

@@ -1,4 +1,4 @@
-package kernel
+package stock
 
 // timeStamp reads the processor's time stamp counter.
 func timeStamp() uint64

@@ -1,4 +1,4 @@
-package kernel
+package stock
 
 import (
 	"bytes"
@@ -9,14 +9,14 @@ import (
 )
 
 // initrdOf makes an archive by calls in the given order.
-func initrdOf(t *testing.T, calls ...func(*initrd)) []byte {
+func initrdOf(t *testing.T, calls ...func(*Initrd)) []byte {
 	t.Helper()
-	a := newInitrd()
+	a := NewInitrd()
 	for _, call := range calls {
 		call(a)
 	}
 	var b bytes.Buffer
-	if err := a.writeTo(&b); err != nil {
+	if err := a.Pack(&b); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -27,16 +27,16 @@ func TestInitrdIsTheSameBytesWhateverTheOrder(t *testing.T) {
 	if err := os.WriteFile(host, []byte("\x7fELF and so on"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	calls := []func(*initrd){
-		func(a *initrd) { a.copy("/init", 0o755, host) },
-		func(a *initrd) { a.charDevice("dev/console", 0o600, 5, 1) },
-		func(a *initrd) { a.symlink("/bin", "usr/bin") },
-		func(a *initrd) { a.file("/usr/bin/a/deep/one", 0o644, []byte("four")) },
-		func(a *initrd) { a.folder("/tmp", 0o1777) },
+	calls := []func(*Initrd){
+		func(a *Initrd) { a.Copy("/init", 0o755, host) },
+		func(a *Initrd) { a.CharDevice("dev/console", 0o600, 5, 1) },
+		func(a *Initrd) { a.Symlink("/bin", "usr/bin") },
+		func(a *Initrd) { a.File("/usr/bin/a/deep/one", 0o644, []byte("four")) },
+		func(a *Initrd) { a.Folder("/tmp", 0o1777) },
 	}
 	first := initrdOf(t, calls...)
 	for i := range calls {
-		turned := append(append([]func(*initrd){}, calls[i:]...), calls[:i]...)
+		turned := append(append([]func(*Initrd){}, calls[i:]...), calls[:i]...)
 		if !bytes.Equal(initrdOf(t, turned...), first) {
 			t.Errorf("begun with call %d the archive is another", i)
 		}
@@ -56,7 +56,7 @@ func TestInitrdIsTheSameBytesWhateverTheOrder(t *testing.T) {
 }
 
 func TestInitrdEntryIsWrittenAsTheKernelReadsIt(t *testing.T) {
-	got := string(initrdOf(t, func(a *initrd) { a.charDevice("/dev", 0o600, 5, 1) }))
+	got := string(initrdOf(t, func(a *Initrd) { a.CharDevice("/dev", 0o600, 5, 1) }))
 	want := "070701" + // magic
 		"00000001" + "00002180" + "00000000" + "00000000" + "00000001" + // inode, mode, user, group, links
 		"00000000" + "00000000" + "00000000" + "00000000" + // time, size, device
@@ -68,9 +68,9 @@ func TestInitrdEntryIsWrittenAsTheKernelReadsIt(t *testing.T) {
 }
 
 func TestInitrdNamesTheFileThatIsNotThere(t *testing.T) {
-	a := newInitrd()
-	a.copy("/lib/x.ko", 0o644, "/nonexistent/x.ko")
-	err := a.writeTo(&bytes.Buffer{})
+	a := NewInitrd()
+	a.Copy("/lib/x.ko", 0o644, "/nonexistent/x.ko")
+	err := a.Pack(&bytes.Buffer{})
 	if err == nil || !strings.Contains(err.Error(), "initrd: /lib/x.ko: open /nonexistent/x.ko") {
 		t.Errorf("the error is %v", err)
 	}

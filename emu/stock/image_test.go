@@ -1,4 +1,4 @@
-package kernel
+package stock
 
 import (
 	"errors"
@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // tree makes files below a new folder, each with one line in it.
@@ -29,21 +30,57 @@ func TestFindQEMU(t *testing.T) {
 	root := tree(t, inCache, "vpclab/qemu/7.2/usr/lib/x86_64-linux-gnu/libodd.so.1", "named", "mute/"+qemuName)
 	t.Setenv("XDG_CACHE_HOME", root)
 	t.Setenv("VPCLAB_QEMU", filepath.Join(root, "named"))
-	q, err := findQEMU(t.Context())
+	q, err := FindQEMU(t.Context())
 	if err != nil || q.Path != filepath.Join(root, "named") || q.Version != "7.2.1 (Odd)" || q.Libraries != "" {
 		t.Errorf("the one that VPCLAB_QEMU names: %+v, %v", q, err)
 	}
 	t.Setenv("VPCLAB_QEMU", filepath.Join(root, "nowhere"))
-	if _, err = findQEMU(t.Context()); !IsUnusable(err) || !strings.Contains(err.Error(), "VPCLAB_QEMU") {
+	if _, err = FindQEMU(t.Context()); !IsMissing(err) || !strings.Contains(err.Error(), "VPCLAB_QEMU") {
 		t.Errorf("a name that leads nowhere: %v", err)
 	}
 	t.Setenv("VPCLAB_QEMU", "")
 	t.Setenv("PATH", root)
 	defer func(path string) { systemQEMU = path }(systemQEMU)
 	systemQEMU = "/nowhere/" + qemuName
-	q, err = findQEMU(t.Context())
+	q, err = FindQEMU(t.Context())
 	if err != nil || q.Path != filepath.Join(root, inCache) || !strings.HasSuffix(q.Libraries, "x86_64-linux-gnu") || q.Data == "" {
 		t.Errorf("the one in the cache: %+v, %v", q, err)
+	}
+}
+
+// The QEMU for guests is another one where there is another, and that of the
+// kernels where there is none.
+func TestFindGuestQEMU(t *testing.T) {
+	const old, recent = "vpclab/guest-qemu/9.2/", "vpclab/guest-qemu/10.0/"
+	root := tree(t, "named", "for-kernels", old+"usr/bin/"+qemuName, recent+"usr/bin/"+qemuName, recent+"usr/lib/x86_64-linux-gnu/libodd.so.1")
+	past := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(filepath.Join(root, old, "usr/bin", qemuName), past, past); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("VPCLAB_QEMU", filepath.Join(root, "for-kernels"))
+	for name, c := range map[string]struct{ named, cache, want, libraries string }{
+		"the newest in the cache":        {"", root, recent + "usr/bin/" + qemuName, recent + "usr/lib/x86_64-linux-gnu"},
+		"named, and by itself":           {"named", root, "named", ""},
+		"named, of an unpacked package":  {recent + "usr/bin/" + qemuName, t.TempDir(), recent + "usr/bin/" + qemuName, recent + "usr/lib/x86_64-linux-gnu"},
+		"there is only one that is good": {"", t.TempDir(), "for-kernels", ""},
+	} {
+		t.Setenv("XDG_CACHE_HOME", c.cache)
+		t.Setenv("VPCLAB_GUEST_QEMU", "")
+		if c.named != "" {
+			t.Setenv("VPCLAB_GUEST_QEMU", filepath.Join(root, c.named))
+		}
+		libraries := ""
+		if c.libraries != "" {
+			libraries = filepath.Join(root, c.libraries)
+		}
+		q, err := FindGuestQEMU(t.Context())
+		if err != nil || q.Path != filepath.Join(root, c.want) || q.Libraries != libraries || (len(q.Firmware()) > 0) != (libraries != "") {
+			t.Errorf("%s: %+v, %v", name, q, err)
+		}
+	}
+	t.Setenv("VPCLAB_GUEST_QEMU", filepath.Join(root, "nowhere"))
+	if _, err := FindGuestQEMU(t.Context()); !IsMissing(err) || !strings.Contains(err.Error(), "VPCLAB_GUEST_QEMU") {
+		t.Errorf("a name that leads nowhere: %v", err)
 	}
 }
 
@@ -69,10 +106,10 @@ func TestFindImage(t *testing.T) {
 			if c.modules != "" {
 				t.Setenv("VPCLAB_QEMU_MODULES", filepath.Join(root, c.modules))
 			}
-			image, err := findImage()
+			image, err := FindImage()
 			if c.want != "" {
-				var u *Unusable
-				if !errors.As(err, &u) || !strings.Contains(u.Missing, c.want) || !strings.Contains(u.Fix, "VPCLAB_QEMU_KERNEL") {
+				var u *Missing
+				if !errors.As(err, &u) || !strings.Contains(u.What, c.want) || !strings.Contains(u.Fix, "VPCLAB_QEMU_KERNEL") {
 					t.Errorf("got %v, want word of %q and what mends it", err, c.want)
 				}
 				return
@@ -91,44 +128,20 @@ func TestFindImageInCache(t *testing.T) {
 	t.Setenv("VPCLAB_QEMU_MODULES", "")
 	root := tree(t, "vpclab/kernel/6.1-1/boot/vmlinuz-6.1-odd", "vpclab/kernel/6.1-1/lib/modules/6.1-odd/kernel/a.ko")
 	t.Setenv("XDG_CACHE_HOME", root)
-	if image, err := findImage(); err != nil || image.Release != "6.1-odd" {
+	if image, err := FindImage(); err != nil || image.Release != "6.1-odd" {
 		t.Errorf("got %+v, %v", image, err)
 	}
 }
 
 func TestImageLacksModules(t *testing.T) {
 	dir := tree(t, "kernel/a.ko", "kernel/net/mpls-router.ko.xz")
-	k := &kernelImage{Path: "/boot/vmlinuz-odd", Release: "odd", Modules: dir}
+	k := &Image{Path: "/boot/vmlinuz-odd", Release: "odd", Modules: dir}
 	err := k.lacks([]string{"mpls_router"})
-	if !IsUnusable(err) || !strings.Contains(err.Error(), "compressed") || !strings.Contains(err.Error(), "VPCLAB_QEMU_MODULES") {
+	if !IsMissing(err) || !strings.Contains(err.Error(), "compressed") || !strings.Contains(err.Error(), "VPCLAB_QEMU_MODULES") {
 		t.Errorf("a compressed module: %v", err)
 	}
 	err = k.lacks([]string{"veth"})
-	if !IsUnusable(err) || !strings.Contains(err.Error(), "lacks the kernel module veth") {
+	if !IsMissing(err) || !strings.Contains(err.Error(), "lacks the kernel module veth") {
 		t.Errorf("a module that is not there: %v", err)
-	}
-}
-
-// Debian's image has all that a lab asks for, in an order that can be loaded.
-func TestImagePlan(t *testing.T) {
-	image, err := findImage()
-	if err != nil {
-		t.Skip(err)
-	}
-	files, without, err := image.plan(qemuModules...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(without) > 0 {
-		t.Errorf("%s lacks %v", image.Path, without)
-	}
-	at := map[string]int{}
-	for i, f := range files {
-		at[f.Name] = i + 1
-	}
-	for _, pair := range [][2]string{{"virtio", "virtio_pci"}, {"9pnet", "9p"}, {"mpls_router", "mpls_iptunnel"}, {"crc32c_generic", "libcrc32c"}} {
-		if at[pair[0]] == 0 || at[pair[0]] > at[pair[1]] {
-			t.Errorf("%s is at place %d, %s at %d", pair[0], at[pair[0]], pair[1], at[pair[1]])
-		}
 	}
 }
