@@ -144,8 +144,9 @@ func (c *connection) carry(i *tcp.Info, at event.Mono) (one carried, err error) 
 	return one, nil
 }
 
-// What is left in a standby's kernel of an earlier life of the VM goes by itself,
-// soon; a connection with the same two ends waits for that so long.
+// What is left in a standby's kernel of an earlier life of the VM would go by
+// itself, in seconds, or minutes where the way was slow; a connection with the
+// same two ends has it buried, and waits for that so long.
 const (
 	restorePatience = 500 * time.Millisecond
 	restoreAgain    = 20 * time.Millisecond
@@ -168,22 +169,40 @@ func (k *clients) restore(all []carried) (err error) {
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
 	for deadline := time.Now().Add(restorePatience); ; time.Sleep(restoreAgain) {
-		var later []carried
-		for _, c := range all {
-			r, err := to.Restore(c.Connection, sendBuffer)
-			switch {
-			case err == nil:
-				k.resting = append(k.resting, &resting{r, c})
-			case errors.Is(err, unix.EADDRNOTAVAIL) && time.Now().Before(deadline):
-				later = append(later, c)
-			default:
-				k.dropped++
-			}
+		if all = k.restoreTo(to, all); len(all) == 0 {
+			return nil
 		}
-		if all = later; len(all) == 0 {
+		var remains []*tcp.Connection
+		for _, c := range all {
+			remains = append(remains, c.Connection)
+		}
+		buried := to.Bury(remains)
+		if all = k.restoreTo(to, all); len(all) == 0 {
+			return nil
+		}
+		if !time.Now().Before(deadline) {
+			k.dropped += len(all)
+			fmt.Fprintf(os.Stderr, "guest %s: %d connections of clients are lost: others with the same ends are there: %v\n", k.m.spec.Name, len(all), buried)
 			return nil
 		}
 	}
+}
+
+// restoreTo puts connections into the guest's kernel. later are those whose two
+// ends are taken.
+func (k *clients) restoreTo(to *tcp.Restorer, all []carried) (later []carried) {
+	for _, c := range all {
+		r, err := to.Restore(c.Connection, sendBuffer)
+		switch {
+		case err == nil:
+			k.resting = append(k.resting, &resting{r, c})
+		case errors.Is(err, unix.EADDRNOTAVAIL):
+			later = append(later, c)
+		default:
+			k.dropped++
+		}
+	}
+	return later
 }
 
 // resendPatience bounds the wait for a carrier.

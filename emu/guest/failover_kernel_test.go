@@ -183,7 +183,7 @@ func TestClientsGoOnElsewhere(t *testing.T) {
 		adopts = append(adopts, event.Now().Sub(died))
 		st, err := w.Status(ctx)
 		require.NoError(t, err)
-		require.Equal(t, users, st.Clients)
+		require.Equal(t, users, st.Clients, "%d dropped", st.Dropped)
 		require.Zero(t, st.Dropped)
 		for _, u := range list {
 			select {

@@ -126,6 +126,7 @@ func newGround(t testing.TB, k trait) *ground {
 		b.Reset()
 		b.Addr(rtnl.Address{Index: 10, Dev: "eth0", Prefix: netip.PrefixFrom(addr, 24)})
 		b.LinkSet(rtnl.LinkChange{Index: 10, Up: &up})
+		b.LinkSet(rtnl.LinkChange{Index: 1, Up: &up}) // lo, as all nodes of a lab have it
 		if k.loss > 0 && i == 2 {
 			b.Netem(rtnl.Qdisc{DevIndex: 10, Dev: "eth0", Parent: rtnl.Root, Handle: rtnl.MakeHandle(1, 0)}, rtnl.Netem{Loss: uint32(k.loss * (1<<32 - 1)), Limit: 1000})
 		}
