@@ -86,6 +86,20 @@ type Source interface {
 	Resume(ctx context.Context) error
 }
 
+// Glancer is a Source for which Collect is dear, as it has to look at all of the
+// memory. Glance is Collect as far as it costs little: it may leave pages that were
+// written to a later call of either.
+type Glancer interface {
+	Glance(into []uint64) int
+}
+
+// Stayer is a Source whose Memory is a copy of the VM's. Stayed is the VM's own,
+// which nobody changes once the VM runs at the target: it is what the target's is
+// proven equal to.
+type Stayer interface {
+	Stayed() []byte
+}
+
 // Target is a place for the VM at the host that it comes to.
 type Target interface {
 	// Memory is where pages are placed.

@@ -68,7 +68,11 @@ func (c *copier) ownLive(ctx context.Context, toSend bitmap) error {
 		return err
 	}
 	for pass := 1; ; {
-		s.look()
+		if s.held() { // it comes by here all the time
+			s.look(s.glance)
+		} else {
+			s.look(s.collect)
+		}
 		list, pays := s.choose(pass)
 		skip := pays
 		if !pays {
@@ -93,11 +97,11 @@ func (c *copier) ownLive(ctx context.Context, toSend bitmap) error {
 	}
 }
 
-// look takes the dirty bits.
-func (s *schedule) look() {
+// look takes the dirty bits by collect, or by glance.
+func (s *schedule) look(take func(bitmap) int) {
 	now := s.belt.now()
 	clear(s.news)
-	if s.collect(s.news) == 0 {
+	if take(s.news) == 0 {
 		s.looked = now
 		return
 	}
@@ -156,11 +160,11 @@ func (s *schedule) first(ctx context.Context) error {
 		if err := s.belt.room(ctx); err != nil {
 			return err
 		}
-		s.look()
+		s.look(s.glance)
 		touched.or(s.news)
 		list := s.list[:0]
 		for most := s.belt.batch(); page >= 0 && len(list) < most; page = s.pending.next(page + 1) {
-			if touched.has(page) {
+			if touched.has(page) || s.overlooked(page) {
 				s.current().Skipped++
 				continue
 			}
@@ -278,12 +282,12 @@ func (s *schedule) pass(ctx context.Context, list []warm, skip bool) error {
 		if err := s.belt.room(ctx); err != nil {
 			return err
 		}
-		s.look()
+		s.look(s.glance)
 		batch := s.list[:0]
 		never := s.sentIn[list[at].page] == 0
 		for most := s.belt.batch(); at < len(list) && len(batch) < most && (s.sentIn[list[at].page] == 0) == never; at++ {
 			page := list[at].page
-			if skip && s.news.has(int(page)) {
+			if skip && (s.news.has(int(page)) || s.overlooked(int(page))) {
 				s.current().Skipped++
 				continue
 			}
@@ -295,6 +299,6 @@ func (s *schedule) pass(ctx context.Context, list []warm, skip bool) error {
 			return err
 		}
 	}
-	s.look()
+	s.look(s.glance)
 	return s.end(ctx)
 }

@@ -10,13 +10,14 @@ import (
 
 // copier sends pages of a VM in rounds and accounts for them.
 type copier struct {
-	vm     Source
-	memory []byte
-	pages  int
-	belt   belt
-	opt    *Options
-	plan   plan
-	rounds []Round
+	vm      Source
+	glancer Glancer // nil: to collect costs nothing
+	memory  []byte
+	pages   int
+	belt    belt
+	opt     *Options
+	plan    plan
+	rounds  []Round
 
 	marks   *proof // fingerprints of the pages as they were sent
 	seed    uint64
@@ -33,8 +34,9 @@ type copier struct {
 func newCopier(vm Source, b belt, opt *Options, p plan) *copier {
 	memory := vm.Memory()
 	n := len(memory) / PageSize
+	glancer, _ := vm.(Glancer)
 	return &copier{
-		vm: vm, memory: memory, pages: n, belt: b, opt: opt, plan: p,
+		vm: vm, glancer: glancer, memory: memory, pages: n, belt: b, opt: opt, plan: p,
 		marks: newProof(n), seed: rand.Uint64(), sentIn: make([]uint16, n), cost: make([]uint16, n), scratch: newBitmap(n),
 		list: make([]uint32, 0, batchMax), data: make([]byte, batchMax*PageSize),
 	}
@@ -47,6 +49,20 @@ func (c *copier) collect(m bitmap) int {
 	m.or(c.scratch)
 	return n
 }
+
+// glance is collect as far as it costs little.
+func (c *copier) glance(m bitmap) int {
+	if c.glancer == nil {
+		return c.collect(m)
+	}
+	clear(c.scratch)
+	n := c.glancer.Glance(c.scratch)
+	m.or(c.scratch)
+	return n
+}
+
+// overlooked tells whether a page is dirty of which glances may not have told.
+func (c *copier) overlooked(page int) bool { return c.glancer != nil && c.vm.Dirty(page) }
 
 // holds takes pages out of toSend that the target says that it holds, and that
 // are the same here by their 256-bit hash. One that changes while it is hashed

@@ -251,8 +251,12 @@ func (s *source) prove(ctx context.Context) error {
 	if err := s.opt.step(StepSourceProof); err != nil {
 		return err
 	}
-	stayed := newProof(len(s.memory) / PageSize)
-	stayed.over(s.memory)
+	memory := s.memory
+	if vm, ok := s.vm.(Stayer); ok {
+		memory = vm.Stayed()
+	}
+	stayed := newProof(len(memory) / PageSize)
+	stayed.over(memory)
 	root := stayed.root()
 	if err := s.tell(ctx, msgProof, root[:]); err != nil {
 		return err
