@@ -48,7 +48,7 @@ func hypervisorBody(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return hypervisor.Run(ctx, conn, os.Args[2], os.Args[3], os.Args[4])
+	return hypervisor.Run(ctx, conn, os.Args[2], os.Args[3], os.Args[4], os.Args[5])
 }
 
 func guestBody(ctx context.Context) error {

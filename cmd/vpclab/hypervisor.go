@@ -11,16 +11,16 @@ import (
 // which only a lab provides.
 func newHypervisor() *cobra.Command {
 	return &cobra.Command{
-		Use:    hypervisor.Verb + " HOST ADDRESS DIR",
+		Use:    hypervisor.Verb + " HOST ADDRESS DIR NETNS",
 		Short:  "be a hypervisor host's agent (started by a lab)",
 		Hidden: true,
-		Args:   cobra.ExactArgs(3),
+		Args:   cobra.ExactArgs(4),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			conn, err := hypervisor.ControlConn()
 			if err != nil {
 				return usageError{err}
 			}
-			return hypervisor.Run(cmd.Context(), conn, args[0], args[1], args[2])
+			return hypervisor.Run(cmd.Context(), conn, args[0], args[1], args[2], args[3])
 		},
 	}
 }

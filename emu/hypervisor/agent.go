@@ -20,10 +20,11 @@ import (
 // Run is the body of the hidden verb `vpclab hypervisor`: the agent of a host, in
 // this process and this network namespace, told what to do over conn. at is the
 // host's address in the network of the hosts, or ""; dir is the lab's folder of
-// VMs. It returns nil when conn ends, because then the lab is gone.
-func Run(ctx context.Context, conn net.Conn, host, at, dir string) error {
+// VMs; netns is where the namespace is mounted, for what of its VMs outlives the
+// agent. It returns nil when conn ends, because then the lab is gone.
+func Run(ctx context.Context, conn net.Conn, host, at, dir, netns string) error {
 	standBack()
-	a := &agent{host: host, dir: dir, vms: map[string]*vm{}, moves: map[[16]byte]*moving{}, seats: map[string]*seat{}}
+	a := &agent{host: host, dir: dir, netns: netns, vms: map[string]*vm{}, moves: map[[16]byte]*moving{}, seats: map[string]*seat{}}
 	if at != "" {
 		var err error
 		if a.addr, err = netip.ParseAddr(at); err != nil {
@@ -47,6 +48,7 @@ type agent struct {
 	host    string
 	addr    netip.Addr // in the network of the hosts; zero: none
 	dir     string
+	netns   string // where the host's namespace is mounted
 	channel *channel
 
 	mu    sync.Mutex

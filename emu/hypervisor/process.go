@@ -13,7 +13,8 @@ import (
 )
 
 // Verb is the hidden verb of this program that Run is the body of. Its
-// arguments are the host's name, its address and the lab's folder of VMs.
+// arguments are the host's name, its address, the lab's folder of VMs and where
+// the host's namespace is mounted.
 const Verb = "hypervisor"
 
 // Namespaces starts processes inside nodes; *fabric.Fabric is one.
@@ -36,14 +37,15 @@ var (
 
 // Start runs an agent in the host's namespace. addr is the host's in the network
 // of the hosts; a zero one: it can keep VMs and move none. dir is the lab's
-// folder of VMs, the same for all its hosts. Events of the agent go to sink, and
-// its questions to manager. ctx bounds the start only.
-func Start(ctx context.Context, ns Namespaces, host string, addr netip.Addr, dir string, manager Manager, sink event.Sink) (*Process, error) {
+// folder of VMs, the same for all its hosts, and netns is where the host's namespace is
+// mounted. Events of the agent go to sink, and its questions to manager. ctx
+// bounds the start only.
+func Start(ctx context.Context, ns Namespaces, host string, addr netip.Addr, dir, netns string, manager Manager, sink event.Sink) (*Process, error) {
 	at := ""
 	if addr.IsValid() {
 		at = addr.String()
 	}
-	c, err := child.Start(ctx, ns, child.Command{What: "hypervisor agent of " + host, Node: host, Args: []string{Verb, host, at, dir}})
+	c, err := child.Start(ctx, ns, child.Command{What: "hypervisor agent of " + host, Node: host, Args: []string{Verb, host, at, dir, netns}})
 	if err != nil {
 		return nil, err
 	}

@@ -128,7 +128,7 @@ func (v *vm) run(ctx context.Context) error {
 	if k.Missing {
 		return fmt.Errorf("pages of it are still at %s", s.Folder) // Move.Rest brings them
 	}
-	at, err := r.Adopt(ctx, v.folder(), k.State, guest.AdoptOptions{})
+	at, err := r.Adopt(ctx, v.folder(), k.State, v.agent.adopting())
 	if err == nil {
 		v.agent.tell(v.name, "vm.taken-over", map[string]string{"at": strconv.FormatInt(int64(at), 10)})
 	}
@@ -153,6 +153,7 @@ func (v *vm) start(ctx context.Context) error {
 // launch starts a guest's process, and tells of its end.
 func (v *vm) launch(ctx context.Context, c guest.Config) error {
 	last := &child.Tail{}
+	c.NetNS = v.agent.netns
 	cmd, err := guest.Launch(ctx, "/proc/self/exe", c, func(cmd *exec.Cmd) error {
 		cmd.Stderr = last
 		cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // it outlives this process

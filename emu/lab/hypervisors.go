@@ -133,7 +133,7 @@ func (h *hypervisors) agent(ctx context.Context, plan *topo.Plan, name string) (
 		return nil, ErrNotBuilt
 	}
 	again := host.proc != nil
-	proc, err := hypervisor.Start(ctx, f, name, addr, h.dir, arbiter{h.lab}, h.lab.observe)
+	proc, err := hypervisor.Start(ctx, f, name, addr, h.dir, f.NSPath(name), arbiter{h.lab}, h.lab.observe)
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func hypervisorBody() error {
 	if err != nil {
 		return err
 	}
-	return hypervisor.Run(context.Background(), conn, os.Args[2], os.Args[3], os.Args[4])
+	return hypervisor.Run(context.Background(), conn, os.Args[2], os.Args[3], os.Args[4], os.Args[5])
 }
 
 func witnessBody() error {

@@ -215,6 +215,9 @@ func (l *Lab) newMigration(req MigrateRequest) (*migration, error) {
 	if req.Memory.Algorithm == "" {
 		req.Memory.Algorithm = migrate.Own
 	}
+	if err := hypervisor.CanMove(n.Guest.Kind, req.Memory.Algorithm); err != nil {
+		return nil, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
 	for _, host := range []string{n.Host, there.Host} {
 		if _, err := plan.HostAddr(host); err != nil {
 			return nil, fmt.Errorf("%w: %w", errBadRequest, err)

@@ -1,0 +1,79 @@
+package hypervisor
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/vpclab/vpclab/emu/guest"
+	"github.com/vpclab/vpclab/emu/migrate"
+	"github.com/vpclab/vpclab/emu/vmm"
+)
+
+// CanMove tells why guests of a kind cannot be moved by an algorithm; nil: they
+// can.
+func CanMove(kind, algorithm string) error {
+	missing := migrate.Options{Algorithm: algorithm}
+	switch {
+	case kind == guest.KindQEMU && missing.Urgent():
+		// Who asks for missing pages by userfaultfd must be the process that touches
+		// them, and that is QEMU.
+		return fmt.Errorf("%s has pages follow a VM that runs already, and only QEMU itself can have its guest wait for one: take %s or %s, which are QEMU's own",
+			algorithm, vmm.PostCopy, vmm.PostCopyPreempt)
+	case kind != guest.KindQEMU && slices.Contains(vmm.Modes, algorithm):
+		return fmt.Errorf("%s is a mode of QEMU's own, and the VM is no QEMU guest: write `guest: qemu`, or take one of vpclab's algorithms", algorithm)
+	}
+	return nil
+}
+
+// canMove is CanMove for the options of one migration.
+func (m Move) canMove() error {
+	if err := CanMove(m.Spec.Kind, m.Memory.Algorithm); err != nil {
+		return fmt.Errorf("VM %s: %w", m.VM, err)
+	}
+	return nil
+}
+
+// unmarked is the source of a VM whose guest marks no page that it writes: it is
+// found out by comparing.
+type unmarked struct {
+	*source
+	copied *guest.Snapshot
+}
+
+var (
+	_ migrate.Source  = unmarked{}
+	_ migrate.Glancer = unmarked{}
+	_ migrate.Stayer  = unmarked{}
+)
+
+func (u unmarked) Memory() []byte            { return u.copied.Bytes() }
+func (u unmarked) Collect(into []uint64) int { return u.copied.Collect(into) }
+func (u unmarked) Glance(into []uint64) int  { return u.copied.Glance(into) }
+func (u unmarked) Dirty(page int) bool       { return u.copied.Dirty(page) }
+func (u unmarked) Stayed() []byte            { return u.memory.Bytes() }
+
+// engine is the source as the engine sees it.
+func (s *source) engine() (vm migrate.Source, done func() error, err error) {
+	if s.Spec.Kind != guest.KindQEMU {
+		return s, func() error { return nil }, nil
+	}
+	copied, err := guest.NewSnapshot(s.memory.Bytes())
+	if err != nil {
+		return nil, nil, err
+	}
+	return unmarked{s, copied}, copied.Close, nil
+}
+
+// adopting are the options of a guest that goes on at this host.
+func (a *agent) adopting() guest.AdoptOptions { return guest.AdoptOptions{NetNS: a.netns} }
+
+// all sets the bits of so many pages in into and tells how many there are.
+func all(into []uint64, pages int) int {
+	for i := range into {
+		into[i] = ^uint64(0)
+	}
+	if over := pages % 64; over != 0 {
+		into[pages/64] = 1<<over - 1
+	}
+	return pages
+}
