@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/migrate/codec"
 	"github.com/vpclab/vpclab/metrics"
@@ -304,6 +305,9 @@ func checkMigration(plan *topo.Plan, e topo.Experiment) (msg, hint string) {
 			return fmt.Sprintf("VM %s is in VPC %s, an %s: at another site it would need another address, and its connections would break", vm, n.VPC, v.Service), "take a vpls"
 		}
 	}
+	if err := movable(plan, e); err != nil {
+		return err.Error(), "an experiment has one algorithm for all of its kinds of guests: make two of it"
+	}
 	w := wanOf(plan, e)
 	_, rates := e.Vary.Get(paramRate)
 	_, rtts := e.Vary.Get(paramRTT)
@@ -316,6 +320,29 @@ func checkMigration(plan *topo.Plan, e topo.Experiment) (msg, hint string) {
 		return "vary changes the rates of links on which bandwidth is reserved", "take the reservations or the rates away"
 	}
 	return "", ""
+}
+
+// movable tells why one of the algorithms cannot move one of the guests.
+func movable(plan *topo.Plan, e topo.Experiment) error {
+	var kinds []string
+	varied, _ := e.Vary.Get(paramGuest)
+	for _, kind := range varied {
+		kinds = append(kinds, string(kind))
+	}
+	for _, vm := range e.Movers() {
+		if n, ok := plan.Node(vm); ok && len(varied) == 0 {
+			kinds = append(kinds, n.Guest.Kind)
+		}
+	}
+	algorithms, _ := e.Vary.Get(paramAlgorithm)
+	for _, kind := range kinds {
+		for _, algorithm := range algorithms {
+			if err := lab.CanMove(kind, string(algorithm)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // migrationMetrics are those of an experiment: what nobody looks at is not

@@ -81,6 +81,7 @@ func TestMigrationsThatCannotBe(t *testing.T) {
 		"{kind: migration, vm: plain, to: illinois/1}":                                                      "VM plain has no guest: nothing runs in it that could move; give it memory",
 		"{kind: migration, vm: odd, to: illinois/1}":                                                        "VM odd is in VPC flat, an l3vpn",
 		"{kind: migration, vm: db, to: illinois/1, disk: true}":                                             "the disk is to move too, and VM db has none",
+		"{kind: migration, vm: shop, to: illinois/1, vary: {guest: qemu, algorithm: [cloudnet, hybrid]}}":   "hybrid has pages follow a VM that runs already, and only QEMU itself can have its guest wait for one: take qemu-post-copy",
 		"{kind: migration, vm: shop, to: illinois/1, expect: [client.lost == 0]}":                           "no sample of client.lost",
 		"{kind: migration, vm: shop, to: illinois/1, expect: [leg=out-1.migration.total < 1s]}":             "no sample of migration.total has leg=out-1",
 		"{kind: migration, vm: shop, to: illinois/1, vary: {rate: 10mbit}, expect: [rate=11mbit.x < 1s]}":   "no sample of x",

@@ -191,6 +191,10 @@ func (l *Lab) beginMigration(ctx context.Context, req MigrateRequest) (*migratio
 	return m, nil
 }
 
+// CanMove tells why guests of a kind cannot be moved by an algorithm; nil: they
+// can.
+func CanMove(kind, algorithm string) error { return hypervisor.CanMove(kind, algorithm) }
+
 // newMigration is what is asked for, if that can be done.
 func (l *Lab) newMigration(req MigrateRequest) (*migration, error) {
 	plan, f := l.Plan(), l.Fabric()
