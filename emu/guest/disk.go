@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -233,11 +234,42 @@ func (d *Disk) setMirror(m mirror) {
 	}
 }
 
-// handOver gives the writes that were begun here and not acknowledged to the
+// MirrorTo has writes reported to the mirror that listens at path from now on; see
+// Control.Mirror. "": to none.
+func (d *Disk) MirrorTo(path string) error {
+	if path == "" {
+		d.setMirror(nil)
+		return nil
+	}
+	to, err := openMirror(path)
+	if err != nil {
+		return err
+	}
+	d.setMirror(to)
+	return nil
+}
+
+// Settle waits until all writes that were begun count.
+func (d *Disk) Settle(ctx context.Context) error {
+	d.mu.Lock()
+	d.forget()
+	pending := slices.Clone(d.pending)
+	d.mu.Unlock()
+	for i, w := range pending {
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the mirror of disk %s to acknowledge %d writes: %w", d.folder, len(pending)-i, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// HandOver gives the writes that were begun here and not acknowledged to the
 // disk that takes this one's place, and closes the mirror. The new disk may
 // have them already; writing them again changes nothing, as they are the last
 // of their blocks. The guest must be paused.
-func (d *Disk) handOver(to *Disk) error {
+func (d *Disk) HandOver(to *Disk) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.forget()

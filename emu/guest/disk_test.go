@@ -53,7 +53,7 @@ func TestWritesThatNobodyAcknowledgedGoAlong(t *testing.T) {
 	m.acked[0]()
 	require.True(t, isClosed(first.Done()))
 	require.False(t, isClosed(second.Done()), "nobody has acknowledged it")
-	require.NoError(t, from.handOver(to))
+	require.NoError(t, from.HandOver(to))
 	require.True(t, isClosed(second.Done()))
 	b := make([]byte, 6)
 	_, err = to.ReadAt(b, 6*PageSize)

@@ -21,8 +21,8 @@
 //   - disk.go: [Disk], an image with the bitmap of blocks written; mirror.go: the
 //     mirror that a write must reach before it counts;
 //   - guest.go: the process; machine.go: what a hypervisor does to it; gate.go:
-//     pause; state.go: what the virtual CPUs hold; control.go, remote.go: the
-//     control socket and its client;
+//     pause; state.go: what the virtual CPUs hold; control.go, serve.go, remote.go:
+//     the control socket, its two ends;
 //   - profile.go, plan.go, content.go, workload.go, trace.go, diskfill.go: what
 //     runs in it and what its memory and disk hold, calibrated on published
 //     measurements (docs/guests.md); replay.go: the same without a process;

@@ -1,13 +1,11 @@
 package guest
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"sync"
@@ -53,6 +51,14 @@ func ParseConfig(arg string) (Config, error) {
 // readyLine is what a guest writes to standard output when clients and agents
 // can reach it.
 const readyLine = "ready\n"
+
+// SayReady writes that.
+func SayReady(to io.Writer) error {
+	if _, err := io.WriteString(to, readyLine); err != nil {
+		return fmt.Errorf("say that it is ready: %w", err)
+	}
+	return nil
+}
 
 // Launch starts `program guest …` by start, which may put it into a namespace,
 // and waits until it can be reached. The process is the caller's to wait for,
@@ -110,7 +116,7 @@ func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
 			return err
 		}
 	}
-	goAhead()
+	GoAhead()
 	control, err := unixsock.Listen(c.Socket)
 	if err != nil {
 		return fmt.Errorf("guest %s: %w", c.Spec.Name, err)
@@ -134,10 +140,10 @@ func Run(ctx context.Context, c Config, ready io.Writer) (result error) {
 		}
 		part(m.clients.serve)
 	}
-	part(func(ctx context.Context) error { return m.serveControl(ctx, control) })
+	part(func(ctx context.Context) error { return Serve(ctx, control, c.Spec.Name, m) })
 	part(func(ctx context.Context) error { m.run(ctx); return nil })
-	if _, err := io.WriteString(ready, readyLine); err != nil {
-		return fmt.Errorf("guest %s: say that it is ready: %w", c.Spec.Name, err)
+	if err := SayReady(ready); err != nil {
+		return fmt.Errorf("guest %s: %w", c.Spec.Name, err)
 	}
 	<-ctx.Done()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
@@ -157,98 +163,4 @@ func waitAtMost(d time.Duration, parts *sync.WaitGroup) {
 	case <-done:
 	case <-time.After(d):
 	}
-}
-
-// serveControl answers agents until ctx ends.
-func (m *machine) serveControl(ctx context.Context, l *net.UnixListener) error {
-	var all sync.WaitGroup
-	defer all.Wait()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	for {
-		conn, err := l.AcceptUnix()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("guest %s: accept agent: %w", m.spec.Name, err)
-		}
-		all.Go(func() {
-			end := context.AfterFunc(ctx, func() { conn.Close() })
-			defer end()
-			defer conn.Close()
-			_ = m.serveAgent(ctx, conn) // an agent that goes comes again
-		})
-	}
-}
-
-// serveAgent answers one agent's requests, in order, until it hangs up or says
-// something that is no request.
-func (m *machine) serveAgent(ctx context.Context, conn io.ReadWriter) error {
-	in := bufio.NewReaderSize(conn, 64<<10)
-	for {
-		line, err := readLine(in)
-		if err != nil {
-			return err
-		}
-		q, err := decodeRequest(line)
-		if err != nil && q.ID == 0 {
-			return err // nobody to answer
-		}
-		var broken error
-		if q.state, broken = readState(in, q.State); broken != nil {
-			return broken
-		}
-		a := reply{ID: q.ID}
-		if err == nil {
-			a, err = m.serve(ctx, q)
-		}
-		if err != nil {
-			a = reply{ID: q.ID, Error: err.Error()}
-		}
-		a.State = len(a.state)
-		out, err := encodeLine(a)
-		if err != nil {
-			return err
-		}
-		if err := send(conn, out, a.state); err != nil {
-			return err
-		}
-	}
-}
-
-// serve does one request.
-func (m *machine) serve(ctx context.Context, q request) (a reply, err error) {
-	if q.WithinMS > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(q.WithinMS)*time.Millisecond)
-		defer cancel()
-	}
-	if err := m.isOn(q.On); err != nil {
-		return a, err
-	}
-	a.ID = q.ID
-	opt := AdoptOptions{Missing: q.Missing, Boot: q.Boot, NetNS: q.NetNS, Incoming: q.Incoming}
-	switch q.Op {
-	case opPause:
-		a.At, a.state, err = m.pause(ctx)
-	case opCheckpoint:
-		a.At, a.state, err = m.checkpoint(ctx, q.Connections)
-	case opResume:
-		a.At, err = m.resume()
-	case opPrepare:
-		err = m.prepare(q.Folder, opt)
-	case opAdopt:
-		a.At, err = m.adopt(q.Folder, q.state, opt)
-	case opBoot:
-		a.At, err = m.boot(q.Folder)
-	case opResend:
-		err = m.clients.resend(ctx)
-	case opMirror:
-		err = m.mirrorTo(q.Path)
-	case opStatus:
-		s := m.status()
-		a.Status = &s
-	}
-	return a, err
 }

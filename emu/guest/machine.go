@@ -216,8 +216,8 @@ func (m *machine) fail(err error) {
 	m.fault.CompareAndSwap(nil, &text)
 }
 
-// pause implements Control's Pause.
-func (m *machine) pause(ctx context.Context) (event.Mono, []byte, error) {
+// Pause implements Control.
+func (m *machine) Pause(ctx context.Context) (event.Mono, []byte, error) {
 	m.ctl.Lock()
 	defer m.ctl.Unlock()
 	if err := m.stop(ctx); err != nil {
@@ -268,8 +268,8 @@ func (m *machine) goOn() event.Mono {
 	return m.began
 }
 
-// resume implements Control's Resume.
-func (m *machine) resume() (event.Mono, error) {
+// Resume implements Control.
+func (m *machine) Resume(context.Context) (event.Mono, error) {
 	m.ctl.Lock()
 	defer m.ctl.Unlock()
 	switch {
@@ -281,9 +281,9 @@ func (m *machine) resume() (event.Mono, error) {
 	return m.goOn(), nil
 }
 
-// prepare implements Control's Prepare. On the memory that the guest runs on it
+// Prepare implements Control. On the memory that the guest runs on it
 // sends the descriptor of missing pages to another agent.
-func (m *machine) prepare(folder string, opt AdoptOptions) error {
+func (m *machine) Prepare(_ context.Context, folder string, opt AdoptOptions) error {
 	m.ctl.Lock()
 	defer m.ctl.Unlock()
 	if folder == *m.where.Load() {
@@ -325,8 +325,8 @@ func (m *machine) prepareLocked(folder string, opt AdoptOptions) error {
 	return nil
 }
 
-// adopt implements Control's Adopt.
-func (m *machine) adopt(folder string, state []byte, opt AdoptOptions) (event.Mono, error) {
+// Adopt implements Control.
+func (m *machine) Adopt(_ context.Context, folder string, state []byte, opt AdoptOptions) (event.Mono, error) {
 	m.ctl.Lock()
 	defer m.ctl.Unlock()
 	if m.stood == nil {
@@ -387,7 +387,7 @@ func (m *machine) moveTo(p *place, s *cpuState) error {
 		return err
 	}
 	if m.disk != nil {
-		if err := m.disk.handOver(p.disk); err != nil {
+		if err := m.disk.HandOver(p.disk); err != nil {
 			return err
 		}
 	}
@@ -411,38 +411,32 @@ func (m *machine) moveTo(p *place, s *cpuState) error {
 	return nil
 }
 
-// mirrorTo implements Control's Mirror.
-func (m *machine) mirrorTo(path string) error {
+// Mirror implements Control.
+func (m *machine) Mirror(_ context.Context, path string) error {
 	m.ctl.Lock()
 	defer m.ctl.Unlock()
 	if m.disk == nil {
 		return errors.New("mirror: the guest has no disk of its own")
 	}
-	if path == "" {
-		m.disk.setMirror(nil)
-		return nil
-	}
-	to, err := openMirror(path)
-	if err != nil {
-		return err
-	}
-	m.disk.setMirror(to)
-	return nil
+	return m.disk.MirrorTo(path)
 }
 
-// status implements Control's Status. It waits for nothing: a guest that stands
-// at a missing page answers too.
-func (m *machine) status() Status {
+// Resend implements Control.
+func (m *machine) Resend(ctx context.Context) error { return m.clients.resend(ctx) }
+
+// Status implements Control. It waits for nothing: a guest that stands at a missing
+// page answers too.
+func (m *machine) Status(context.Context) (Status, error) {
 	s := Status{Folder: *m.where.Load(), Running: !m.standing.Load(), Steps: m.steps.Load(), Acked: m.acked.Load()}
 	s.Clients, s.Dropped = m.clients.count()
 	if f := m.fault.Load(); f != nil {
 		s.Fault = *f
 	}
-	return s
+	return s, nil
 }
 
-// isOn tells whether the guest runs on folder; "" is anywhere.
-func (m *machine) isOn(folder string) error {
+// IsOn implements Steered.
+func (m *machine) IsOn(folder string) error {
 	if at := *m.where.Load(); folder != "" && folder != at {
 		return fmt.Errorf("the guest runs on %s, not on %s any more", at, folder)
 	}

@@ -156,6 +156,21 @@ func memorySize(f *os.File) (int64, error) {
 	return int64(size), nil
 }
 
+// MemoryAt tells where in the memory file in folder the pages begin, and how many
+// bytes they are: for whoever maps them without our help.
+func MemoryAt(folder string) (offset, size int64, err error) {
+	path := filepath.Join(folder, MemoryFile)
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	if size, err = memorySize(f); err != nil {
+		return 0, 0, fmt.Errorf("memory %s: %w", path, err)
+	}
+	return layoutOf(size).pages, size, nil
+}
+
 // mapMemory maps f, which becomes the Memory's, or is closed.
 func mapMemory(folder string, f *os.File, size int64) (*Memory, error) {
 	at := layoutOf(size)

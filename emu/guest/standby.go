@@ -68,8 +68,8 @@ func (m *machine) rise(p *place, s *cpuState) error {
 	return nil
 }
 
-// checkpoint implements Control's Checkpoint.
-func (m *machine) checkpoint(ctx context.Context, connections bool) (event.Mono, []byte, error) {
+// Checkpoint implements Control.
+func (m *machine) Checkpoint(ctx context.Context, connections bool) (event.Mono, []byte, error) {
 	m.ctl.Lock()
 	defer m.ctl.Unlock()
 	if err := m.stop(ctx); err != nil {
@@ -88,8 +88,8 @@ func (m *machine) checkpoint(ctx context.Context, connections bool) (event.Mono,
 	return m.stood.at, m.stood.state, nil
 }
 
-// boot implements Control's Boot.
-func (m *machine) boot(folder string) (event.Mono, error) {
+// Boot implements Control.
+func (m *machine) Boot(_ context.Context, folder string) (event.Mono, error) {
 	m.ctl.Lock()
 	defer m.ctl.Unlock()
 	if m.memory != nil {
