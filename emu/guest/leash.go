@@ -76,22 +76,26 @@ func (l *Leash) Extend(until event.Mono) { l.until.Store(int64(until)) }
 // Ran is when the guest last began a step or an answer; 0: never.
 func (l *Leash) Ran() event.Mono { return event.Mono(l.ran.Load()) }
 
-// leashLook is how often a guest at the end of its leash looks whether it may go
+// LeashLook is how often a guest at the end of its leash looks whether it may go
 // on.
-const leashLook = 2 * time.Millisecond
+const LeashLook = 2 * time.Millisecond
+
+// May tells whether the guest may run now, and notes that it does.
+func (l *Leash) May(now event.Mono) bool {
+	if int64(now) >= l.until.Load() {
+		return false
+	}
+	l.ran.Store(int64(now))
+	return true
+}
 
 // await waits until the guest may run, and notes that it does.
 func (l *Leash) await(ctx context.Context) error {
 	if l == nil {
 		return nil
 	}
-	for {
-		now := event.Now()
-		if int64(now) < l.until.Load() {
-			l.ran.Store(int64(now))
-			return nil
-		}
-		timer := time.NewTimer(leashLook)
+	for !l.May(event.Now()) {
+		timer := time.NewTimer(LeashLook)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -99,4 +103,5 @@ func (l *Leash) await(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+	return nil
 }

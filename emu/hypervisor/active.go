@@ -304,12 +304,17 @@ func (s *seat) replicated(ctx context.Context, g *gate) error {
 		return err
 	}
 	defer p.close()
+	vm, done, err := p.replicated()
+	if err != nil {
+		return err
+	}
+	defer done()
 	syncs := make(chan uint64, 1)
 	var hold replicate.Gate
 	if g.plug != nil {
 		hold = g
 	}
-	end, err := replicate.NewPrimary(p, hold, s.Replicate, replicate.Tell{
+	end, err := replicate.NewPrimary(vm, hold, s.Replicate, replicate.Tell{
 		Synced: func(epoch uint64) {
 			s.fail(nil)
 			s.lease.Synced()

@@ -94,6 +94,7 @@ func (a *agent) protect(p Pair) error {
 	if !a.addr.IsValid() {
 		return fmt.Errorf("host %s is not in the network of the hosts", a.host)
 	}
+	p = p.complete()
 	a.seating.Lock()
 	defer a.seating.Unlock()
 	if s := a.seats[p.VM]; s != nil {

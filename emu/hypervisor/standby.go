@@ -273,12 +273,14 @@ func (s *seat) wake(ctx context.Context) error {
 	}
 	defer r.Close()
 	if s.remembers() {
-		return r.Prepare(ctx, s.vm.folder(), guest.AdoptOptions{})
+		return r.Prepare(ctx, s.vm.folder(), s.agent.adopting())
 	}
 	if err := s.freshMemory(); err != nil {
 		return err
 	}
-	return r.Prepare(ctx, s.vm.folder(), guest.AdoptOptions{Boot: true})
+	opt := s.agent.adopting()
+	opt.Boot = true
+	return r.Prepare(ctx, s.vm.folder(), opt)
 }
 
 // freshMemory is for a guest that will boot.
@@ -332,7 +334,7 @@ func (s *seat) takeOverFrom(ctx context.Context, state lease.State, end *replica
 	}
 	var at event.Mono
 	if s.remembers() {
-		at, err = r.Adopt(ctx, s.vm.folder(), held.State, guest.AdoptOptions{})
+		at, err = r.Adopt(ctx, s.vm.folder(), held.State, s.agent.adopting())
 	} else {
 		at, err = r.Boot(ctx, s.vm.folder())
 	}
