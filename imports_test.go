@@ -41,7 +41,7 @@ var allowed = map[string][]string{
 	"emu/unixsock":   {},
 	"emu/guest":      {"emu/child", "emu/event", "emu/tcp", "emu/unixsock", "emu/warm"},
 	"emu/qmp":        {"emu/event", "emu/unixsock"},
-	"emu/vmm":        {"emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/qmp", "emu/stock", "emu/unixsock"},
+	"emu/vmm":        {"emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/migrate", "emu/qmp", "emu/stock", "emu/unixsock"},
 	"emu/migrate":    {"emu/event", "emu/warm"},
 	"emu/fidelity":   {"topo", "emu/ask", "emu/event", "emu/fabric", "emu/traffic", "emu/audit", "emu/lab", "metrics"},
 	"emu/hypervisor": {"topo", "emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/lease", "emu/migrate", "emu/plug", "emu/qmp", "emu/replicate", "emu/tcp", "emu/vmm"},
