@@ -190,7 +190,7 @@ func (c *checker) overcommit(f fullScenario) {
 		}
 		need += 3*e.Value.Memory + 2*e.Value.Disk
 		if e.Value.Guest == GuestQEMU {
-			need += 2 * ofQEMU
+			need += 2*ofQEMU + e.Value.Memory // and as it was looked at last: see guest.Snapshot
 		}
 		if e.Value.Standby != nil {
 			need += e.Value.Memory // what has come of an epoch that is not whole yet
@@ -223,6 +223,19 @@ func (p *Plan) WithoutGuests() *Plan {
 		q.Nodes[i].Guest = nil
 	}
 	return q
+}
+
+// OwnKernel tells that a machine has a kernel of its own: a VM in QEMU. Its
+// namespace then holds no more than its network card, and the IP stack that has
+// its address is inside.
+func (n Node) OwnKernel() bool { return n.Guest != nil && n.Guest.Kind == GuestQEMU }
+
+// Takes is what the guest takes of the lab kernel's memory where it runs.
+func (g Guest) Takes() Size {
+	if g.Kind == GuestQEMU {
+		return g.Memory + ofQEMU
+	}
+	return g.Memory
 }
 
 // Guests lists the VMs in which a guest runs, in order.

@@ -48,7 +48,7 @@ func newBoxed() *cobra.Command {
 
 // measureBoxed has the experiments done in a closed box.
 func measureBoxed(ctx context.Context, sc *topo.Scenario, plan *topo.Plan, o runOptions, req scenarios.Request, p *progress) (v scenarios.Verdict, err error) {
-	if err := fitForBox(plan); err != nil {
+	if err := fitForBox(plan, sc.Experiments); err != nil {
 		return v, err
 	}
 	box := kernel.BoxConfig{
@@ -95,7 +95,10 @@ func measureBoxed(ctx context.Context, sc *topo.Scenario, plan *topo.Plan, o run
 }
 
 // fitForBox refuses what needs more than a closed box has.
-func fitForBox(plan *topo.Plan) error {
+func fitForBox(plan *topo.Plan, experiments []topo.Experiment) error {
+	if who, _ := realGuest(plan, experiments); who != "" {
+		return usageError{fmt.Errorf("--clock virtual: %s is for QEMU guests, and no QEMU is packed into a closed box, where each of its instructions would take the time of hundreds: use --clock real, or `guest: process`", who)}
+	}
 	for _, n := range plan.OfKind(topo.KindPE, topo.KindP) {
 		if n.Routing == topo.RoutingFRR {
 			return usageError{fmt.Errorf("--clock virtual: router %s has routing frr, and FRR's daemons are not packed into a closed box: use --clock real", n.Name)}

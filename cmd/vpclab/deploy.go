@@ -26,7 +26,7 @@ Deploying the same file twice changes nothing. A new lab that cannot be built le
 		RunE: func(cmd *cobra.Command, args []string) error {
 			sc, plan, err := scenario(args)
 			if err == nil && !dryRun {
-				err = needFRR(plan)
+				err = need(cmd.Context(), plan)
 			}
 			if err != nil {
 				return err

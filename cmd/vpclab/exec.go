@@ -11,12 +11,14 @@ import (
 )
 
 func newExec() *cobra.Command {
+	var chassis bool
 	cmd := &cobra.Command{
 		Use:   "exec NODE [--] COMMAND [ARG…]",
 		Short: "run a command in a node and give its exit code",
 		Long: `Run a command in a node's network namespace, with these streams, and exit with its code.
 
-The files are this machine's; on a booted kernel they are read-only.`,
+The files are this machine's; on a booted kernel they are read-only. A VM in QEMU has a kernel of its own, in which nothing
+can be run from here: with --chassis the command runs in the namespace that holds the VM's network card.`,
 		Example: "  vpclab exec -t quickstart red-paris-1 -- ping -c 3 10.0.2.11",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 || len(args) == 2 && args[1] == "--" {
@@ -30,7 +32,7 @@ The files are this machine's; on a booted kernel they are read-only.`,
 			if err != nil {
 				return err
 			}
-			req := lab.ExecRequest{Node: args[0], Cmd: args[1:]}
+			req := lab.ExecRequest{Node: args[0], Cmd: args[1:], Chassis: chassis}
 			if req.Cmd[0] == "--" {
 				req.Cmd = req.Cmd[1:]
 			}
@@ -54,8 +56,14 @@ The files are this machine's; on a booted kernel they are read-only.`,
 			return codeOf(code)
 		},
 	}
+	chassisFlag(cmd, &chassis)
 	cmd.Flags().SetInterspersed(false)
 	return cmd
+}
+
+// chassisFlag gives a verb that runs something in a node its flag.
+func chassisFlag(cmd *cobra.Command, chassis *bool) {
+	cmd.Flags().BoolVar(chassis, "chassis", false, "of a VM in QEMU: in the namespace of its network card")
 }
 
 // codeOf makes this process exit as another did.

@@ -17,6 +17,7 @@ import (
 	"github.com/vpclab/vpclab/emu/frr"
 	"github.com/vpclab/vpclab/emu/kernel"
 	"github.com/vpclab/vpclab/emu/lab"
+	"github.com/vpclab/vpclab/emu/stock"
 	_ "github.com/vpclab/vpclab/emu/warm" // starts faster in User Mode Linux
 	"github.com/vpclab/vpclab/topo"
 )
@@ -129,7 +130,7 @@ func report(err error, interrupted bool) int {
 	switch {
 	case interrupted:
 		return exitInterrupted
-	case kernel.IsUnusable(err), frr.IsMissing(err):
+	case kernel.IsUnusable(err), frr.IsMissing(err), stock.IsMissing(err):
 		return exitUnusable
 	case isUsage(err), errors.As(err, &faults):
 		return exitUsage

@@ -36,7 +36,7 @@ What is not as it was (version, kernel, machine, flags) is said and kept. Where 
 			if err != nil {
 				return err
 			}
-			if err := needFRR(plan, sc.Experiments...); err != nil {
+			if err := need(cmd.Context(), plan, sc.Experiments...); err != nil {
 				return err
 			}
 			return run(cmd, sc, plan, o)

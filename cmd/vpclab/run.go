@@ -61,7 +61,7 @@ Interrupted, it keeps the finished trials and draws what they give; --resume goe
 			if len(sc.Experiments) == 0 {
 				return usageError{fmt.Errorf("%s has no experiments: vpclab deploy builds its lab", sc.File)}
 			}
-			if err := needFRR(plan, sc.Experiments...); err != nil {
+			if err := need(cmd.Context(), plan, sc.Experiments...); err != nil {
 				return err
 			}
 			return run(cmd, sc, plan, o)

@@ -14,6 +14,7 @@ import (
 )
 
 func newShell() *cobra.Command {
+	var chassis bool
 	cmd := &cobra.Command{
 		Use:               "shell NODE [--] [COMMAND [ARG…]]",
 		Aliases:           []string{"connect"},
@@ -25,7 +26,7 @@ func newShell() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			req := lab.ExecRequest{Node: args[0], Cmd: args[1:], TTY: true}
+			req := lab.ExecRequest{Node: args[0], Cmd: args[1:], TTY: true, Chassis: chassis}
 			if len(req.Cmd) > 0 && req.Cmd[0] == "--" {
 				req.Cmd = req.Cmd[1:]
 			}
@@ -34,6 +35,7 @@ func newShell() *cobra.Command {
 			return onTerminal(cmd.Context(), c, req)
 		},
 	}
+	chassisFlag(cmd, &chassis)
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }

@@ -77,7 +77,7 @@ func (r *run) do(ctx context.Context) error {
 		r.sources = append(r.sources, r.g.machineSource(m))
 	}
 	if err := timed(&r.report.Seconds.Sockets, func() (err error) {
-		r.prober, err = traffic.Open(r.cfg.Enter, r.endpoints())
+		r.prober, err = traffic.Open(r.cfg.Enter, r.speakers())
 		return err
 	}); err != nil {
 		return err
@@ -126,6 +126,19 @@ func timed(seconds *float64, do func() error) error {
 	err := do()
 	*seconds += event.Now().Sub(began).Seconds()
 	return err
+}
+
+// speakers are the machines that are asked by IP: those that sockets can be opened
+// in.
+func (r *run) speakers() (eps []traffic.Endpoint) {
+	for i, ep := range r.endpoints() {
+		if r.g.machines[i].OwnKernel() {
+			r.note("VM %s is not asked by IP: its kernel is its own, and no socket can be opened in it from here; frames are sent from its network card, and seen where they reach that", ep.Name)
+			continue
+		}
+		eps = append(eps, ep)
+	}
+	return eps
 }
 
 func (r *run) endpoints() (eps []traffic.Endpoint) {

@@ -24,13 +24,16 @@ import (
 // else of it (files, users) is that of the lab's kernel; at a router that runs
 // FRR, vtysh talks to its daemons.
 type ExecRequest struct {
-	Node string   `json:"node"`
-	Cmd  []string `json:"cmd"`           // empty: a shell
-	Env  []string `json:"env,omitempty"` // added to the daemon's
-	Dir  string   `json:"dir,omitempty"` // "": /
-	TTY  bool     `json:"tty,omitempty"`
-	Rows uint16   `json:"rows,omitempty"`
-	Cols uint16   `json:"cols,omitempty"`
+	Node string `json:"node"`
+	// Chassis has a command about a VM with a kernel of its own run all the same,
+	// in the namespace that holds the VM's network card.
+	Chassis bool     `json:"chassis,omitempty"`
+	Cmd     []string `json:"cmd"`           // empty: a shell
+	Env     []string `json:"env,omitempty"` // added to the daemon's
+	Dir     string   `json:"dir,omitempty"` // "": /
+	TTY     bool     `json:"tty,omitempty"`
+	Rows    uint16   `json:"rows,omitempty"`
+	Cols    uint16   `json:"cols,omitempty"`
 }
 
 // ExecResult is the answer to an exec without streams.
@@ -54,6 +57,9 @@ func (l *Lab) command(r ExecRequest) (*fabric.Fabric, *exec.Cmd, error) {
 	}
 	if _, ok := f.Current().Nodes[r.Node]; !ok {
 		return nil, nil, &NoSuchError{What: "node", Name: r.Node, Have: l.nodeNames()}
+	}
+	if err := l.reaches(r); err != nil {
+		return nil, nil, err
 	}
 	argv := r.Cmd
 	if len(argv) == 0 {
@@ -79,6 +85,19 @@ func (l *Lab) command(r ExecRequest) (*fabric.Fabric, *exec.Cmd, error) {
 	}
 	cmd.WaitDelay = pipeGrace
 	return f, cmd, nil
+}
+
+// reaches refuses what would run beside a VM's kernel and not in it.
+func (l *Lab) reaches(r ExecRequest) error {
+	plan := l.planOrPending()
+	if plan == nil || r.Chassis {
+		return nil
+	}
+	if n, ok := plan.Node(r.Node); ok && n.OwnKernel() {
+		return fmt.Errorf("%w: VM %s has a kernel of its own, in which nothing can be run from here; with --chassis it runs in the namespace that holds the VM's network card, where ip, tc and tcpdump see its packets, and what is sent gets no answer, as those go to the VM",
+			errBadRequest, r.Node)
+	}
+	return nil
 }
 
 // shell is the shell of a node: without the user's start-up files, which

@@ -361,7 +361,7 @@ func (h *hypervisors) ensure(ctx context.Context, f *fabric.Fabric, plan *topo.P
 	if err := h.open(); err != nil {
 		return err
 	}
-	g, gctx := errgroup.WithContext(ctx)
+	var idle []topo.Node
 	for _, n := range guests {
 		if n.Pair != nil || h.lab.migrationOf(n.Name) != nil {
 			continue
@@ -370,6 +370,13 @@ func (h *hypervisors) ensure(ctx context.Context, f *fabric.Fabric, plan *topo.P
 		if was, there := h.spec(n.Name); there && was == spec && h.record().of(n.Name) == n.Host && h.runs(n.Name) {
 			continue
 		}
+		idle = append(idle, n)
+	}
+	if err := roomToStart(idle); err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, n := range idle {
 		g.Go(func() error { return h.begin(gctx, f, plan, n) })
 	}
 	return g.Wait()

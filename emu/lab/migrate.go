@@ -237,6 +237,9 @@ func (l *Lab) newMigration(req MigrateRequest) (*migration, error) {
 	if at := record.of(req.VM); at != n.Host {
 		return nil, fmt.Errorf("%w: the plan has it at %s and it is at %q: a change of the lab has failed half way, make it again", errBadRequest, n.Host, at)
 	}
+	if err := roomToMove(n); err != nil {
+		return nil, err
+	}
 	m := &migration{
 		lab: l, req: req, from: n.Host, to: there.Host, record: record, report: &Migration{VM: req.VM, From: n.Host, To: there.Host},
 		ended: make(chan struct{}), port: make(chan struct{}, 1),
