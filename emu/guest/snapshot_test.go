@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -66,6 +67,31 @@ func TestSnapshotFindsWhatHasChanged(t *testing.T) {
 				t.Errorf("found %d pages that have changed back", n)
 			}
 		})
+	}
+}
+
+// Whoever leaves a page out because it is dirty counts on hearing of it again.
+func TestSnapshotTellsAgainOfWhatItCalledDirty(t *testing.T) {
+	for _, look := range []string{"collect", "glance"} {
+		ram, s, into := newTestSnapshot(t, 200)
+		s.Collect(into)
+		ram[130*PageSize]++
+		if !s.Dirty(130) {
+			t.Fatal("a page that has changed is not dirty")
+		}
+		ram[130*PageSize]--
+		n := 0
+		if look == "collect" {
+			n = s.Collect(into)
+		} else {
+			_, n = s.glance(into, 10)
+		}
+		if want := []int{130}; n != 1 || !slices.Equal(pagesOf(into), want) {
+			t.Errorf("%s found %d pages, %v: want %v, which was called dirty", look, n, pagesOf(into), want)
+		}
+		if n = s.Collect(into); n != 0 {
+			t.Errorf("after %s: told of it again", look)
+		}
 	}
 }
 
@@ -154,8 +180,10 @@ func BenchmarkCollect(b *testing.B) {
 // readAll reads memory and copy as fast as the machine does: it looks for a byte
 // that is not there.
 func (s *Snapshot) readAll() int {
-	return s.each(func(first, end int) int {
+	var found atomic.Int64
+	s.each(func(first, end int) {
 		at, to := first*PageSize, end*PageSize
-		return bytes.IndexByte(s.ram[at:to], 0xff) + bytes.IndexByte(s.copied[at:to], 0xff) + 2
+		found.Add(int64(bytes.IndexByte(s.ram[at:to], 0xff) + bytes.IndexByte(s.copied[at:to], 0xff) + 2))
 	})
+	return int(found.Load())
 }

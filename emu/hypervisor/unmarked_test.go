@@ -52,6 +52,7 @@ func newWild(t *testing.T, pages int) *wild {
 					page = r.IntN(pages)
 				}
 				binary.LittleEndian.PutUint64(w.ram[page*guest.PageSize+8*r.IntN(512):], r.Uint64())
+				w.ram[(pages-1-r.IntN(64))*guest.PageSize] ^= 1 // and soon back
 			}
 			w.mu.Unlock()
 		}
