@@ -36,6 +36,9 @@ const startHeap = 8 << 20
 // what has pointers, the first few MB, and the rest is seldom touched.
 const mostBSS = 6 << 20
 
+// Dear says that this is a kernel where page faults are.
+func Dear() bool { return dear }
+
 // dear says that this is a kernel where page faults are.
 var dear = func() bool {
 	// Process 1 comes before /proc does; in a container's it does no harm.
