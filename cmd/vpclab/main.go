@@ -43,7 +43,7 @@ var groups = []struct {
 	verbs []func() *cobra.Command
 }{
 	{"Experiments:", []func() *cobra.Command{newRun, newRerun, newReproduce, newPlot, newReport, newTable, newPredict, newResults, newCompare, newBaseline, newAB}},
-	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newCapture, newEvents, newAudit}},
+	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newConsole, newCapture, newEvents, newAudit}},
 	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newMigrate, newSwitchOver, newReservation, newLink, newFault}},
 	{"Real VMs, without a lab:", []func() *cobra.Command{newWanopt}},
 	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},

@@ -144,6 +144,9 @@ func (v *vm) start(ctx context.Context) error {
 	if err := os.Remove(filepath.Join(v.folder(), keptFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	if err := v.gone(ctx); err != nil {
+		return err
+	}
 	if err := v.furnish(); err != nil {
 		return err
 	}
@@ -333,7 +336,7 @@ func (v *vm) kill(ctx context.Context) error {
 	if !v.awaitEnd(ctx) {
 		return fmt.Errorf("VM %s: wait for the end of process %d: %w", v.name, pid, context.Cause(ctx))
 	}
-	return nil
+	return v.gone(ctx)
 }
 
 // peerOf is the process that listens at a socket.

@@ -103,6 +103,7 @@ func newServer(l *Lab, extra map[string]http.Handler) (http.Handler, *server) {
 	mux.HandleFunc("GET /v1/events", s.events)
 	mux.HandleFunc("POST /v1/exec", s.exec)
 	mux.HandleFunc("GET /v1/capture", s.capture)
+	mux.HandleFunc("GET /v1/console", s.console)
 	for pattern, h := range extra {
 		mux.Handle(pattern, h)
 	}

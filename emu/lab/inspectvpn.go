@@ -77,6 +77,7 @@ type MachineInfo struct {
 
 // GuestInfo is a guest as it says itself.
 type GuestInfo struct {
+	Kind     string `json:"kind"` // process | qemu
 	Workload string `json:"workload"`
 	Memory   string `json:"memory"`
 	Disk     string `json:"disk,omitempty"`
@@ -86,6 +87,7 @@ type GuestInfo struct {
 	Steps    uint64 `json:"steps"`
 	Acked    uint64 `json:"acked"` // transactions that clients were told are done
 	Fault    string `json:"fault,omitempty"`
+	Console  string `json:"console,omitempty"` // the file in the lab's kernel that a QEMU guest's serial line goes to
 }
 
 // MACInfo is a learned address of a VSI's bridge.
@@ -186,7 +188,7 @@ func (i *inspection) machines(ctx context.Context) error {
 
 // guest asks a guest how it is.
 func (i *inspection) guest(ctx context.Context, n topo.Node) *GuestInfo {
-	g := &GuestInfo{Workload: n.Guest.Workload, Memory: n.Guest.Memory.String(), Port: n.Guest.Port, State: "running"}
+	g := &GuestInfo{Kind: n.Guest.Kind, Console: i.lab.consolePath(n), Workload: n.Guest.Workload, Memory: n.Guest.Memory.String(), Port: n.Guest.Port, State: "running"}
 	if n.Guest.Disk > 0 {
 		g.Disk = n.Guest.Disk.String()
 	}
@@ -313,13 +315,13 @@ func (r *Report) vsiTable(w io.Writer) {
 
 func (r *Report) machineTable(w io.Writer) {
 	t := Table("Machines", "machine", "VPC", "site", "host", "address", "MAC")
-	guests := Table("Guests", "VM", "host", "memory", "disk", "workload", "port", "state", "steps", "done for clients", "fault")
+	guests := Table("Guests", "VM", "kind", "host", "memory", "disk", "workload", "port", "state", "steps", "done for clients", "fault")
 	any := false
 	for _, m := range r.Machines {
 		t.AppendRow(table.Row{m.Name, m.VPC, m.Site, m.Host, m.Addr, m.MAC})
 		if g := m.Guest; g != nil {
 			any = true
-			guests.AppendRow(table.Row{m.Name, g.RunsOn, g.Memory, g.Disk, g.Workload, g.Port, g.State, g.Steps, g.Acked, g.Fault})
+			guests.AppendRow(table.Row{m.Name, g.Kind, g.RunsOn, g.Memory, g.Disk, g.Workload, g.Port, g.State, g.Steps, g.Acked, g.Fault})
 		}
 	}
 	show(w, t)
