@@ -15,6 +15,7 @@ import (
 	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/migrate"
+	"github.com/vpclab/vpclab/emu/vmm"
 )
 
 // The control channel is a stream socket with one JSON object a line. Both ends
@@ -43,7 +44,7 @@ type message struct {
 // kindred are errors that the other end decides by.
 var kindred = map[string]error{
 	"committed": migrate.ErrCommitted, "aborted": migrate.ErrAborted, "in-doubt": migrate.ErrInDoubt,
-	"no-such-vm": ErrNoVM, "anew": ErrAnew,
+	"no-such-vm": ErrNoVM, "anew": ErrAnew, "diverged": vmm.ErrDiverged,
 }
 
 // remoteError is an error of the other end, with what it is.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/migrate"
+	"github.com/vpclab/vpclab/emu/vmm"
 )
 
 // Agent is what the lab asks of a host; *Process implements it.
@@ -60,6 +62,11 @@ type Move struct {
 	Reuse   bool // what the target still holds of an earlier stay counts
 	Rest    bool // the VM runs at the target, and only what is missing there comes
 	Hold    bool // the last round waits for Release
+	// QEMU are parameters of a migration by QEMU itself (an algorithm of vmm.Modes),
+	// and Within is how long it may copy memory while the VM runs; 0: as long as it
+	// takes. One that does not come to its end in time has vmm.ErrDiverged.
+	QEMU   vmm.Parameters
+	Within time.Duration
 	// FailAt makes this end fail at a step of migrate's Steps: STEP=ACTION, or
 	// STEP#N=ACTION for the N-th time that it is come to. Actions: kill (the
 	// agent), guest (kill the guest), error, and hold: report the step as an
@@ -76,6 +83,7 @@ type Outcome struct {
 	// from it and towards it, headers and what was sent again included; of the
 	// end that dials.
 	WireOut, WireBack int64
+	QEMU              *vmm.Stats `json:",omitempty"` // nil: QEMU has moved nothing by itself
 }
 
 // ErrNoVM is the error for a VM that an agent does not know.

@@ -3,6 +3,7 @@ package hypervisor
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/migrate"
@@ -25,10 +26,19 @@ func CanMove(kind, algorithm string) error {
 	return nil
 }
 
-// canMove is CanMove for the options of one migration.
-func (m Move) canMove() error {
+// Check is CanMove for all that one migration is told.
+func (m Move) Check() error {
 	if err := CanMove(m.Spec.Kind, m.Memory.Algorithm); err != nil {
 		return fmt.Errorf("VM %s: %w", m.VM, err)
+	}
+	if !m.native() {
+		return nil
+	}
+	if err := m.QEMU.Check(); err != nil {
+		return fmt.Errorf("VM %s: %w", m.VM, err)
+	}
+	if f, err := ParseFailAt(m.FailAt); err == nil && m.FailAt != "" && !slices.Contains(NativeSteps, f.step) {
+		return fmt.Errorf("VM %s: fail at %q: %s never comes to step %q; it comes to %s", m.VM, m.FailAt, m.Memory.Algorithm, f.step, strings.Join(NativeSteps, ", "))
 	}
 	return nil
 }

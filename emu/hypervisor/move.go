@@ -16,6 +16,7 @@ import (
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/migrate/wire"
+	"github.com/vpclab/vpclab/emu/vmm"
 )
 
 // Sessions of a migration; see wire.Config.
@@ -145,7 +146,7 @@ func (m *moving) Abort(ctx context.Context) error  { return m.ask(ctx, opAbort, 
 
 // send is Agent.Send.
 func (a *agent) send(ctx context.Context, move Move, to netip.AddrPort) (*Outcome, error) {
-	if err := move.canMove(); err != nil {
+	if err := move.Check(); err != nil {
 		return nil, err
 	}
 	m, err := a.begin(move)
@@ -164,6 +165,9 @@ func (a *agent) send(ctx context.Context, move Move, to netip.AddrPort) (*Outcom
 }
 
 func (m *moving) send(ctx context.Context, to netip.AddrPort) (*migrate.Report, error) {
+	if m.native() {
+		return m.sendNative(ctx, to)
+	}
 	s := &source{moving: m}
 	defer s.close()
 	var err error
@@ -314,7 +318,7 @@ func (a *agent) receive(ctx context.Context, move Move) (netip.AddrPort, error) 
 	if !a.addr.IsValid() {
 		return netip.AddrPort{}, fmt.Errorf("host %s is not in the network of the hosts", a.host)
 	}
-	if err := move.canMove(); err != nil {
+	if err := move.Check(); err != nil {
 		return netip.AddrPort{}, err
 	}
 	m, err := a.begin(move)
@@ -406,7 +410,7 @@ func (t *target) makeRoom() (err error) {
 	}
 	// Pages that come before the hand-over are placed by this process: they are
 	// put in place ahead. Those that come after it are holes until then.
-	populate := t.Move.Memory.Algorithm != migrate.PostCopy
+	populate := t.Move.Memory.Algorithm != migrate.PostCopy && !vmm.Late(t.mode())
 	t.memory, err = guest.CreateMemory(t.vm.folder(), t.Spec.Memory, populate)
 	return err
 }
@@ -420,7 +424,9 @@ func (t *target) attach(ctx context.Context) error {
 		if t.Rest {
 			return nil
 		}
-		return t.remote.Prepare(ctx, t.vm.folder(), t.agent.adopting())
+		adopt := t.agent.adopting()
+		adopt.Incoming = t.native()
+		return t.remote.Prepare(ctx, t.vm.folder(), adopt)
 	}
 	if t.Rest {
 		absent := make([]uint64, (t.memory.Pages()+63)/64)
@@ -473,6 +479,9 @@ func (t *target) close() error {
 
 // receive takes what comes.
 func (t *target) receive(ctx context.Context) (*migrate.Report, error) {
+	if t.native() {
+		return t.receiveNative(ctx)
+	}
 	opt := t.options()
 	link, err := t.accept(ctx, opt.Urgent())
 	if err != nil {

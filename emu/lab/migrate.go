@@ -16,6 +16,7 @@ import (
 	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/emu/hypervisor"
 	"github.com/vpclab/vpclab/emu/migrate"
+	"github.com/vpclab/vpclab/emu/vmm"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -32,6 +33,10 @@ type MigrateRequest struct {
 	SharedDisk bool `json:"shared_disk,omitempty"`
 	// Reuse counts what the destination still holds of an earlier stay.
 	Reuse bool `json:"reuse,omitempty"`
+	// QEMU are parameters of a migration by QEMU itself, and Within how long it may
+	// copy memory while the VM runs; see hypervisor.Move.
+	QEMU   vmm.Parameters `json:"qemu,omitzero"`
+	Within time.Duration  `json:"within_ns,omitempty"`
 	// FailAt makes an end fail at a step; see hypervisor.Move.
 	FailAt string `json:"fail_at,omitempty"`
 	// Verbose puts each step on the time line.
@@ -64,6 +69,8 @@ type Migration struct {
 		Out, Back int64
 	} `json:"counted"`
 	migrate.Report `json:"report"`
+	// QEMU is what QEMU says of a migration by itself; nil: it was none.
+	QEMU *vmm.Stats `json:"qemu,omitempty"`
 }
 
 // Phase is a part of a migration and how long it took.
@@ -247,6 +254,10 @@ func (l *Lab) newMigration(req MigrateRequest) (*migration, error) {
 	m.move = hypervisor.Move{
 		VM: req.VM, Spec: specOf(*n), From: m.from, NetNS: f.NSPath(req.VM), Memory: req.Memory,
 		Disk: n.Guest.Disk > 0 && !req.SharedDisk, DiskHow: req.Disk, Reuse: req.Reuse, FailAt: req.FailAt, Verbose: req.Verbose, Hold: req.GoAhead != nil,
+		QEMU: req.QEMU, Within: req.Within,
+	}
+	if err := m.move.Check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errBadRequest, err)
 	}
 	m.move.ID = m.newID()
 	return m, nil
@@ -475,7 +486,7 @@ func (m *migration) account(o *hypervisor.Outcome) {
 	m.mu.Unlock()
 	r := m.report
 	if r.CarriedOn == 0 {
-		r.Report, r.Disk = o.Report, o.Disk
+		r.Report, r.Disk, r.QEMU = o.Report, o.Disk, o.QEMU
 		return
 	}
 	r.Rounds = append(r.Rounds, o.Rounds...)
