@@ -2,11 +2,14 @@ package scenarios
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/emu/migrate"
+	"github.com/vpclab/vpclab/emu/vmm"
 )
 
 // cloud is what the experiment migration needs of the hypervisor hosts, beside
@@ -24,6 +27,8 @@ type move struct {
 	memory migrate.Options
 	disk   *migrate.DiskOptions // nil: it stays
 	reuse  bool                 // what the target still holds of an earlier stay counts
+	qemu   vmm.Parameters       // of QEMU's own way
+	within time.Duration        // and how long it may take to converge; 0: as long as it takes
 	// ready is called when the VM could take its last round, which then waits
 	// until go ahead is closed. Both may be nil.
 	ready   func()
@@ -40,22 +45,28 @@ type moved struct {
 	// wireOut and wireBack are bytes on the wire between the two hosts, headers
 	// included, from the source and towards it.
 	wireOut, wireBack int64
+	qemu              *vmm.Stats // nil: QEMU has moved nothing by itself
+	// diverged is a migration by QEMU itself that was given up, as it did not come
+	// to its end within its time: the VM is where it was.
+	diverged bool
 }
 
 // labCloud is the cloud of a running lab.
 type labCloud struct{ Lab }
 
 func (c labCloud) move(ctx context.Context, m move) (*moved, error) {
-	req := lab.MigrateRequest{VM: m.vm, To: m.to, Memory: m.memory, SharedDisk: m.disk == nil, Reuse: m.reuse, Ready: m.ready, GoAhead: m.goAhead}
+	req := lab.MigrateRequest{VM: m.vm, To: m.to, Memory: m.memory, SharedDisk: m.disk == nil, Reuse: m.reuse, QEMU: m.qemu, Within: m.within, Ready: m.ready, GoAhead: m.goAhead}
 	if m.disk != nil {
 		req.Disk = *m.disk
 	}
 	r, err := c.Migrate(ctx, req)
-	if err != nil {
+	diverged := errors.Is(err, vmm.ErrDiverged) && r != nil && !r.Committed
+	if err != nil && !diverged {
 		return nil, err
 	}
 	return &moved{
 		Report: r.Report, disk: r.Disk, requested: r.Requested, joined: r.Joined, reached: r.Reached, wireOut: r.WireOut, wireBack: r.WireBack,
+		qemu: r.QEMU, diverged: diverged,
 	}, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/migrate/codec"
 	"github.com/vpclab/vpclab/emu/traffic"
+	"github.com/vpclab/vpclab/emu/vmm"
 	"github.com/vpclab/vpclab/metrics"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -209,6 +210,16 @@ type leg struct {
 	moved map[string]*moved // by VM
 }
 
+// diverged tells whether a VM has stayed.
+func (l leg) diverged() bool {
+	for _, m := range l.moved {
+		if m.diverged {
+			return true
+		}
+	}
+	return false
+}
+
 func (r *migrationTrial) run(ctx context.Context, began event.Mono) error {
 	defer r.dismiss()
 	if err := r.invite(ctx); err != nil {
@@ -237,6 +248,9 @@ func (r *migrationTrial) run(ctx context.Context, began event.Mono) error {
 		}
 		if err := r.leg(ctx, n, to); err != nil {
 			return err
+		}
+		if r.legs[n].diverged() {
+			break // there is no way back from where it is
 		}
 	}
 	seen, err := r.ask(ctx)
@@ -330,6 +344,9 @@ func (r *migrationTrial) leg(ctx context.Context, n int, to func(vm string) stri
 	for _, vm := range vms {
 		node, _ := r.plan.Node(vm)
 		m := move{vm: vm, to: to(vm), memory: optionsAt(*node.Guest, r.pt), reuse: n > 0 && r.pt[paramAlgorithm] == migrate.Own}
+		if vmm.Native(r.pt[paramAlgorithm]) {
+			m.qemu, m.within = lab.QEMUParameters(r.experiment.QEMU), r.convergeIn(node)
+		}
 		if r.experiment.Disk {
 			m.disk = diskAt(*node.Guest, r.pt, n > 0)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/migrate/codec"
+	"github.com/vpclab/vpclab/emu/vmm"
 	"github.com/vpclab/vpclab/metrics"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -74,7 +75,7 @@ func migrationKind() kind {
 	return kind{
 		resolution: 50 * time.Millisecond,
 		params: []param{
-			word(paramAlgorithm, "an algorithm of memory migration", migrate.Algorithms, func(*topo.Plan, topo.Experiment) string { return migrate.Own }),
+			word(paramAlgorithm, "an algorithm of memory migration", lab.Algorithms, func(*topo.Plan, topo.Experiment) string { return migrate.Own }),
 			word(paramGuest, "a kind of guest", []string{topo.GuestProcess, topo.GuestQEMU}, kindOf),
 			word(paramWorkload, "a workload", workloads, workloadOf),
 			quantity(paramRate, "a rate of the path between the hosts", topo.ParseRate, 1e6, 100e9, func(p *topo.Plan, e topo.Experiment) string {
@@ -308,6 +309,9 @@ func checkMigration(plan *topo.Plan, e topo.Experiment) (msg, hint string) {
 	if err := movable(plan, e); err != nil {
 		return err.Error(), "an experiment has one algorithm for all of its kinds of guests: make two of it"
 	}
+	if e.QEMU != nil && !slices.ContainsFunc(algorithmsOf(e), vmm.Native) {
+		return "qemu is for migrations by QEMU itself, and none of the algorithms is one", "vary the algorithm: " + strings.Join(vmm.Modes, ", ")
+	}
 	w := wanOf(plan, e)
 	_, rates := e.Vary.Get(paramRate)
 	_, rtts := e.Vary.Get(paramRTT)
@@ -322,22 +326,34 @@ func checkMigration(plan *topo.Plan, e topo.Experiment) (msg, hint string) {
 	return "", ""
 }
 
-// movable tells why one of the algorithms cannot move one of the guests.
-func movable(plan *topo.Plan, e topo.Experiment) error {
-	var kinds []string
+// kindsOf are the kinds of guests that move.
+func kindsOf(plan *topo.Plan, e topo.Experiment) (kinds []string) {
 	varied, _ := e.Vary.Get(paramGuest)
 	for _, kind := range varied {
 		kinds = append(kinds, string(kind))
 	}
 	for _, vm := range e.Movers() {
-		if n, ok := plan.Node(vm); ok && len(varied) == 0 {
+		if n, ok := plan.Node(vm); ok && n.Guest != nil && len(varied) == 0 {
 			kinds = append(kinds, n.Guest.Kind)
 		}
 	}
-	algorithms, _ := e.Vary.Get(paramAlgorithm)
-	for _, kind := range kinds {
-		for _, algorithm := range algorithms {
-			if err := lab.CanMove(kind, string(algorithm)); err != nil {
+	return kinds
+}
+
+// algorithmsOf are those that are varied.
+func algorithmsOf(e topo.Experiment) (names []string) {
+	varied, _ := e.Vary.Get(paramAlgorithm)
+	for _, name := range varied {
+		names = append(names, string(name))
+	}
+	return names
+}
+
+// movable tells why one of the algorithms cannot move one of the guests.
+func movable(plan *topo.Plan, e topo.Experiment) error {
+	for _, kind := range kindsOf(plan, e) {
+		for _, algorithm := range algorithmsOf(e) {
+			if err := lab.CanMove(kind, algorithm); err != nil {
 				return err
 			}
 		}
@@ -403,6 +419,9 @@ func migrationMetrics(plan *topo.Plan, e topo.Experiment) []metric {
 			metric{"group.bytes", "bytes", "of all VMs on the wire", cross(legs, "direction", "out", "back")},
 			metric{"group.pause", "s", "mean pause of the VMs", legs})
 	}
+	if hasReal(plan, e) {
+		list = append(list, realMetrics(each)...)
+	}
 	if e.Clients == nil {
 		return list
 	}
@@ -445,10 +464,14 @@ func cross(sets []labels, name string, values ...string) (out []labels) {
 	return out
 }
 
+// mostRounds are those that are stored as samples: the paper's algorithms have no
+// more. Files of a trial have all.
+const mostRounds = 31
+
 // inRounds are labels of rounds; those that there will be, nobody knows.
 func inRounds(sets []labels) []labels {
 	var rounds []string
-	for n := 1; n <= 31; n++ {
+	for n := 1; n <= mostRounds; n++ {
 		rounds = append(rounds, strconv.Itoa(n))
 	}
 	return cross(sets, "round", rounds...)

@@ -17,6 +17,7 @@ import (
 	emulab "github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/traffic"
+	"github.com/vpclab/vpclab/emu/vmm"
 	"github.com/vpclab/vpclab/metrics"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -51,7 +52,7 @@ func movePlan(t *testing.T, experiment string) (*topo.Scenario, *topo.Plan) {
 
 func TestMigrationParametersHaveForms(t *testing.T) {
 	for vary, want := range map[string]string{
-		"algorithm: [xen30, clowdnet]":     `"clowdnet" is not an algorithm of memory migration; expected stop-and-copy, xen30, xen5, smart-stop, cbr, deltas, cloudnet, post-copy, hybrid, vpclab; did you mean cloudnet?`,
+		"algorithm: [xen30, clowdnet]":     `"clowdnet" is not an algorithm of memory migration; expected stop-and-copy, xen30, xen5, smart-stop, cbr, deltas, cloudnet, post-copy, hybrid, vpclab, qemu-pre-copy, qemu-xbzrle, qemu-multifd, qemu-multifd-zstd, qemu-post-copy, qemu-post-copy-preempt, qemu-auto-converge; did you mean cloudnet?`,
 		"workload: tcpw":                   `did you mean tpcw?`,
 		"rate: [100Mbit]":                  `did you mean 100mbit?`,
 		"rate: [100mbit, 0.1gbit]":         `0.1gbit is 100mbit, which is in the list already`,
@@ -137,6 +138,7 @@ type testCloud struct {
 	moves []move
 	fault string
 	fail  error
+	stays string // by which algorithm no VM gets away
 }
 
 func (c *testCloud) status(context.Context, string) (guest.Status, error) {
@@ -164,6 +166,11 @@ func (c *testCloud) move(ctx context.Context, m move) (*moved, error) {
 	got := &moved{requested: at, joined: ms(5), reached: ms(70), wireOut: int64(1000 * n), wireBack: 10}
 	if m.disk != nil {
 		got.disk = &migrate.DiskReport{Began: ms(5), Mirrored: ms(8), InStep: ms(10), Settled: ms(75), BytesOut: 1000, Hash: "def", Writes: 3, Waits: []time.Duration{time.Millisecond}}
+	}
+	if m.memory.Algorithm == c.stays {
+		got.diverged, got.reached, got.qemu = true, 0, &vmm.Stats{Throttle: 99, DirtyRate: 5000}
+		got.Report = migrate.Report{Began: ms(12), Done: ms(90), BytesOut: 900, Rounds: make([]migrate.Round, 100)}
+		return got, nil
 	}
 	got.Report = migrate.Report{
 		Began: ms(12), PausedAt: ms(60), ResumedAt: ms(80), Done: ms(90), BytesOut: 900, Hash: "abc",

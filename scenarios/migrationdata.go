@@ -13,6 +13,8 @@ import (
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/traffic"
+	"github.com/vpclab/vpclab/emu/vmm"
+	"github.com/vpclab/vpclab/topo"
 )
 
 func encodersIn(text string) []string { return strings.Split(text, "+") }
@@ -23,15 +25,19 @@ func (r *migrationTrial) store(seen map[string]*traffic.UsersResult) error {
 	for _, l := range r.legs {
 		for _, vm := range slices.Sorted(maps.Keys(l.moved)) {
 			m, set := l.moved[vm], r.labelsOf(vm, l)
+			if n, ok := r.plan.Node(vm); ok && n.Guest.Kind == topo.GuestQEMU {
+				r.addReal(m, set)
+			}
 			r.addMoved(m, set)
-			if u := seen[vm]; u != nil {
+			if u := seen[vm]; u != nil && !m.diverged {
 				r.t.Add("migration.gap", "s", gap(u.Answers, m).Seconds(), set)
 			}
 			name := "migration" + suffixOf(set) + ".json"
 			if err := r.t.WriteJSON(name, struct {
 				migrate.Report
 				Disk *migrate.DiskReport `json:",omitempty"`
-			}{m.Report, m.disk}); err != nil {
+				QEMU *vmm.Stats          `json:",omitempty"`
+			}{m.Report, m.disk, m.qemu}); err != nil {
 				return err
 			}
 			if err := r.t.WriteFile("rounds"+suffixOf(set)+".csv", roundsCSV(m)); err != nil {
@@ -41,7 +47,7 @@ func (r *migrationTrial) store(seen map[string]*traffic.UsersResult) error {
 				return err
 			}
 		}
-		if group {
+		if group && !l.diverged() {
 			r.addGroup(l)
 		}
 	}
@@ -94,11 +100,13 @@ func (r *migrationTrial) addMoved(m *moved, set labels) {
 	bytes := func(metric string, n int64, set labels) { r.t.Add(metric, "bytes", float64(n), set) }
 	count := func(metric string, n int, set labels) { r.t.Add(metric, "count", float64(n), set) }
 
-	seconds("migration.total", m.Done.Sub(m.Began), set)
-	seconds("migration.pause", m.ResumedAt.Sub(m.PausedAt), set)
-	for _, p := range r.phasesOf(m) {
-		seconds("migration.phases", p.took, set.with("phase", p.name))
-		seconds("migration."+p.name, p.took, set)
+	if !m.diverged {
+		seconds("migration.total", m.Done.Sub(m.Began), set)
+		seconds("migration.pause", m.ResumedAt.Sub(m.PausedAt), set)
+		for _, p := range r.phasesOf(m) {
+			seconds("migration.phases", p.took, set.with("phase", p.name))
+			seconds("migration."+p.name, p.took, set)
+		}
 	}
 	bytes("migration.bytes", m.wireOut, set.with("direction", "out"))
 	bytes("migration.bytes", m.wireBack, set.with("direction", "back"))
@@ -111,7 +119,9 @@ func (r *migrationTrial) addMoved(m *moved, set labels) {
 	}
 	bytes("migration.final_bytes", final, set)
 	count("migration.rounds", len(m.Rounds), set)
-	count("migration.verified", r.verified(m), set)
+	if !m.diverged {
+		count("migration.verified", r.verified(m), set)
+	}
 	count("migration.reconnects", m.Reconnects, set)
 	seconds("migration.cpu", m.CPU.Source, set.with("side", "source"))
 	seconds("migration.cpu", m.CPU.Target, set.with("side", "target"))
@@ -123,7 +133,7 @@ func (r *migrationTrial) addMoved(m *moved, set labels) {
 		count("disk.writes", d.Writes, set)
 		r.addWaits("disk.wait", d.Waits, set)
 	}
-	for i, round := range m.Rounds {
+	for i, round := range m.Rounds[:min(mostRounds, len(m.Rounds))] {
 		r.addRound(round, set.with("round", strconv.Itoa(i+1)))
 	}
 	r.addEncoders(m.Encoders, set)
@@ -267,7 +277,7 @@ func (r *migrationTrial) phaseAt(vm string, at event.Mono) string {
 	for _, l := range r.legs {
 		m := l.moved[vm]
 		switch {
-		case at >= m.ResumedAt:
+		case at >= m.ResumedAt && !m.diverged:
 			phase = phaseAfter
 		case at >= m.Began:
 			return phaseMemory

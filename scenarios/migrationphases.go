@@ -9,7 +9,8 @@ import (
 
 // phasesCSV are the phases of a migration in the order of their beginnings, in
 // seconds from the same zero as the answers of users. The VM stands in "pause";
-// "rest" are pages that come after that.
+// "rest" are pages that come after that. One that was given up has no phase after
+// "memory".
 func phasesCSV(m *moved, zero event.Mono) []byte {
 	var b bytes.Buffer
 	b.WriteString("phase,from_s,to_s\n")
@@ -20,6 +21,10 @@ func phasesCSV(m *moved, zero event.Mono) []byte {
 	if d := m.disk; d != nil {
 		row(phaseDisk, d.Began, d.InStep)
 		row(phaseSync, d.InStep, d.Settled)
+	}
+	if m.diverged {
+		row(phaseMemory, m.Began, m.Done)
+		return b.Bytes()
 	}
 	row(phaseMemory, m.Began, m.PausedAt)
 	row("pause", m.PausedAt, m.ResumedAt)

@@ -2,6 +2,7 @@ package topo
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 )
@@ -21,7 +22,7 @@ func onlyOf(e Experiment) []onlyKey {
 	move, fail := []string{kindMigration}, []string{kindFailover}
 	return []onlyKey{
 		{"vm", e.VM != "", vms}, {"vms", len(e.VMs) > 0, move}, {"to", e.To != "", move}, {"disk", e.Disk, move},
-		{"clients", e.Clients != nil, vms}, {"synchronized", e.Synchronized, move}, {"return", e.Return != 0, move},
+		{"clients", e.Clients != nil, vms}, {"qemu", e.QEMU != nil, move}, {"synchronized", e.Synchronized, move}, {"return", e.Return != 0, move},
 		{"stay", e.Stay != 0, move}, {"warm", e.Warm != 0, append(move, fail...)},
 		{"between", len(e.Between) > 0, []string{kindReconvergence}}, {"watch", e.Watch != 0, append(fail, kindReconvergence)},
 		{"lasts", e.Lasts != 0, []string{kindAvailability}}, {"mtbf", e.MTBF != 0, []string{kindAvailability}},
@@ -105,6 +106,7 @@ func (c *checker) migration(f fullScenario, i int, e Experiment) {
 	}
 	c.destination(f, e, at)
 	c.clients(f, e, at)
+	c.ofQEMU(e, at)
 	for key, lonely := range map[string]bool{"synchronized": e.Synchronized && len(e.Movers()) == 1, "stay": e.Stay != 0 && e.Return == 0} {
 		if lonely {
 			c.faultKey(at(key), key+" means nothing here", map[string]string{"synchronized": "it is for several VMs: give vms", "stay": "it is for VMs that move again: give return"}[key])
@@ -172,6 +174,31 @@ func (c *checker) clients(f fullScenario, e Experiment, at func(...any) []string
 		if vpc, ok := f.VPCs.Get(v.VPC); ok && !slices.Contains(slices.Concat(vpc.Sites, vpc.Subnets.Names()), e.Clients.From) {
 			c.fault(at("clients", "from"), fmt.Sprintf("VPC %s of %s is not at site %s; expected one of its sites", v.VPC, vm, e.Clients.From), "add it to the VPC's sites: "+strings.Join(append(slices.Clone(vpc.Sites), e.Clients.From), ", "))
 		}
+	}
+}
+
+// Bounds that QEMU has: of max-bandwidth, below which it would never end, and of
+// downtime-limit.
+const (
+	leastQEMURate = 64 * Rate(1000)
+	mostDowntime  = Duration(2000e9)
+)
+
+// ofQEMU checks what QEMU would refuse.
+func (c *checker) ofQEMU(e Experiment, at func(...any) []string) {
+	q := e.QEMU
+	if q == nil {
+		return
+	}
+	if r := q.MaxBandwidth; r != 0 && r < leastQEMURate {
+		c.fault(at("qemu", "max-bandwidth"), fmt.Sprintf("%s is too little; expected at least %s", r, leastQEMURate), "")
+	}
+	if d := q.DowntimeLimit; d != 0 && (d < 1e6 || d > mostDowntime) {
+		c.fault(at("qemu", "downtime-limit"), fmt.Sprintf("%s is out of range; expected %s to %s", d, Duration(1e6), mostDowntime), "")
+	}
+	if s := q.XBZRLECacheSize; s != 0 && (s < pageSize || s&(s-1) != 0) {
+		lower := max(pageSize, 1<<(bits.Len64(uint64(s))-1))
+		c.fault(at("qemu", "xbzrle-cache-size"), fmt.Sprintf("%s is no power of two; expected one of at least %s", s, pageSize), didYouMean(lower.String()))
 	}
 }
 

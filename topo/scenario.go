@@ -310,6 +310,8 @@ type Experiment struct {
 	Disk bool `yaml:"disk,omitempty" jsonschema:"default=false" example:"true"`
 	// migration, failover, availability: who uses the VMs meanwhile. Without it: nobody.
 	Clients *Clients `yaml:"clients,omitempty" example:"{from: hq, users: 8, think: 200ms}"`
+	// migration: what QEMU's own ways of moving its guests (algorithms that begin with qemu-) do, by QEMU's names.
+	QEMU *QEMU `yaml:"qemu,omitempty" example:"{max-bandwidth: 1gbit, downtime-limit: 100ms}"`
 	// migration: whether VMs that move at the same time arrive together: each holds its last round until all are ready for theirs.
 	Synchronized bool `yaml:"synchronized,omitempty" jsonschema:"default=false" example:"true"`
 	// migration: how often the VMs move again in a trial, back and there in turn, each time to a host that still holds what they had there.
@@ -339,6 +341,29 @@ type Clients struct {
 	Users int `yaml:"users,omitempty" jsonschema:"minimum=1,maximum=1000,default=8" example:"60"`
 	// Time to think between an answer and the next question, exponentially distributed about this mean.
 	Think Duration `yaml:"think,omitempty" jsonschema:"default=200ms" example:"1s"`
+}
+
+// QEMU are parameters of QEMU's own live migration, by the names of its monitor.
+// A value that is left out is QEMU's own.
+type QEMU struct {
+	// At most so much is sent; QEMU's own is 128 MiB a second, 1.07gbit.
+	MaxBandwidth Rate `yaml:"max-bandwidth,omitempty" example:"1gbit"`
+	// The VM is stopped when the rest of its memory could be sent in that time, as QEMU foretells it; QEMU's own is 300ms.
+	DowntimeLimit Duration `yaml:"downtime-limit,omitempty" example:"100ms"`
+	// Connections of qemu-multifd and qemu-multifd-zstd; QEMU's own are 2.
+	MultifdChannels int `yaml:"multifd-channels,omitempty" jsonschema:"minimum=1,maximum=255" example:"4"`
+	// Level of compression of qemu-multifd-zstd; QEMU's own is 1.
+	MultifdZstdLevel int `yaml:"multifd-zstd-level,omitempty" jsonschema:"minimum=1,maximum=20" example:"3"`
+	// The cache of pages that qemu-xbzrle sends differences to, a power of two; QEMU's own is 64MiB.
+	XBZRLECacheSize Size `yaml:"xbzrle-cache-size,omitempty" example:"128MiB"`
+	// By how many per cent qemu-auto-converge slows the VM down at first; QEMU's own is 20.
+	CPUThrottleInitial int `yaml:"cpu-throttle-initial,omitempty" jsonschema:"minimum=1,maximum=99" example:"40"`
+	// And by how many more each time that this was not enough; QEMU's own is 10.
+	CPUThrottleIncrement int `yaml:"cpu-throttle-increment,omitempty" jsonschema:"minimum=1,maximum=99" example:"20"`
+	// Rounds of qemu-post-copy and qemu-post-copy-preempt before the VM is handed over without the rest of its memory. Without it: 1.
+	Rounds int `yaml:"rounds,omitempty" jsonschema:"minimum=1,maximum=1000" example:"2"`
+	// How long memory may be copied while the VM runs: a migration that has not come to its end by then is given up, which counts as such and as no failure. Without it: as long as all of the memory would take five times, and at least 60s.
+	Within Duration `yaml:"within,omitempty" example:"2m"`
 }
 
 // Event is what happens at a time of an experiment: an operation, which the

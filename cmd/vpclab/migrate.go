@@ -24,6 +24,7 @@ func newMigrate() *cobra.Command {
 	var (
 		req      lab.MigrateRequest
 		cache    string
+		qemu     map[string]string
 		events   bool
 		together bool
 	)
@@ -33,7 +34,7 @@ func newMigrate() *cobra.Command {
 		Long: `Move VMs with guests to another hypervisor host while they run: the site joins the VPC if it has to, the disk is copied and then mirrored, the
 memory is copied, and the VM is handed over. Several VMs move at the same time; with --together they also arrive at the same time. What it took is printed at
 the end; with --events what happens is printed while it does.`,
-		Example: "  vpclab migrate shop --to illinois/1\n  vpclab migrate shop --to illinois/1 --algorithm cloudnet --format json\n  vpclab migrate web db --to illinois/2 --together",
+		Example: "  vpclab migrate shop --to illinois/1\n  vpclab migrate shop --to illinois/1 --algorithm cloudnet --format json\n  vpclab migrate web db --to illinois/2 --together\n  vpclab migrate shop --to illinois/1 --algorithm qemu-multifd-zstd --qemu multifd-channels=4",
 		Args:    minArgs(1, "migrate: want the names of VMs"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cache != "" {
@@ -46,6 +47,9 @@ the end; with --events what happens is printed while it does.`,
 			if err := knownAlgorithm(req.Memory.Algorithm); err != nil {
 				return err
 			}
+			if err := ofQEMU(&req, qemu); err != nil {
+				return err
+			}
 			group := lab.MigrateGroupRequest{Together: together}
 			for _, vm := range args {
 				req.VM, req.Verbose = vm, events
@@ -56,32 +60,33 @@ the end; with --events what happens is printed while it does.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&req.To, "to", "", "hypervisor host, as site/number")
-	f.StringVar(&req.Memory.Algorithm, "algorithm", migrate.Own, strings.Join(migrate.Algorithms, ", "))
+	f.StringVar(&req.Memory.Algorithm, "algorithm", migrate.Own, strings.Join(lab.Algorithms, ", "))
 	f.StringSliceVar(&req.Memory.Encoders, "encoders", nil, "encoders in place of the algorithm's, as zero,cbr,delta,zstd-1")
 	f.IntVar(&req.Memory.Block, "block", 0, "bytes of a block of the redundancy cache (default: the algorithm's)")
 	f.StringVar(&cache, "cache", "", "size of the redundancy cache, as 25MiB (default: a tenth of the memory)")
 	f.IntVar(&req.Memory.Window, "window", 0, "rounds that Smart Stop looks back (default: the algorithm's)")
 	f.StringVar(&req.Memory.Verify, "verify", "online", "when the memories are compared: online, or pause, while the VM stands")
+	f.StringToStringVar(&qemu, "qemu", nil, "parameters of QEMU's own migration (algorithms qemu-…), by its names, as max-bandwidth=1gbit,downtime-limit=100ms")
 	f.BoolVar(&req.SharedDisk, "shared-disk", false, "leave the disk where it is: both hosts reach it")
 	f.BoolVar(&req.Reuse, "reuse", false, "count what the destination still holds of an earlier stay")
 	f.StringVar(&req.FailAt, "fail-at", "", "make an end fail: STEP=ACTION or STEP#N=ACTION; actions are kill, guest, error and hold")
 	f.BoolVar(&together, "together", false, "let several VMs wait with their last round for each other")
 	f.BoolVar(&events, "events", false, "print what happens on standard error")
 	_ = cmd.MarkFlagRequired("to") // the flag exists
-	complete(cmd, "algorithm", func(string) []string { return migrate.Algorithms })
+	complete(cmd, "algorithm", func(string) []string { return lab.Algorithms })
 	complete(cmd, "verify", func(string) []string { return []string{"online", "pause"} })
 	return cmd
 }
 
 func knownAlgorithm(name string) error {
-	if slices.Contains(migrate.Algorithms, name) {
+	if slices.Contains(lab.Algorithms, name) {
 		return nil
 	}
 	hint := ""
-	if near := topo.Nearest(name, migrate.Algorithms); near != "" {
+	if near := topo.Nearest(name, lab.Algorithms); near != "" {
 		hint = fmt.Sprintf("; did you mean %s?", near)
 	}
-	return usageError{fmt.Errorf("--algorithm: there is no algorithm %q: there are %s%s", name, strings.Join(migrate.Algorithms, ", "), hint)}
+	return usageError{fmt.Errorf("--algorithm: there is no algorithm %q: there are %s%s", name, strings.Join(lab.Algorithms, ", "), hint)}
 }
 
 // migrateVMs has the lab do it and prints how it went.
@@ -147,6 +152,13 @@ func showMigration(w io.Writer, m *lab.Migration) {
 			t.AppendRow(table.Row{e.Name, e.Units, kilo(e.In), kilo(e.Out), round(e.CPU)})
 		}
 		fmt.Fprintln(w, t.Render())
+	}
+	if q := m.QEMU; q != nil {
+		fmt.Fprintf(w, "QEMU: downtime %v by its own word, slowed down by %d %% at most, %d pages of zeros", q.Downtime, q.Throttle, q.Zero)
+		if q.Postcopy > 0 {
+			fmt.Fprintf(w, ", %d pages asked for, stood at missing pages for %v", m.Faults.Demanded, q.Blocktime)
+		}
+		fmt.Fprintln(w)
 	}
 	if d := m.Disk; d != nil {
 		fmt.Fprintf(w, "disk: %d of %d blocks sent in %d rounds, %d mirrored, %s\n", d.Sent, d.Blocks, len(d.Rounds), d.Synced, proof(d.Hash, 0))

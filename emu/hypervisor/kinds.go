@@ -10,6 +10,9 @@ import (
 	"github.com/vpclab/vpclab/emu/vmm"
 )
 
+// Algorithms are all that there are, whatever they can move.
+var Algorithms = slices.Concat(migrate.Algorithms, vmm.Modes)
+
 // CanMove tells why guests of a kind cannot be moved by an algorithm; nil: they
 // can.
 func CanMove(kind, algorithm string) error {

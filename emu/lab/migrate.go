@@ -198,6 +198,22 @@ func (l *Lab) beginMigration(ctx context.Context, req MigrateRequest) (*migratio
 	return m, nil
 }
 
+// Algorithms move memory, by the names of scenario files: package migrate's, and
+// QEMU's own ways of moving its guests.
+var Algorithms = hypervisor.Algorithms
+
+// QEMUParameters are those of a file, as QEMU is told them; nil: QEMU's own.
+func QEMUParameters(q *topo.QEMU) vmm.Parameters {
+	if q == nil {
+		return vmm.Parameters{}
+	}
+	return vmm.Parameters{
+		MaxBandwidth: int64(q.MaxBandwidth) / 8, DowntimeLimit: q.DowntimeLimit.Std(),
+		Channels: q.MultifdChannels, ZstdLevel: q.MultifdZstdLevel, XBZRLECache: int64(q.XBZRLECacheSize),
+		ThrottleBegin: q.CPUThrottleInitial, ThrottleStep: q.CPUThrottleIncrement, PostCopyRounds: q.Rounds,
+	}
+}
+
 // CanMove tells why guests of a kind cannot be moved by an algorithm; nil: they
 // can.
 func CanMove(kind, algorithm string) error { return hypervisor.CanMove(kind, algorithm) }

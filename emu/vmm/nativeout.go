@@ -306,7 +306,11 @@ func (o *Outgoing) giveUp(ctx context.Context) error {
 	if i, err := query(ctx, o.monitor); err == nil && i.RAM.Total > 0 {
 		o.last = i // QEMU says nothing of one that was cancelled
 	}
-	return CancelOutgoing(ctx, o.monitor)
+	err := CancelOutgoing(ctx, o.monitor)
+	if o.ended == 0 {
+		o.ended = event.Now()
+	}
+	return err
 }
 
 // CancelOutgoing ends a migration that this QEMU has begun, if there is one that
