@@ -170,6 +170,11 @@ func (s *SmartStop) wait(ctx context.Context) error {
 // ServeSmart is Serve with a QEMU that stops its VM when the rule says so. m is a
 // monitor of that QEMU's; it stays open.
 func (n Near) ServeSmart(ctx context.Context, l net.Listener, m *qmp.Client, r Rule) (*Stats, error) {
+	return n.serveSmart(ctx, l, m, r, func() {})
+}
+
+// serveSmart tells when it is prepared.
+func (n Near) serveSmart(ctx context.Context, l net.Listener, m *qmp.Client, r Rule, prepared func()) (*Stats, error) {
 	smart, odd, err := Prepare(ctx, m, r)
 	for _, what := range odd {
 		if n.Warn != nil {
@@ -179,6 +184,7 @@ func (n Near) ServeSmart(ctx context.Context, l net.Listener, m *qmp.Client, r R
 	if err != nil {
 		return nil, err
 	}
+	prepared()
 	begun := make(chan struct{})
 	n.Begun = func() { close(begun) }
 	watching, stop := context.WithCancel(ctx)
