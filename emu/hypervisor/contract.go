@@ -10,6 +10,7 @@ import (
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/vmm"
+	"github.com/vpclab/vpclab/emu/wanopt"
 )
 
 // Agent is what the lab asks of a host; *Process implements it.
@@ -83,7 +84,8 @@ type Outcome struct {
 	// from it and towards it, headers and what was sent again included; of the
 	// end that dials.
 	WireOut, WireBack int64
-	QEMU              *vmm.Stats `json:",omitempty"` // nil: QEMU has moved nothing by itself
+	QEMU              *vmm.Stats    `json:",omitempty"` // nil: QEMU has moved nothing by itself
+	Pair              *wanopt.Stats `json:",omitempty"` // nil: no pair stood between
 }
 
 // ErrNoVM is the error for a VM that an agent does not know.

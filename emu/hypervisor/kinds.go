@@ -8,6 +8,7 @@ import (
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/vmm"
+	"github.com/vpclab/vpclab/emu/wanopt"
 )
 
 // Algorithms are all that there are, whatever they can move.
@@ -25,6 +26,8 @@ func CanMove(kind, algorithm string) error {
 			algorithm, vmm.PostCopy, vmm.PostCopyPreempt)
 	case kind != guest.KindQEMU && slices.Contains(vmm.Modes, algorithm):
 		return fmt.Errorf("%s is a mode of QEMU's own, and the VM is no QEMU guest: write `guest: qemu`, or take one of vpclab's algorithms", algorithm)
+	case kind != guest.KindQEMU && slices.Contains(wanopt.Variants, algorithm):
+		return fmt.Errorf("%s carries a stream of QEMU's, and the VM is no QEMU guest: write `guest: qemu`, or take one of vpclab's algorithms", algorithm)
 	}
 	return nil
 }

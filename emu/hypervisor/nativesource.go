@@ -47,7 +47,8 @@ func (m *moving) sendNative(ctx context.Context, to netip.AddrPort) (*migrate.Re
 		err = s.back(ctx, err)
 	}
 	s.account(rep)
-	err = errors.Join(err, s.stream.close())
+	err = shut(s.stream, err)
+	s.stream.tell(rep)
 	return rep, err
 }
 

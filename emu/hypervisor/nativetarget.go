@@ -44,7 +44,7 @@ func (t *target) receiveNative(ctx context.Context) (*migrate.Report, error) {
 	if err != nil && !errors.Is(err, migrate.ErrKilled) {
 		err = n.fail(ctx, err)
 	}
-	return &n.rep, errors.Join(err, n.stream.close())
+	return &n.rep, shut(n.stream, err)
 }
 
 func (n *nativeTarget) close() {

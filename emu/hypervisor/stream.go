@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/vpclab/vpclab/emu/migrate"
@@ -23,16 +24,46 @@ type stream interface {
 	outgoing(ctx context.Context, where string, monitor *qmp.Client, opt *vmm.OutgoingOptions) (uri string, err error)
 	// close ends it. What has crossed the wire is in the moving's count by then.
 	close() error
+	// tell adds to the report what the stream has measured; it is called last.
+	tell(rep *migrate.Report)
 }
 
 // native tells whether QEMU itself is to move the VM.
-func (m *Move) native() bool { return vmm.Native(m.Memory.Algorithm) }
+func (m *Move) native() bool { return vmm.Native(m.Memory.Algorithm) || m.paired() }
 
 // mode is the mode of QEMU's that is used, of vmm.Modes.
-func (m *Move) mode() string { return m.Memory.Algorithm }
+func (m *Move) mode() string {
+	if m.paired() {
+		return vmm.PreCopy
+	}
+	return m.Memory.Algorithm
+}
 
-// stream is the one of the migration's algorithm.
-func (m *moving) stream() stream { return &direct{moving: m} }
+// stream is the one of the migration's algorithm, at the source.
+func (m *moving) stream() stream {
+	if m.paired() {
+		return &nearEnd{moving: m}
+	}
+	return &direct{moving: m}
+}
+
+// stream is the same at the target.
+func (t *target) stream() stream {
+	if t.paired() {
+		return &farEnd{target: t}
+	}
+	return t.moving.stream()
+}
+
+// shut closes the stream of a migration that ended with err. If it went well, the
+// VM is the target's, whatever the stream says.
+func shut(s stream, err error) error {
+	closed := s.close()
+	if err == nil && closed != nil {
+		return fmt.Errorf("%w: %w", migrate.ErrCommitted, closed)
+	}
+	return errors.Join(err, closed)
+}
 
 // direct is a TCP connection between the two QEMUs, or several.
 type direct struct {
@@ -68,3 +99,5 @@ func (d *direct) close() error {
 	}
 	return nil
 }
+
+func (d *direct) tell(*migrate.Report) {}

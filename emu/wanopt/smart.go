@@ -16,6 +16,8 @@ const (
 	// it by itself only where next to nothing is left. freeLimit is the longest
 	// that QEMU takes, 2000 s: it stops the VM at its next look.
 	heldLimit = 1
+	// HeldLimit is the same for who sets it otherwise; see NewSmartStop.
+	HeldLimit = heldLimit * time.Millisecond
 	freeLimit = 2_000_000
 	// lookEvery is how often QEMU is looked at where no event says that a round
 	// has begun.
@@ -33,6 +35,23 @@ type SmartStop struct {
 	limit   int64 // the user's downtime-limit, ms
 }
 
+// usualLimit is QEMU's own downtime-limit, ms.
+const usualLimit = 300
+
+// NewSmartStop is Prepare for who has readied QEMU already: its capability events
+// is on, and its downtime-limit HeldLimit. limit is the user's, 0: QEMU's own, for
+// the case that Watch fails. Forget ends it.
+func NewSmartStop(m *qmp.Client, r Rule, limit time.Duration) *SmartStop {
+	s := &SmartStop{rule: r.complete(), monitor: m, limit: limit.Milliseconds(), events: m.Subscribe("MIGRATION", "MIGRATION_PASS")}
+	if s.limit == 0 {
+		s.limit = usualLimit
+	}
+	return s
+}
+
+// Forget ends it, and leaves QEMU as it is.
+func (s *SmartStop) Forget() { s.events.Close() }
+
 // capability of QEMU's migration.
 type capability struct {
 	Capability string `json:"capability"`
@@ -42,7 +61,6 @@ type capability struct {
 // Prepare has QEMU not stop the VM by itself in the next migration. Odd is what
 // of its settings costs the pair what it is there for, for a user to read.
 func Prepare(ctx context.Context, m *qmp.Client, r Rule) (s *SmartStop, odd []string, err error) {
-	s = &SmartStop{rule: r.complete(), monitor: m}
 	var all []capability
 	if err := m.Execute(ctx, "query-migrate-capabilities", nil, &all); err != nil {
 		return nil, nil, fmt.Errorf("smart stop: %w", err)
@@ -69,13 +87,14 @@ func Prepare(ctx context.Context, m *qmp.Client, r Rule) (s *SmartStop, odd []st
 	if err := m.Execute(ctx, "query-migrate-parameters", nil, &p); err != nil {
 		return nil, odd, fmt.Errorf("smart stop: %w", err)
 	}
-	if s.limit = p.Limit; s.limit <= heldLimit {
-		s.limit = 300 // QEMU's own; what is there is ours, of a time when we were killed
+	if p.Limit <= heldLimit {
+		p.Limit = usualLimit // what is there is ours, of a time when we were killed
 	}
+	s = NewSmartStop(m, r, time.Duration(p.Limit)*time.Millisecond)
 	if err := s.hold(ctx, heldLimit); err != nil {
+		s.Forget()
 		return nil, odd, err
 	}
-	s.events = m.Subscribe("MIGRATION", "MIGRATION_PASS")
 	return s, odd, nil
 }
 
