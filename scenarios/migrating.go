@@ -18,7 +18,6 @@ import (
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/migrate/codec"
 	"github.com/vpclab/vpclab/emu/traffic"
-	"github.com/vpclab/vpclab/emu/vmm"
 	"github.com/vpclab/vpclab/metrics"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -344,7 +343,7 @@ func (r *migrationTrial) leg(ctx context.Context, n int, to func(vm string) stri
 	for _, vm := range vms {
 		node, _ := r.plan.Node(vm)
 		m := move{vm: vm, to: to(vm), memory: optionsAt(*node.Guest, r.pt), reuse: n > 0 && r.pt[paramAlgorithm] == migrate.Own}
-		if vmm.Native(r.pt[paramAlgorithm]) {
+		if lab.ByQEMU(r.pt[paramAlgorithm]) {
 			m.qemu, m.within = lab.QEMUParameters(r.experiment.QEMU), r.convergeIn(node)
 		}
 		if r.experiment.Disk {

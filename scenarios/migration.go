@@ -12,6 +12,7 @@ import (
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/migrate/codec"
 	"github.com/vpclab/vpclab/emu/vmm"
+	"github.com/vpclab/vpclab/emu/wanopt"
 	"github.com/vpclab/vpclab/metrics"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -309,8 +310,8 @@ func checkMigration(plan *topo.Plan, e topo.Experiment) (msg, hint string) {
 	if err := movable(plan, e); err != nil {
 		return err.Error(), "an experiment has one algorithm for all of its kinds of guests: make two of it"
 	}
-	if e.QEMU != nil && !slices.ContainsFunc(algorithmsOf(e), vmm.Native) {
-		return "qemu is for migrations by QEMU itself, and none of the algorithms is one", "vary the algorithm: " + strings.Join(vmm.Modes, ", ")
+	if e.QEMU != nil && !slices.ContainsFunc(algorithmsOf(e), lab.ByQEMU) {
+		return "qemu is for migrations by QEMU itself, and none of the algorithms is one", "vary the algorithm: " + strings.Join(slices.Concat(vmm.Modes, wanopt.Variants), ", ")
 	}
 	w := wanOf(plan, e)
 	_, rates := e.Vary.Get(paramRate)

@@ -12,7 +12,12 @@ import (
 )
 
 // Algorithms are all that there are, whatever they can move.
-var Algorithms = slices.Concat(migrate.Algorithms, vmm.Modes)
+var Algorithms = slices.Concat(migrate.Algorithms, vmm.Modes, wanopt.Variants)
+
+// ByQEMU tells whether QEMU itself moves the memory, straight or by way of a pair.
+func ByQEMU(algorithm string) bool {
+	return vmm.Native(algorithm) || slices.Contains(wanopt.Variants, algorithm)
+}
 
 // CanMove tells why guests of a kind cannot be moved by an algorithm; nil: they
 // can.

@@ -29,7 +29,7 @@ type stream interface {
 }
 
 // native tells whether QEMU itself is to move the VM.
-func (m *Move) native() bool { return vmm.Native(m.Memory.Algorithm) || m.paired() }
+func (m *Move) native() bool { return ByQEMU(m.Memory.Algorithm) }
 
 // mode is the mode of QEMU's that is used, of vmm.Modes.
 func (m *Move) mode() string {

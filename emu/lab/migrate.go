@@ -218,6 +218,9 @@ func QEMUParameters(q *topo.QEMU) vmm.Parameters {
 // can.
 func CanMove(kind, algorithm string) error { return hypervisor.CanMove(kind, algorithm) }
 
+// ByQEMU tells whether QEMU itself moves the memory, straight or by way of a pair.
+func ByQEMU(algorithm string) bool { return hypervisor.ByQEMU(algorithm) }
+
 // newMigration is what is asked for, if that can be done.
 func (l *Lab) newMigration(req MigrateRequest) (*migration, error) {
 	plan, f := l.Plan(), l.Fabric()
