@@ -52,7 +52,7 @@ func movePlan(t *testing.T, experiment string) (*topo.Scenario, *topo.Plan) {
 
 func TestMigrationParametersHaveForms(t *testing.T) {
 	for vary, want := range map[string]string{
-		"algorithm: [xen30, clowdnet]":     `"clowdnet" is not an algorithm of memory migration; expected stop-and-copy, xen30, xen5, smart-stop, cbr, deltas, cloudnet, post-copy, hybrid, vpclab, qemu-pre-copy, qemu-xbzrle, qemu-multifd, qemu-multifd-zstd, qemu-post-copy, qemu-post-copy-preempt, qemu-auto-converge; did you mean cloudnet?`,
+		"algorithm: [xen30, clowdnet]":     `"clowdnet" is not an algorithm of memory migration; expected stop-and-copy, xen30, xen5, smart-stop, cbr, deltas, cloudnet, post-copy, hybrid, vpclab, qemu-pre-copy, qemu-xbzrle, qemu-multifd, qemu-multifd-zstd, qemu-post-copy, qemu-post-copy-preempt, qemu-auto-converge, wanopt, wanopt-raw, wanopt-cre, wanopt-plain; did you mean cloudnet?`,
 		"workload: tcpw":                   `did you mean tpcw?`,
 		"rate: [100Mbit]":                  `did you mean 100mbit?`,
 		"rate: [100mbit, 0.1gbit]":         `0.1gbit is 100mbit, which is in the list already`,
