@@ -5,6 +5,8 @@
 #                           migrates between two clouds, and how another fails over; draw
 #   ./run.sh test           all tests
 #   ./run.sh VERB [ARG…]    any verb of vpclab, as in ./run.sh doctor
+#   ./run.sh payload        build the program in VMs with a kernel of their own; the build of
+#                           vpclab does, too
 #   ./run.sh kernel-image   unpack Debian's stock kernel into the cache folder
 #   ./run.sh qemu           get QEMU, and the kernel for it to boot
 #   ./run.sh guest-qemu     get a QEMU that moves live VMs, and the kernel for them
@@ -61,12 +63,27 @@ find_go() {
 	fi
 }
 
+# build_payload makes the program that runs in VMs with a kernel of their own, where
+# the build of vpclab finds it. What comes out depends on the source alone, and the
+# file is left alone if it is the same.
+build_payload() {
+	local into=$here/emu/vmm/payload/vpclab-guest
+	(cd "$here" && CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o "$into.$$" ./cmd/vpclab-guest)
+	gzip -9nf "$into.$$"
+	if cmp -s "$into.$$.gz" "$into.gz"; then
+		rm -f "$into.$$.gz"
+	else
+		mv -f "$into.$$.gz" "$into.gz"
+	fi
+}
+
 # build makes bin/vpclab. The file is replaced by a rename, so that a running
 # lab keeps the program that it was started with.
 build() {
 	local version
 	version=$(git -C "$here" describe --tags --always --dirty 2>/dev/null || echo devel)
 	mkdir -p "$here/bin"
+	build_payload
 	(cd "$here" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$version" -o bin/.vpclab.built ./cmd/vpclab)
 	if ! cmp -s "$here/bin/.vpclab.built" "$bin"; then
 		cp "$here/bin/.vpclab.built" "$bin.$$"
@@ -534,6 +551,10 @@ main() {
 		;;
 	esac
 	find_go
+	if [ "${1:-}" = payload ]; then
+		build_payload
+		return
+	fi
 	build
 	if [ "${1:-}" = test ]; then
 		shift

@@ -25,8 +25,11 @@ const (
 	GuestQEMU    = "qemu"
 
 	// ofGuestKernel is what a QEMU guest's kernel and the program in it take of
-	// its memory beside the workload.
-	ofGuestKernel = Size(80 << 20)
+	// its memory beside the workload: 80 MiB were measured, and as much as it takes
+	// to be at ease. It needs a perPage-th of the workload's memory more to keep
+	// books on that, and some to spare.
+	ofGuestKernel = Size(96 << 20)
+	perPage       = 32
 	// ofQEMU is what the program QEMU itself takes, at each host.
 	ofQEMU = Size(96 << 20)
 
@@ -45,7 +48,7 @@ func (v *VM) fillByGuest() {
 	if v.Memory == 0 {
 		v.Memory = scales[cmpOr(v.Scale, defaultScale)]
 		if v.Guest == GuestQEMU {
-			v.Memory += ofGuestKernel
+			v.Memory = withKernel(v.Memory)
 		}
 	}
 	if v.Workload == "" {
@@ -72,7 +75,7 @@ func (f fullScenario) guest(e Entry[VM]) *Guest {
 		Memory: v.Memory, Work: v.Memory, Disk: v.Disk, Workload: v.Workload, Port: v.Port, Trace: f.beside(v.Trace),
 	}
 	if g.Kind == GuestQEMU {
-		g.Work = max(g.Memory-ofGuestKernel, 0)
+		g.Work = besideKernel(g.Memory)
 	}
 	g.Scale = float64(g.Work) / float64(fullMemory)
 	if v.Scale != "" {
@@ -92,9 +95,20 @@ func (g Guest) As(kind string) Guest {
 func (g Guest) WithWork(work Size) Guest {
 	g.Work, g.Memory = work, work
 	if g.Kind == GuestQEMU {
-		g.Memory += ofGuestKernel
+		g.Memory = withKernel(work)
 	}
 	return g
+}
+
+// withKernel is the memory of a QEMU guest whose workload has so much.
+func withKernel(work Size) Size {
+	const unit = Size(1 << 20) // QEMU's own
+	return (work + work/perPage + ofGuestKernel + unit - 1) / unit * unit
+}
+
+// besideKernel is what the workload has of a QEMU guest's memory.
+func besideKernel(memory Size) Size {
+	return max((memory-ofGuestKernel)/(perPage+1)*perPage, 0) / pageSize * pageSize
 }
 
 // beside is a file as the scenario file names it.
@@ -163,7 +177,7 @@ func (c *checker) guest(v VM, at []string) {
 // realGuest checks what only a QEMU guest has.
 func (c *checker) realGuest(v VM, at []string) {
 	key := func(name string) []string { return append(slices.Clone(at), name) }
-	least := ofGuestKernel + 16<<20
+	least := withKernel(16 << 20)
 	switch {
 	case v.Image != "" || v.Kernel != "": // whose needs nobody knows
 	case v.Memory < least && v.Memory >= minMemory && !c.lost(key("memory")...):

@@ -1,7 +1,10 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 )
 
@@ -114,6 +117,30 @@ func (a *app) check(m *Memory, i int) error {
 	return nil
 }
 
+// verify checks all pages.
+func (a *app) verify(m *Memory, note func(error)) {
+	for i := range a.pages {
+		a.mu.Lock()
+		note(a.check(m, i))
+		a.mu.Unlock()
+	}
+}
+
+// verifyBlocks checks all blocks of the disk whose version it knows, and tells how
+// many that were.
+func (a *app) verifyBlocks(note func(error)) int {
+	a.mu.Lock()
+	known := slices.Sorted(maps.Keys(a.blocks))
+	a.mu.Unlock()
+	for _, block := range known {
+		a.mu.Lock()
+		wrong, err := a.checkBlock(block)
+		a.mu.Unlock()
+		note(errors.Join(wrong, err))
+	}
+	return len(known)
+}
+
 // write writes n pages anew.
 func (a *app) write(m *Memory, n int) error {
 	for range n {
@@ -136,23 +163,34 @@ func (a *app) store(n int) (wrong, err error) {
 	room := max(1, (a.disk.Blocks()-dataAt)/8)
 	for range n {
 		block := dataAt + a.next(room)
-		if known, ours := a.blocks[block]; ours {
-			if _, err := a.disk.ReadAt(b[:], int64(block)*PageSize); err != nil {
-				return nil, fmt.Errorf("read block %d: %w", block, err)
-			}
-			v, none, err := sealedAs(b[:], a.seed, block)
-			if err == nil && (none || v != known) {
-				err = fmt.Errorf("it is version %d: want %d", v, known)
-			}
-			if err != nil {
-				return fmt.Errorf("block %d of the disk: %w", block, err), nil
-			}
+		if wrong, err = a.checkBlock(block); wrong != nil || err != nil {
+			return wrong, err
 		}
 		a.blocks[block]++
 		seal(b[:], a.seed, block, a.blocks[block])
 		if _, err := a.disk.Begin(b[:], int64(block)*PageSize); err != nil {
 			return nil, err
 		}
+	}
+	return nil, nil
+}
+
+// checkBlock checks a block of the disk, if its version is known.
+func (a *app) checkBlock(block int) (wrong, err error) {
+	known, ours := a.blocks[block]
+	if !ours {
+		return nil, nil
+	}
+	var b [PageSize]byte
+	if _, err := a.disk.ReadAt(b[:], int64(block)*PageSize); err != nil {
+		return nil, fmt.Errorf("read block %d: %w", block, err)
+	}
+	v, none, err := sealedAs(b[:], a.seed, block)
+	if err == nil && (none || v != known) {
+		err = fmt.Errorf("it is version %d: want %d", v, known)
+	}
+	if err != nil {
+		return fmt.Errorf("block %d of the disk: %w", block, err), nil
 	}
 	return nil, nil
 }

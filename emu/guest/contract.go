@@ -110,4 +110,14 @@ type Status struct {
 	Fault   string // what it found wrong with its own memory or disk, if anything
 	Clients int    // connections of clients
 	Dropped int    // connections of a checkpoint that could not be restored
+	Late    uint64 // steps that were due and left out: only a QEMU guest leaves any out, whose processor is too slow
+}
+
+// Verification is what a QEMU guest found when it compared all that it has with
+// what it wrote. Process guests are verified from outside.
+type Verification struct {
+	Pages  int    // of memory that were compared
+	Blocks int    // of the disk, likewise: those that the server wrote
+	Bad    int    // of both, that differ
+	First  string // what is wrong with the first of them
 }

@@ -38,6 +38,7 @@ const (
 type Disk struct {
 	folder string
 	image  *os.File
+	device *direct // in place of an image; nil: there is one
 	size   int64
 	mapped []byte
 	dirty  Bitmap
@@ -152,6 +153,22 @@ func (d *Disk) openMap() error {
 	return nil
 }
 
+// openDevice opens a block device as a disk, from inside of a VM. Its bitmap is
+// nobody's: who copies the disk does so outside. failed is told when the device
+// loses what it took.
+func openDevice(path string, size int64, failed func(error)) (*Disk, error) {
+	if size <= 0 || size%PageSize != 0 || size > maxDisk {
+		return nil, fmt.Errorf("device %s: size %d: want a multiple of %d up to 16 TiB", path, size, PageSize)
+	}
+	device, err := openDirect(path, size)
+	if err != nil {
+		return nil, err
+	}
+	d := &Disk{folder: path, device: device, size: size, dirty: make(Bitmap, words(int(size/PageSize)))}
+	d.mirror = newDeviceMirror(device, failed)
+	return d, nil
+}
+
 // Folder is where the disk's files are.
 func (d *Disk) Folder() string { return d.folder }
 
@@ -172,7 +189,22 @@ func (d *Disk) Dirty(block int) bool { return d.dirty.Has(block) }
 func (d *Disk) File() *os.File { return d.image }
 
 // ReadAt reads from the image.
-func (d *Disk) ReadAt(b []byte, off int64) (int, error) { return d.image.ReadAt(b, off) }
+func (d *Disk) ReadAt(b []byte, off int64) (int, error) {
+	if d.device != nil {
+		return d.device.ReadAt(b, off)
+	}
+	return d.image.ReadAt(b, off)
+}
+
+func (d *Disk) writeAt(b []byte, off int64) error {
+	var err error
+	if d.device != nil {
+		_, err = d.device.WriteAt(b, off)
+	} else {
+		_, err = d.image.WriteAt(b, off)
+	}
+	return err
+}
 
 // Begin writes b at off to the image and reports it to the mirror, if there is
 // one. The write counts when its Done is closed: at once where there is none.
@@ -190,8 +222,10 @@ func (d *Disk) Begin(b []byte, off int64) (*Write, error) {
 		w.finish()
 		return w, nil
 	}
-	w.data = slices.Clone(b)
-	d.pending = append(d.pending, w)
+	if d.device == nil { // else it stays the disk for as long as the guest lives
+		w.data = slices.Clone(b)
+		d.pending = append(d.pending, w)
+	}
 	d.mirror.report(off, w.data, w.finish)
 	d.forget()
 	return w, nil
@@ -200,7 +234,7 @@ func (d *Disk) Begin(b []byte, off int64) (*Write, error) {
 // put writes to the image and marks the blocks, before and after.
 func (d *Disk) put(b []byte, off int64) error {
 	d.mark(off, len(b))
-	if _, err := d.image.WriteAt(b, off); err != nil {
+	if err := d.writeAt(b, off); err != nil {
 		return fmt.Errorf("write to disk %s: %w", d.folder, err)
 	}
 	d.mark(off, len(b))
@@ -291,6 +325,9 @@ func (d *Disk) HandOver(to *Disk) error {
 // Close closes the disk's files; a mirror ends.
 func (d *Disk) Close() error {
 	d.setMirror(nil)
+	if d.device != nil {
+		return d.device.close()
+	}
 	return errors.Join(unix.Munmap(d.mapped), d.image.Close())
 }
 

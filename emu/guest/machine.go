@@ -28,6 +28,9 @@ type machine struct {
 	clients  clients
 
 	steps, acked atomic.Uint64
+	late         atomic.Uint64          // steps that were due and left out
+	slack        time.Duration          // how late a step may be without being left out; 0: as late as it gets
+	turn         sync.Mutex             // held by a step, and by who compares the memory with what steps wrote
 	fault        atomic.Pointer[string] // the first
 	where        atomic.Pointer[string] // folder of memory and disk
 	standing     atomic.Bool
@@ -182,21 +185,42 @@ func (m *machine) run(ctx context.Context) {
 		ran := m.ran + event.Now().Sub(m.began) // nobody changes them inside the gate
 		m.gate.leave()
 		due := uint64(ran / tick)
+		m.leaveOut(due, tick)
 		// Steps are counted from the guest's first start, wherever that was.
-		for m.steps.Load() < due && ctx.Err() == nil {
+		for m.steps.Load()+m.late.Load() < due && ctx.Err() == nil {
 			if m.gate.enter(ctx) != nil {
 				return
 			}
-			if err := m.work.step(m.memory); err != nil {
-				m.fail(err)
-			}
-			m.steps.Add(1)
-			if m.memory.trace != nil {
-				m.memory.trace.tick()
-			}
+			m.step()
 			m.gate.leave()
 		}
 		timer.Reset(time.Duration(due+1)*tick - ran)
+	}
+}
+
+// step does one step, inside the gate.
+func (m *machine) step() {
+	m.turn.Lock()
+	defer m.turn.Unlock()
+	if err := m.work.step(m.memory); err != nil {
+		m.fail(err)
+	}
+	m.steps.Add(1)
+	if m.memory.trace != nil {
+		m.memory.trace.tick()
+	}
+}
+
+// leaveOut gives up steps that are due for longer than slack. A processor that is
+// too slow for the workload would otherwise never do anything else again, however
+// little its clients ask.
+func (m *machine) leaveOut(due uint64, tick time.Duration) {
+	if m.slack == 0 {
+		return
+	}
+	behind := due - m.steps.Load() - m.late.Load()
+	if most := uint64(m.slack / tick); behind > most {
+		m.late.Add(behind - most)
 	}
 }
 
@@ -427,7 +451,7 @@ func (m *machine) Resend(ctx context.Context) error { return m.clients.resend(ct
 // Status implements Control. It waits for nothing: a guest that stands at a missing
 // page answers too.
 func (m *machine) Status(context.Context) (Status, error) {
-	s := Status{Folder: *m.where.Load(), Running: !m.standing.Load(), Steps: m.steps.Load(), Acked: m.acked.Load()}
+	s := Status{Folder: *m.where.Load(), Running: !m.standing.Load(), Steps: m.steps.Load(), Late: m.late.Load(), Acked: m.acked.Load()}
 	s.Clients, s.Dropped = m.clients.count()
 	if f := m.fault.Load(); f != nil {
 		s.Fault = *f

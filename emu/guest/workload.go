@@ -18,6 +18,8 @@ type workload interface {
 	// step does the next tick's work. An error says what was wrong with the
 	// memory; the work is done all the same.
 	step(m *Memory) error
+	// check compares a page with what it must hold, between two steps.
+	check(m *Memory, page int) error
 	// save and load are for the state of the virtual CPUs.
 	save(s *cpuState)
 	load(s *cpuState) error

@@ -2,6 +2,7 @@ package stock
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"maps"
@@ -105,6 +106,16 @@ func (a *Initrd) Save(path string) error {
 		err = closeErr
 	}
 	return err
+}
+
+// Replace writes the archive to path at once, whoever else may be reading or
+// writing it.
+func (a *Initrd) Replace(path string) error {
+	var b bytes.Buffer
+	if err := a.Pack(&b); err != nil {
+		return err
+	}
+	return ReplaceFile(path, b.Bytes())
 }
 
 // cpioTrailer is the name of the entry that ends an archive.
