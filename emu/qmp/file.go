@@ -11,7 +11,12 @@ import (
 // GetFD gives QEMU a file under a name, by which commands can refer to it until
 // it is closed: migrate's "fd:name" takes it and closes it.
 func (c *Client) GetFD(ctx context.Context, name string, file *os.File) error {
-	return c.execute(ctx, "getfd", map[string]any{"fdname": name}, nil, file)
+	return c.SendFD(ctx, name, file).Wait(ctx, nil)
+}
+
+// SendFD is GetFD without the wait for its answer.
+func (c *Client) SendFD(ctx context.Context, name string, file *os.File) *Call {
+	return c.sendWith(ctx, "getfd", map[string]any{"fdname": name}, file)
 }
 
 // AddFD puts a file into a set of files that QEMU opens as /dev/fdset/<set>. fd is
@@ -20,6 +25,6 @@ func (c *Client) AddFD(ctx context.Context, set int, file *os.File) (fd int, err
 	var r struct {
 		FD int `json:"fd"`
 	}
-	err = c.execute(ctx, "add-fd", map[string]any{"fdset-id": set}, &r, file)
+	err = c.sendWith(ctx, "add-fd", map[string]any{"fdset-id": set}, file).Wait(ctx, &r)
 	return r.FD, err
 }

@@ -176,60 +176,82 @@ func (e *Error) Error() string { return fmt.Sprintf("%s: %s (%s)", e.Command, e.
 // QEMU's own no is an *Error. When ctx ends first, what becomes of the command is
 // not known.
 func (c *Client) Execute(ctx context.Context, command string, arguments, result any) error {
-	return c.execute(ctx, command, arguments, result, nil)
+	return c.Send(ctx, command, arguments).Wait(ctx, result)
 }
 
-// execute sends a command, with file beside it unless that is nil, and waits.
-func (c *Client) execute(ctx context.Context, command string, arguments, result any, file *os.File) error {
-	err := context.Cause(ctx)
-	var a answer
-	if err == nil {
-		a, err = c.exchange(ctx, command, arguments, file)
+// Call is a command that was sent.
+type Call struct {
+	client  *Client
+	command string
+	id      uint64
+	came    chan answer
+	err     error // it was not
+}
+
+// Send sends a command and does not wait for what comes of it, so that the next
+// one is there when QEMU has done it. Wait must be called.
+func (c *Client) Send(ctx context.Context, command string, arguments any) *Call {
+	return c.sendWith(ctx, command, arguments, nil)
+}
+
+// sendWith sends a command, with file beside it unless that is nil.
+func (c *Client) sendWith(ctx context.Context, command string, arguments any, file *os.File) *Call {
+	call := &Call{client: c, command: command, came: make(chan answer, 1)}
+	if call.err = context.Cause(ctx); call.err != nil {
+		return call
 	}
+	c.mu.Lock()
+	c.lastID++
+	call.id = c.lastID
+	c.waiting[call.id] = call.came
+	c.mu.Unlock()
+	line, err := encodeCommand(call.id, command, arguments)
+	if err == nil {
+		err = c.send(ctx, line, file)
+	}
+	call.err = err
+	return call
+}
+
+// Wait waits for the answer, as Execute does.
+func (call *Call) Wait(ctx context.Context, result any) error {
+	defer call.forget()
+	a, err := call.answer(ctx)
 	if err == nil && a.err != nil {
-		a.err.Command = command
-		return fmt.Errorf("QMP %s: %w", c.name, a.err)
+		a.err.Command = call.command
+		return fmt.Errorf("QMP %s: %w", call.client.name, a.err)
 	}
 	if err == nil && result != nil {
 		err = json.Unmarshal(a.result, result)
 	}
 	if err != nil {
-		return fmt.Errorf("QMP %s: %s: %w", c.name, command, err)
+		return fmt.Errorf("QMP %s: %s: %w", call.client.name, call.command, err)
 	}
 	return nil
 }
 
-func (c *Client) exchange(ctx context.Context, command string, arguments any, file *os.File) (answer, error) {
-	came := make(chan answer, 1)
-	c.mu.Lock()
-	c.lastID++
-	id := c.lastID
-	c.waiting[id] = came
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		delete(c.waiting, id)
-		c.mu.Unlock()
-	}()
-	line, err := encodeCommand(id, command, arguments)
-	if err != nil {
-		return answer{}, err
-	}
-	if err := c.send(ctx, line, file); err != nil {
-		return answer{}, err
+func (call *Call) forget() {
+	call.client.mu.Lock()
+	delete(call.client.waiting, call.id)
+	call.client.mu.Unlock()
+}
+
+func (call *Call) answer(ctx context.Context) (answer, error) {
+	if call.err != nil {
+		return answer{}, call.err
 	}
 	select {
-	case a := <-came:
+	case a := <-call.came:
 		return a, nil
 	case <-ctx.Done():
 		return answer{}, fmt.Errorf("wait for QEMU's answer: %w", context.Cause(ctx))
-	case <-c.done:
+	case <-call.client.done:
 	}
 	select {
-	case a := <-came: // its last words
+	case a := <-call.came: // its last words
 		return a, nil
 	default:
-		return answer{}, c.Err()
+		return answer{}, call.client.Err()
 	}
 }
 
