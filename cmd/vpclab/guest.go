@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vpclab/vpclab/emu/guest"
+	"github.com/vpclab/vpclab/emu/vmm"
 )
 
 // newGuest makes the verb that a hypervisor's agent runs in a VM's namespace. It
@@ -20,6 +21,9 @@ func newGuest() *cobra.Command {
 			c, err := guest.ParseConfig(args[0])
 			if err != nil {
 				return usageError{err}
+			}
+			if c.Spec.Kind == guest.KindQEMU {
+				return vmm.Run(cmd.Context(), c, os.Stdout)
 			}
 			return guest.Run(cmd.Context(), c, os.Stdout)
 		},

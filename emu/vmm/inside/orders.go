@@ -22,8 +22,8 @@ type Orders struct {
 	// Spec is the VM's. Its Work is the memory that the workload gets; its Trace
 	// is a path inside (see TraceFile).
 	Spec guest.Spec
-	// Address of eth0 and the length of its prefix; Gateway is the default
-	// route's, if there is to be one.
+	// Address of eth0 and the length of its prefix; zero: the VM has no network card.
+	// Gateway is the default route's, if there is to be one.
 	Address netip.Prefix
 	Gateway netip.Addr
 	MTU     int // of eth0; 0: as it comes
@@ -80,8 +80,11 @@ func parseOrders(text string) (Orders, error) {
 	if err := child.Decode(b, &o); err != nil {
 		return o, fmt.Errorf("orders: %w", err)
 	}
-	if !o.Address.IsValid() || !o.Address.Addr().Is4() {
-		return o, errors.New("orders without an IPv4 address")
+	if o.Address.IsValid() && !o.Address.Addr().Is4() {
+		return o, fmt.Errorf("orders with the address %v: want an IPv4 address", o.Address)
+	}
+	if !o.Address.IsValid() && o.Spec.Port != 0 {
+		return o, errors.New("orders without an address for a VM that has clients")
 	}
 	return o, nil
 }
