@@ -54,37 +54,6 @@ func (m Move) Check() error {
 	return nil
 }
 
-// unmarked is the source of a VM whose guest marks no page that it writes: it is
-// found out by comparing.
-type unmarked struct {
-	*source
-	copied *guest.Snapshot
-}
-
-var (
-	_ migrate.Source  = unmarked{}
-	_ migrate.Glancer = unmarked{}
-	_ migrate.Stayer  = unmarked{}
-)
-
-func (u unmarked) Memory() []byte            { return u.copied.Bytes() }
-func (u unmarked) Collect(into []uint64) int { return u.copied.Collect(into) }
-func (u unmarked) Glance(into []uint64) int  { return u.copied.Glance(into) }
-func (u unmarked) Dirty(page int) bool       { return u.copied.Dirty(page) }
-func (u unmarked) Stayed() []byte            { return u.memory.Bytes() }
-
-// engine is the source as the engine sees it.
-func (s *source) engine() (vm migrate.Source, done func() error, err error) {
-	if s.Spec.Kind != guest.KindQEMU {
-		return s, func() error { return nil }, nil
-	}
-	copied, err := guest.NewSnapshot(s.memory.Bytes())
-	if err != nil {
-		return nil, nil, err
-	}
-	return unmarked{s, copied}, copied.Close, nil
-}
-
 // adopting are the options of a guest that goes on at this host.
 func (a *agent) adopting() guest.AdoptOptions { return guest.AdoptOptions{NetNS: a.netns} }
 

@@ -199,7 +199,7 @@ func (m *moving) send(ctx context.Context, to netip.AddrPort) (*migrate.Report, 
 			return nil, fmt.Errorf("disk: %w", err)
 		}
 	}
-	vm, done, err := s.engine()
+	vm, done, err := s.engine(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -336,6 +336,9 @@ func (a *agent) receive(ctx context.Context, move Move) (netip.AddrPort, error) 
 	at := t.listener.Addr().(*net.TCPAddr).AddrPort()
 	go func() {
 		rep, err := t.receive(m.ctx)
+		if err != nil {
+			t.forsake(m.ctx, err)
+		}
 		err = errors.Join(err, t.close())
 		if err != nil {
 			err = fmt.Errorf("receive VM %s: %w", move.VM, err)

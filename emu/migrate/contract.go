@@ -100,6 +100,13 @@ type Stayer interface {
 	Stayed() []byte
 }
 
+// Stater is a Source whose Pause returns no state: what the VM's devices hold is
+// still being written down when it stands, while the last pages are sent. State
+// waits for it.
+type Stater interface {
+	State(ctx context.Context) ([]byte, error)
+}
+
 // Target is a place for the VM at the host that it comes to.
 type Target interface {
 	// Memory is where pages are placed.

@@ -239,6 +239,12 @@ func (s *source) offer(ctx context.Context, toSend bitmap) error {
 		c.marks.over(c.memory) // not fingerprints but the proof itself
 		s.rep.Verify.InPause += event.Now().Sub(began)
 	}
+	if vm, ok := s.vm.(Stater); ok {
+		var err error
+		if s.state, err = vm.State(ctx); err != nil {
+			return fmt.Errorf("pause: %w", err)
+		}
+	}
 	s.offered = true
 	if err := s.tell(ctx, msgFinal, finalMessage(c.marks.root(), s.state)); err != nil {
 		return err
