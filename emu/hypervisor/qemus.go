@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,4 +42,19 @@ func (v *vm) gone(ctx context.Context) error {
 		}
 		return nil
 	}
+}
+
+// consoleWords bound what is told of a console.
+const consoleWords = 800
+
+// consoleTail is the end of what the VM has written on its console at this host.
+func (v *vm) consoleTail() string {
+	b, err := os.ReadFile(filepath.Join(v.folder(), "console.log"))
+	if err != nil {
+		return ""
+	}
+	if len(b) > consoleWords {
+		b = b[len(b)-consoleWords:]
+	}
+	return strings.TrimSpace(strings.ToValidUTF8(string(b), "?"))
 }

@@ -166,6 +166,9 @@ func (v *vm) launch(ctx context.Context, c guest.Config) error {
 		if text := last.String(); text != "" {
 			err = fmt.Errorf("%w: %s", err, text)
 		}
+		if text := v.consoleTail(); text != "" {
+			err = fmt.Errorf("%w; its console ends with: %s", err, text)
+		}
 		return err
 	}
 	v.agent.tell(v.name, "vm.started", map[string]string{"pid": strconv.Itoa(cmd.Process.Pid)})

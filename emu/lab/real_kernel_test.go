@@ -19,7 +19,7 @@ import (
 // realLab is movingLab with a kernel in its VM.
 var realLab = strings.NewReplacer(
 	"name: moving", "name: real",
-	"memory: 8MiB, disk: 8MiB, workload: tpcw", "guest: qemu, memory: 112MiB, disk: 8MiB, workload: tpcw",
+	"memory: 8MiB, disk: 8MiB, workload: tpcw", "guest: qemu, memory: 120MiB, disk: 8MiB, workload: tpcw",
 ).Replace(movingLab)
 
 func needGuestQEMU(t *testing.T) {
