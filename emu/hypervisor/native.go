@@ -19,13 +19,13 @@ import (
 // A migration by QEMU itself. The agents have one session with each other, in
 // which they agree on who runs the VM:
 //
-//	target   starts a QEMU that waits     ready{where}   ─▶
+//	target   starts a QEMU that waits     ready{where, disk} ─▶
 //	source   has its QEMU send, to there
-//	         its VM stands for good    ◀─ final{hash}
+//	         its VM stands for good    ◀─ final{hash, disk}
 //	target   has loaded it: Commit, goes on
-//	                                      running{at}    ─▶
+//	                                      running{at}        ─▶
 //	source   in Late modes, sends the rest
-//	target   nothing is missing           whole{at}      ─▶
+//	target   nothing is missing           whole{at}          ─▶
 //	either   it will not be               failed{why}
 //
 // Until final a QEMU that fails lets its VM go on at the source by itself; so the
@@ -48,6 +48,7 @@ const (
 // nativeMessage is what they say; each uses what it needs.
 type nativeMessage struct {
 	Where string        `json:"where,omitempty"`
+	Disk  string        `json:"disk,omitempty"` // where it is served, or its hash
 	Hash  string        `json:"hash,omitempty"`
 	At    event.Mono    `json:"at,omitempty"`
 	Stood time.Duration `json:"stood,omitempty"` // at missing pages

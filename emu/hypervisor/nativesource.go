@@ -19,7 +19,7 @@ import (
 // nativeSourceSteps are those of migrate.Steps that its source comes to, beside
 // those of QEMU's own part.
 var nativeSourceSteps = []string{
-	migrate.StepSourceReady, migrate.StepSourceRunning, migrate.StepSourceOver, migrate.StepSourceAbort, migrate.StepSourceResume,
+	migrate.StepSourceReady, migrate.StepDiskSettle, migrate.StepSourceRunning, migrate.StepSourceOver, migrate.StepSourceAbort, migrate.StepSourceResume,
 }
 
 // nativeSource is the VM at the host that it leaves.
@@ -32,6 +32,10 @@ type nativeSource struct {
 	telling sync.WaitGroup
 	final   bool          // the target was told, or may have been
 	stood   time.Duration // at missing pages
+
+	mirror   *vmm.DiskMirror // nil: the disk does not move
+	mirrored *sockets
+	diskHash string
 }
 
 // sendNative is moving.send where QEMU moves the memory.
@@ -47,6 +51,7 @@ func (m *moving) sendNative(ctx context.Context, to netip.AddrPort) (*migrate.Re
 		err = s.back(ctx, err)
 	}
 	s.account(rep)
+	s.endMirror()
 	err = shut(s.stream, err)
 	s.stream.tell(rep)
 	return rep, err
@@ -94,6 +99,9 @@ func (s *nativeSource) run(ctx context.Context, rep *migrate.Report) error {
 	if err := s.step(migrate.StepSourceReady); err != nil {
 		return err
 	}
+	if err := s.mirrorDisk(ctx, ready.Disk); err != nil {
+		return err
+	}
 	opt := s.outgoing()
 	uri, err := s.stream.outgoing(ctx, ready.Where, s.monitor, &opt)
 	if err != nil {
@@ -113,7 +121,7 @@ func (s *nativeSource) run(ctx context.Context, rep *migrate.Report) error {
 
 // outgoing are the options of QEMU's part.
 func (s *nativeSource) outgoing() vmm.OutgoingOptions {
-	o := vmm.OutgoingOptions{Mode: s.mode(), Parameters: s.QEMU, Limit: s.Within, Step: s.step}
+	o := vmm.OutgoingOptions{Mode: s.mode(), Parameters: s.QEMU, Limit: s.Within, Step: s.step, Switch: s.diskSwitch()}
 	if s.Move.Hold {
 		o.Hold = s.held()
 	}
@@ -145,10 +153,14 @@ func (s *nativeSource) handOver(ctx context.Context, rep *migrate.Report) error 
 	if s.provesAtPause() {
 		began := event.Now()
 		hash = hashOf(s.memory)
+		var err error
+		if s.diskHash, err = s.hashOfDisk(); err != nil {
+			return err
+		}
 		rep.Verify.InPause, rep.Verify.Pages = event.Now().Sub(began), s.memory.Pages()
 	}
 	s.final = true
-	if err := say(ctx, s.session, nativeFinal, nativeMessage{Hash: hash}); err != nil {
+	if err := say(ctx, s.session, nativeFinal, nativeMessage{Hash: hash, Disk: s.diskHash}); err != nil {
 		return err
 	}
 	var running nativeMessage
@@ -157,7 +169,7 @@ func (s *nativeSource) handOver(ctx context.Context, rep *migrate.Report) error 
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	rep.Hash, rep.ResumedAt, rep.Done = hash, running.At, running.At
+	rep.Hash, rep.DiskHash, rep.ResumedAt, rep.Done = hash, s.diskHash, running.At, running.At
 	rep.Verify.InPause += running.Stood
 	if err := s.step(migrate.StepSourceRunning); err != nil {
 		return err
@@ -178,6 +190,7 @@ func (s *nativeSource) finish(ctx context.Context, rep *migrate.Report) error {
 		rep.Done, s.stood = whole.At, whole.Stood
 	}
 	s.account(rep)
+	s.endMirror()
 	// Its memory is the target's, and nobody lets it go on any more.
 	_ = s.monitor.Execute(ctx, "quit", nil, nil) // it may have gone already
 	return s.step(migrate.StepSourceOver)
@@ -224,5 +237,6 @@ func (s *nativeSource) Resume(ctx context.Context) error {
 	if err := s.step(migrate.StepSourceResume); err != nil {
 		return err
 	}
+	s.endMirror()
 	return s.source.Resume(ctx)
 }

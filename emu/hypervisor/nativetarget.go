@@ -29,6 +29,7 @@ type nativeTarget struct {
 	monitor *qmp.Client
 	stream  stream
 	in      *vmm.Incoming
+	served  bool // its disk is, to the source
 	mine    bool // the VM is this host's
 	rep     migrate.Report
 }
@@ -86,10 +87,14 @@ func (n *nativeTarget) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	disk, err := n.serveDisk(answers)
+	if err != nil {
+		return err
+	}
 	if err := n.step(migrate.StepTargetReady); err != nil {
 		return err
 	}
-	return say(ctx, n.session, nativeReady, nativeMessage{Where: where})
+	return say(ctx, n.session, nativeReady, nativeMessage{Where: where, Disk: disk})
 }
 
 // run takes the VM when it has come and stands at the source for good.
@@ -107,7 +112,10 @@ func (n *nativeTarget) run(ctx context.Context) error {
 	if err := n.step(migrate.StepTargetFinal); err != nil {
 		return err
 	}
-	proving, err := n.prove(final.Hash)
+	if err := n.unserveDisk(ctx); err != nil {
+		return err
+	}
+	proving, err := n.prove(final)
 	if err != nil {
 		return err
 	}
@@ -132,18 +140,22 @@ func (n *nativeTarget) run(ctx context.Context) error {
 	return n.finish(ctx)
 }
 
-// prove compares the memory with the source's, where both stand for it, and tells
-// how long that took.
-func (n *nativeTarget) prove(hash string) (time.Duration, error) {
-	if hash == "" {
+// prove compares memory and disk with the source's, where both stand for it, and
+// tells how long that took.
+func (n *nativeTarget) prove(final nativeMessage) (time.Duration, error) {
+	if final.Hash == "" {
 		return 0, nil
 	}
 	began := event.Now()
-	if ours := hashOf(n.memory); ours != hash {
-		return 0, fmt.Errorf("the memory that came is not the source's: its hash is %.16s…, and the source's %.16s…", ours, hash)
+	if ours := hashOf(n.memory); ours != final.Hash {
+		return 0, fmt.Errorf("the memory that came is not the source's: its hash is %.16s…, and the source's %.16s…", ours, final.Hash)
 	}
-	n.rep.Hash = hash
-	return event.Now().Sub(began), nil
+	ours, err := n.hashOfDisk()
+	if err == nil && ours != final.Disk {
+		err = fmt.Errorf("the disk that came is not the source's: its hash is %.16s…, and the source's %.16s…", ours, final.Disk)
+	}
+	n.rep.Hash, n.rep.DiskHash = final.Hash, final.Disk
+	return event.Now().Sub(began), err
 }
 
 // Start implements migrate.Target: the VM is this host's, and goes on in the QEMU

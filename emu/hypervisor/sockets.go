@@ -59,14 +59,19 @@ func listenDestroyed(where string) (*sockets, error) {
 	return &sockets{to: to, fd: fd, buffer: make([]byte, 64<<10), seen: map[uint64]unix.TCPInfo{}, told: map[uint64]bool{}}, nil
 }
 
-// close adds them to the migration's bytes.
-func (s *sockets) close() {
+// close adds them to the migration's bytes, and gives what was handed to TCP of
+// that.
+func (s *sockets) close() (sent, received int64) {
 	out, back := s.count()
 	unix.Close(s.fd)
+	for _, i := range s.seen {
+		sent, received = sent+int64(i.Bytes_sent-i.Bytes_retrans), received+int64(i.Bytes_received)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wireOut += out
 	s.wireBack += back
+	return sent, received
 }
 
 // look notes which are open now: the kernel tells some time after it that one has
