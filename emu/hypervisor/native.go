@@ -31,7 +31,10 @@ import (
 // Until final a QEMU that fails lets its VM go on at the source by itself; so the
 // target commits after it only. A VM that runs at the target while pages are
 // missing (post-copy) is lost when either host is: what QEMU has sent is nowhere
-// else, and package migrate's way of carrying on is not QEMU's.
+// else. Between the source's last step and the target's Commit it cannot go on at
+// the source either, because QEMU does not take post-copy back: if it fails there the
+// VM is started anew from its disk. While both QEMUs are there, agents that died and
+// connections that were lost are carried on from (nativerest.go).
 
 // channelNative is the agents' session.
 const channelNative = 3
@@ -67,21 +70,27 @@ func say(ctx context.Context, s wire.Session, t wire.Type, m nativeMessage) erro
 }
 
 // hear waits for the next message, which has to be of a kind.
-func hear(ctx context.Context, s wire.Session, want wire.Type) (m nativeMessage, err error) {
+func hear(ctx context.Context, s wire.Session, want wire.Type) (nativeMessage, error) {
+	got, m, err := hearAny(ctx, s)
+	if err == nil && got != want {
+		err = fmt.Errorf("the other host says %d where %d was due", got, want)
+	}
+	return m, err
+}
+
+// hearAny waits for the next message.
+func hearAny(ctx context.Context, s wire.Session) (t wire.Type, m nativeMessage, err error) {
 	got, err := s.Receive(ctx)
+	if err == nil {
+		err = json.Unmarshal(got.Payload, &m)
+	}
 	if err != nil {
-		return m, fmt.Errorf("hear from the other host: %w", err)
+		return 0, m, fmt.Errorf("hear from the other host: %w", err)
 	}
-	if err := json.Unmarshal(got.Payload, &m); err != nil {
-		return m, fmt.Errorf("hear from the other host: %w", err)
+	if got.Type == nativeFailed {
+		return 0, m, fmt.Errorf("the other host: %s", m.Why)
 	}
-	switch got.Type {
-	case want:
-		return m, nil
-	case nativeFailed:
-		return m, fmt.Errorf("the other host: %s", m.Why)
-	}
-	return m, fmt.Errorf("the other host says %d where %d was due", got.Type, want)
+	return got.Type, m, nil
 }
 
 // steer connects to the monitor of a VM's QEMU at this host.

@@ -46,6 +46,10 @@ func (m *moving) sendNative(ctx context.Context, to netip.AddrPort) (*migrate.Re
 		return nil, err
 	}
 	rep := &migrate.Report{Algorithm: m.Memory.Algorithm, Began: event.Now()}
+	if m.Rest {
+		err := s.restNative(ctx, rep)
+		return rep, errors.Join(err, s.stream.close())
+	}
 	err := s.run(ctx, rep)
 	if err != nil && !errors.Is(err, migrate.ErrKilled) {
 		err = s.back(ctx, err)
@@ -61,6 +65,11 @@ func (m *moving) sendNative(ctx context.Context, to netip.AddrPort) (*migrate.Re
 func (s *nativeSource) open(ctx context.Context, to netip.AddrPort) (err error) {
 	answers, cancel := guestAnswers(ctx)
 	defer cancel()
+	if s.Rest {
+		s.openRest(answers)
+		s.session, err = s.dial(ctx, to, channelNative)
+		return err
+	}
 	if s.remote, err = guest.Connect(answers, s.vm.socket(), s.vm.folder()); err != nil {
 		return err
 	}

@@ -38,8 +38,10 @@ type nativeTarget struct {
 func (t *target) receiveNative(ctx context.Context) (*migrate.Report, error) {
 	n := &nativeTarget{target: t, stream: t.stream(), rep: migrate.Report{Algorithm: t.Move.Memory.Algorithm, Began: event.Now()}}
 	defer n.close()
-	err := n.open(ctx)
-	if err == nil {
+	var err error
+	if t.Rest {
+		err = n.restNative(ctx)
+	} else if err = n.open(ctx); err == nil {
 		err = n.run(ctx)
 	}
 	if err != nil && !errors.Is(err, migrate.ErrKilled) {

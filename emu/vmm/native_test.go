@@ -3,7 +3,11 @@ package vmm
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -254,4 +258,74 @@ func TestParametersThatQEMUWouldRefuse(t *testing.T) {
 	}
 	require.False(t, slices.ContainsFunc(Modes, func(mode string) bool { return !Native(mode) }))
 	require.False(t, Native(migrate.Own))
+}
+
+// relay is a line between two QEMUs that can be cut.
+func relay(t *testing.T, to netip.AddrPort) (at net.Addr, cut func()) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	var mu sync.Mutex
+	var all []net.Conn
+	go func() {
+		for {
+			a, err := l.Accept()
+			if err != nil {
+				return
+			}
+			b, err := net.Dial("tcp4", to.String())
+			if err != nil {
+				a.Close()
+				return
+			}
+			mu.Lock()
+			all = append(all, a, b)
+			mu.Unlock()
+			go io.Copy(a, b)
+			go io.Copy(b, a)
+		}
+	}()
+	cut = func() {
+		l.Close()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range all {
+			c.Close()
+		}
+	}
+	t.Cleanup(cut)
+	return l.Addr(), cut
+}
+
+// TestALineThatIsLostIsMadeAgain while a VM runs that lacks pages.
+func TestALineThatIsLostIsMadeAgain(t *testing.T) {
+	ctx := soon(t)
+	from, to := pair(t, runs)
+	for _, m := range []*machine{from, to} {
+		require.NoError(t, Configure(ctx, m.Client, PostCopy, slowly, false))
+	}
+	require.NoError(t, from.Execute(ctx, "migrate-set-parameters", map[string]any{"max-postcopy-bandwidth": 2 << 20}, nil))
+	in, err := Listen(ctx, to.Client, PostCopy, "tcp:127.0.0.1:0")
+	require.NoError(t, err)
+	defer in.Close()
+	at, err := in.At(ctx)
+	require.NoError(t, err)
+	line, cut := relay(t, at)
+	out, err := Begin(ctx, from.Client, "tcp:"+line.String(), OutgoingOptions{Mode: PostCopy, Parameters: slowly})
+	require.NoError(t, err)
+	defer out.Close()
+	require.NoError(t, out.Run(ctx))
+	require.NoError(t, in.Loaded(ctx))
+	require.NoError(t, to.Execute(ctx, "cont", nil, nil))
+	cut()
+	again := Watch(to.Client, PostCopy)
+	defer again.Close()
+	require.ErrorIs(t, again.Whole(ctx), ErrLineLost)
+	require.NoError(t, again.Recover(ctx, "tcp:127.0.0.1:0"))
+	at, err = again.At(ctx)
+	require.NoError(t, err)
+	require.NoError(t, from.Execute(ctx, "migrate-set-parameters", map[string]any{"max-postcopy-bandwidth": 0}, nil))
+	require.NoError(t, Continue(ctx, from.Client, fmt.Sprintf("tcp:%s", at)))
+	require.NoError(t, again.Continued(ctx))
+	require.NoError(t, again.Whole(ctx))
+	to.requireGoesOn(t)
 }

@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -101,11 +102,65 @@ func (in *Incoming) await(ctx context.Context, want string) error {
 		switch i.Status {
 		case want, statusCompleted:
 			return nil
-		case statusFailed, statusCancelled, statusPaused:
+		case statusPaused:
+			return fmt.Errorf("%w: %w", ErrLineLost, i.failure(what))
+		case statusFailed, statusCancelled:
 			return i.failure(what)
 		}
 		if _, err := in.events.Next(ctx); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+}
+
+// ErrLineLost is why a VM that runs here lacks pages that do not come: QEMU's
+// connection is gone. Recover and Continue make another.
+var ErrLineLost = errors.New("the connection between the two QEMUs is lost")
+
+// Watch is the Incoming of a VM that runs here, which an earlier process had come
+// in a Late mode.
+func Watch(m *qmp.Client, mode string) *Incoming {
+	return &Incoming{monitor: m, events: m.Subscribe("MIGRATION"), mode: mode}
+}
+
+// Recover has it wait at uri for the other QEMU to Continue, after ErrLineLost.
+func (in *Incoming) Recover(ctx context.Context, uri string) error {
+	return in.monitor.Execute(ctx, "migrate-recover", map[string]any{"uri": uri}, nil)
+}
+
+// Continued waits until pages come again, or it is lost again.
+func (in *Incoming) Continued(ctx context.Context) error {
+	for {
+		i, err := query(ctx, in.monitor)
+		if err != nil {
+			return err
+		}
+		if i.Status == statusLate || i.Status == statusCompleted {
+			return nil
+		}
+		if _, err := in.events.Next(ctx); err != nil {
+			return fmt.Errorf("wait for the other QEMU's new connection: %w", err)
+		}
+	}
+}
+
+// Continue has the QEMU that a VM has left in a Late mode send what is missing to
+// one that waits by Recover. It may not have found out yet that the line is lost.
+func Continue(ctx context.Context, m *qmp.Client, uri string) error {
+	for {
+		i, err := query(ctx, m)
+		switch {
+		case err != nil:
+			return err
+		case i.Status == statusPaused:
+			return m.Execute(ctx, "migrate", map[string]any{"uri": uri, "resume": true}, nil)
+		case i.Status == statusLate:
+			_ = m.Execute(ctx, "migrate-pause", nil, nil) // it cannot while it is finding out
+		default:
+			return i.failure("send the pages that are missing")
+		}
+		if err := rest(ctx, askAgain); err != nil {
+			return fmt.Errorf("wait until QEMU has given its connection up: %w", err)
 		}
 	}
 }
