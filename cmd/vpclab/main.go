@@ -45,7 +45,7 @@ var groups = []struct {
 	{"Experiments:", []func() *cobra.Command{newRun, newRerun, newReproduce, newPlot, newReport, newTable, newPredict, newResults, newCompare, newBaseline, newAB}},
 	{"Labs:", []func() *cobra.Command{newDeploy, newDestroy, newInspect, newExec, newShell, newConsole, newCapture, newEvents, newAudit}},
 	{"Changing a running lab:", []func() *cobra.Command{newVPC, newVM, newMigrate, newSwitchOver, newReservation, newLink, newFault}},
-	{"Real VMs, without a lab:", []func() *cobra.Command{newWanopt}},
+	{"Real VMs, without a lab:", []func() *cobra.Command{newWanopt, newGuestQEMU}},
 	{"Scenarios:", []func() *cobra.Command{newValidate, newRender, newGraph, newSchema}},
 	{"This machine:", []func() *cobra.Command{newDoctor, newCalibrate, newGC, newVersion}},
 	{"", []func() *cobra.Command{newKernel, newBoxed, newKeeper, newSpeaker, newFRR, newHypervisor, newWitness, newRepair, newGuest, newLoad}}, // hidden

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 
+	"github.com/vpclab/vpclab/emu/lab"
 	"github.com/vpclab/vpclab/emu/stock"
 	"github.com/vpclab/vpclab/topo"
 )
@@ -31,7 +33,30 @@ func needGuestQEMU(ctx context.Context, plan *topo.Plan, experiments ...topo.Exp
 	if err != nil {
 		return fmt.Errorf("%s: a QEMU guest cannot run here: %w", who, err)
 	}
+	if alg := movesByQEMU(experiments); alg != "" {
+		v, err := verdictOnQEMU(ctx, os.Stderr, false)
+		if err == nil {
+			err = v.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("algorithm %s: %w", alg, err)
+		}
+	}
 	return nil
+}
+
+// movesByQEMU is an algorithm of experiments by which QEMU itself moves VMs; "":
+// none does.
+func movesByQEMU(experiments []topo.Experiment) string {
+	for _, e := range experiments {
+		all, _ := e.Vary.Get("algorithm")
+		for _, a := range all {
+			if lab.ByQEMU(string(a)) {
+				return string(a)
+			}
+		}
+	}
+	return ""
 }
 
 // realGuest names a QEMU guest of a plan, or an experiment that makes guests such;

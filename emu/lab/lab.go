@@ -53,7 +53,8 @@ type Lab struct {
 	pairs     *pairs
 	witnesses *witnesses
 	faults    *faults
-	holds     *holds     // what faults keep from running
+	holds     *holds // what faults keep from running
+	qemu      qemuTrust
 	plugging  sync.Mutex // held by whoever moves a VM's port, or builds
 
 	turn     chan struct{} // holds one token: whoever has it may change the lab

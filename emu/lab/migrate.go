@@ -148,6 +148,9 @@ type migration struct {
 // about a VM that runs at its new host; else it runs where it was. ctx gives the
 // migration up as long as it is not committed.
 func (l *Lab) Migrate(ctx context.Context, req MigrateRequest) (*Migration, error) {
+	if err := l.trusted(ctx, req); err != nil {
+		return nil, fmt.Errorf("migrate %s: %w", req.VM, err)
+	}
 	requested := event.Now()
 	m, err := l.beginMigration(ctx, req)
 	if err != nil {

@@ -105,6 +105,9 @@ func (t *try) start(ctx context.Context, name string, more ...string) (_ *machin
 	return m, nil
 }
 
+// errLate is a wait that was given up. It may be this machine that was too slow.
+var errLate = errors.New("too late")
+
 // errEnded is the end of a QEMU that should have gone on.
 var errEnded = errors.New("QEMU has ended")
 
@@ -129,7 +132,7 @@ const endsWithin = time.Second
 
 // within bounds a wait that is of no use either when QEMU has ended.
 func (m *machine) within(ctx context.Context, d time.Duration, what string) (context.Context, context.CancelFunc) {
-	ctx, over := context.WithTimeoutCause(ctx, d, fmt.Errorf("waited %v for %s", d, what))
+	ctx, over := context.WithTimeoutCause(ctx, d, fmt.Errorf("waited %v for %s (%w)", d, what, errLate))
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
 		select {

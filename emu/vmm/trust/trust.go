@@ -14,6 +14,9 @@ import (
 	"github.com/vpclab/vpclab/emu/stock"
 )
 
+// Accel is what VMs of a lab are carried out by: see package vmm.
+const Accel = "tcg"
+
 // Verdict is what is known of a QEMU.
 type Verdict struct {
 	QEMU    string // the program
@@ -25,7 +28,8 @@ type Verdict struct {
 	Moves   int    // that went well
 	Pages   int    // of the guest's that were compared after each
 	Took    time.Duration
-	Asked   bool `json:"-"` // by a trial just now; else it was known
+
+	late bool // nothing wrong was seen but that an answer did not come
 }
 
 // Err is nil for a QEMU that may be trusted. It names the program, what was seen
@@ -45,24 +49,39 @@ func (v *Verdict) Err() error {
 // beginning, where it is not nil, is called before that. The error is about a
 // trial that could not be made.
 func Ask(ctx context.Context, q *stock.QEMU, image *stock.Image, accel string, beginning func()) (*Verdict, error) {
-	path, err := keptAt(q, image, accel)
-	if err != nil {
-		return nil, fmt.Errorf("find out whether QEMU may be trusted: %w", err)
-	}
-	if v := read(path); v != nil {
+	if v := Known(q, image, accel); v != nil {
 		return v, nil
 	}
+	return AskAgain(ctx, q, image, accel, beginning)
+}
+
+// AskAgain is Ask, whatever is known.
+func AskAgain(ctx context.Context, q *stock.QEMU, image *stock.Image, accel string, beginning func()) (*Verdict, error) {
 	if beginning != nil {
 		beginning()
 	}
 	v, err := Try(ctx, q, image, accel)
+	if err == nil && v.late { // a guest that hangs does so again, and a machine that was busy may not be any more
+		v, err = Try(ctx, q, image, accel)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("find out whether QEMU may be trusted: %w", err)
 	}
-	if b, err := json.MarshalIndent(v, "", "\t"); err == nil {
-		_ = stock.ReplaceFile(path, append(b, '\n')) // inside a lab's kernel it cannot be kept, and is found out again
-	}
+	// Inside a lab's kernel nothing can be kept; it is found out again the next time.
+	_ = v.keep(q, image)
 	return v, nil
+}
+
+func (v *Verdict) keep(q *stock.QEMU, image *stock.Image) error {
+	path, err := keptAt(q, image, v.Accel)
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(v, "", "\t")
+	if err != nil {
+		return err
+	}
+	return stock.ReplaceFile(path, append(b, '\n'))
 }
 
 // Known is the verdict if it is known, and nil otherwise.

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -20,7 +21,7 @@ const trial = 1
 const (
 	memory = 128 << 20
 	work   = 32 << 20
-	moves  = 4
+	moves  = 3
 	// What QEMU 7.2 does wrong happens where it looks what was written while the
 	// guest writes, once in some hundred times. So a migration is to look often: it
 	// may take little bandwidth, and must not end by itself until it has gone over
@@ -28,7 +29,7 @@ const (
 	bandwidth = 50 << 20
 	impatient = time.Millisecond
 	passes    = 25
-	enough    = 3 * time.Second
+	enough    = 2500 * time.Millisecond
 	patient   = 10 * time.Second // it ends now, at any price
 	// movesWithin and verifiesWithin are for one of them, on a busy machine.
 	movesWithin    = 20 * time.Second
@@ -79,7 +80,7 @@ func Try(ctx context.Context, q *stock.QEMU, image *stock.Image, accel string) (
 		return nil, err
 	}
 	defer func() { m.kill() }()
-	v := &Verdict{QEMU: q.Path, Version: q.Version, Kernel: image.Release, Accel: accel, Asked: true}
+	v := &Verdict{QEMU: q.Path, Version: q.Version, Kernel: image.Release, Accel: accel}
 	for v.Moves < moves {
 		next, err := t.start(ctx, fmt.Sprint("move-", v.Moves), "-incoming", "unix:"+filepath.Join(folder, "stream"))
 		if err != nil {
@@ -101,6 +102,7 @@ func Try(ctx context.Context, q *stock.QEMU, image *stock.Image, accel string) (
 				v.Why = fmt.Sprintf("the guest that a trial moved %d times, writing, is of no use any more: %v%s", v.Moves+1, err, m.lastWords())
 			}
 			v.Took = time.Since(began)
+			v.late = errors.Is(err, errLate)
 			return v, nil
 		}
 		v.Moves++
