@@ -25,6 +25,7 @@ import (
 	"github.com/vpclab/vpclab/emu/lease"
 	"github.com/vpclab/vpclab/emu/mpls"
 	"github.com/vpclab/vpclab/emu/repair"
+	"github.com/vpclab/vpclab/emu/vmm"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -76,6 +77,9 @@ func guestBody() error {
 	c, err := guest.ParseConfig(os.Args[2])
 	if err != nil {
 		return err
+	}
+	if c.Spec.Kind == guest.KindQEMU {
+		return vmm.Run(context.Background(), c, os.Stdout)
 	}
 	return guest.Run(context.Background(), c, os.Stdout)
 }
