@@ -33,7 +33,7 @@ var allowed = map[string][]string{
 	"emu/plug":       {"emu/event", "emu/fabric"},
 	"emu/tcp":        {"emu/event"},
 	"emu/replicate":  {"emu/event", "emu/migrate", "emu/warm"},
-	"emu/stock":      {},
+	"emu/stock":      {"emu/clock"},
 	"emu/kernel":     {"topo", "emu/event", "emu/stock"},
 	"emu/traffic":    {"topo", "emu/event", "emu/fabric"},
 	"emu/ask":        {},

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/clock"
 )
 
 // A machine whose instructions are translated reads the host's time stamp
@@ -33,12 +35,22 @@ const tscLeast = 100 * time.Millisecond
 // StartTSC begins a measurement; nil where the host itself does not trust its
 // counter.
 func StartTSC() *TSCMeter {
-	const sources = "/sys/devices/system/clocksource/clocksource0/available_clocksource"
-	known, err := os.ReadFile(sources)
-	if err != nil || !slices.Contains(strings.Fields(string(known)), "tsc") || timeStamp() == 0 {
+	if !steadyTSC() || timeStamp() == 0 {
 		return nil
 	}
 	return &TSCMeter{readTSC()}
+}
+
+// steadyTSC tells whether this kernel takes the counter for a clock. User Mode Linux
+// has no clock of its own and says nothing about it: there the processor's word has
+// to do.
+func steadyTSC() bool {
+	const sources = "/sys/devices/system/clocksource/clocksource0/available_clocksource"
+	if _, err := os.Stat("/proc/exitcode"); err == nil { // no other kernel has it
+		return clock.Invariant()
+	}
+	known, err := os.ReadFile(sources)
+	return err == nil && slices.Contains(strings.Fields(string(known)), "tsc")
 }
 
 // readTSC reads the counter and the clock together, several times, and gives the
