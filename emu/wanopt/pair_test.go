@@ -59,6 +59,12 @@ func listenUnix(tb testing.TB) *net.UnixListener {
 
 func newPair(tb testing.TB, n Near) *pair {
 	tb.Helper()
+	return newPairOver(tb, n, 0)
+}
+
+// newPairOver has a link of so many bytes a second between the ends; 0: loopback.
+func newPairOver(tb testing.TB, n Near, rate float64) *pair {
+	tb.Helper()
 	l, err := wire.ListenTCP(tb.Context(), netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		tb.Fatal(err)
@@ -72,7 +78,7 @@ func newPair(tb testing.TB, n Near) *pair {
 	n.Warn = p.warned.warn
 	n.Open = func(ctx context.Context, channel uint8) (wire.Session, error) {
 		c := cfg
-		c.Channel, c.Dial = channel, wire.DialTCP(at)
+		c.Channel, c.Dial = channel, pacedDial(wire.DialTCP(at), rate)
 		return wire.Open(ctx, c)
 	}
 	f := Far{Accept: listener.Accept, Warn: p.warned.warn, Dial: func(ctx context.Context) (net.Conn, error) {

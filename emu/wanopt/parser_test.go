@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -62,16 +63,21 @@ type copier struct {
 	scratch []byte
 }
 
+// packers are shared by all copiers: they are dear to make.
+var packers = sync.OnceValues(func() (*zstd.Encoder, *zstd.Decoder) {
+	pack, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	z, err := zstd.NewReader(nil, zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		panic(err)
+	}
+	return pack, z
+})
+
 func newCopier(tb testing.TB, most int) *copier {
-	z, err := zstd.NewReader(nil, zstd.WithDecodeAllCapLimit(true))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	pack, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(z.Close)
+	pack, z := packers()
 	return &copier{tb: tb, most: most, reader: reader{zstd: z}, pack: pack}
 }
 
