@@ -72,9 +72,8 @@ func initrdPath() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("vpclab-test-wanopt-%d", os.Getpid()))
 }
 
-// startVM starts one with a load, or, with no load, one that waits for a guest at
-// the Unix socket in.
-func startVM(t testing.TB, load, in string) *vm {
+// startVM starts one with a load, or one that waits for a guest; see listens.
+func startVM(t testing.TB, load string, waits bool) *vm {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, fmt.Errorf("a QEMU does not start in a minute"))
 	defer cancel()
@@ -112,8 +111,8 @@ func startVM(t testing.TB, load, in string) *vm {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-kernel", paths[0], "-initrd", paths[1],
 		"-append", "console=ttyS0 quiet panic=-1 mitigations=off load="+load+tsc, "-serial", "file:"+v.console,
 		"-chardev", "socket,id=qmp,fd=3,server=on,wait=off", "-mon", "chardev=qmp,mode=control")
-	if in != "" {
-		args = append(args, "-incoming", "unix:"+in)
+	if waits {
+		args = append(args, "-incoming", "defer")
 	}
 	v.cmd = exec.Command(q.Path, args...)
 	v.cmd.Env, v.cmd.ExtraFiles, v.cmd.Stderr = q.Env(), []*os.File{f}, os.Stderr
@@ -136,7 +135,7 @@ func startVM(t testing.TB, load, in string) *vm {
 func boot(t testing.TB, load string) *vm {
 	t.Helper()
 	for range 3 {
-		v := startVM(t, load, "")
+		v := startVM(t, load, false)
 		for ended := false; !ended; {
 			if b, err := os.ReadFile(v.console); err == nil && guestReady.Match(b) {
 				return v
@@ -234,7 +233,13 @@ func (v *vm) sets(t testing.TB, parameters map[string]any) {
 	}
 }
 
-// event waits for one.
+// listens has a QEMU wait for a guest at a Unix socket.
+func (v *vm) listens(t testing.TB, at string) {
+	t.Helper()
+	v.do(t, "migrate-incoming", map[string]any{"uri": "unix:" + at}, nil)
+}
+
+// next waits for an event.
 func next(t testing.TB, s *qmp.Subscription) qmp.Event {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -259,9 +264,10 @@ type realPair struct {
 func between(ctx context.Context, t testing.TB, source *vm, n Near, rule *Rule, apart bool) *realPair {
 	t.Helper()
 	dir := t.TempDir()
-	p := &realPair{source: source, dest: startVM(t, "none", filepath.Join(dir, "in")), out: filepath.Join(dir, "out"), near: make(chan ended, 1), far: make(chan ended, 1)}
+	p := &realPair{source: source, dest: startVM(t, "none", true), out: filepath.Join(dir, "out"), near: make(chan ended, 1), far: make(chan ended, 1)}
 	source.sets(t, nil)
 	p.dest.sets(t, nil)
+	p.dest.listens(t, filepath.Join(dir, "in"))
 	l, err := wire.ListenTCP(t.Context(), netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
