@@ -16,7 +16,13 @@ import (
 type Carrier struct{ flow *flow }
 
 // NewCarrier is for a session that carries nothing else of size.
-func NewCarrier(s wire.Session) Carrier { return Carrier{newFlow(s, nil)} }
+// Least is how much of the time that it waits its encoder may have even where
+// nobody leaves a processor idle; see codec.Encoder.Pressure.
+func NewCarrier(s wire.Session, least float64) Carrier {
+	f := newFlow(s, nil)
+	f.least = least
+	return Carrier{f}
+}
 
 // Close ends it; the session stays.
 func (c Carrier) Close() { c.flow.spare.Close() }
@@ -45,6 +51,10 @@ func (c Carrier) Fail(err error) { c.flow.fail(err) }
 // Batch is how many pages should be in a batch.
 func (c Carrier) Batch() int { return c.flow.batch() }
 
+// Idled adds time in which there was nothing to encode: it, too, could have been
+// used to compress harder.
+func (c Carrier) Idled(d time.Duration) { c.flow.waitedFor += d }
+
 // Waited is how long Room has waited, and the session for the link to take what
-// was put.
+// was put; and what was told to Idled.
 func (c Carrier) Waited() time.Duration { return c.flow.waitedFor + c.flow.bulk.Waiting() }

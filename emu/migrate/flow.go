@@ -63,6 +63,7 @@ type flow struct {
 	waitedAt    time.Duration // waits until then
 	press       float64
 	spare       *Spare
+	least       float64 // of the processor that is taken to be spare
 
 	mu        sync.Mutex
 	way       []underway // what is not placed, oldest first
@@ -260,7 +261,7 @@ func (f *flow) pressure(now event.Mono) {
 		if took := now.Sub(f.putAt); took > 0 {
 			share := min(1, float64(waited-f.waitedAt)/float64(took))
 			f.press += (share - f.press) / 8
-			f.enc.Pressure(min(f.press, f.spare.Share(now)))
+			f.enc.Pressure(min(f.press, max(f.least, f.spare.Share(now))))
 		}
 	}
 	f.putAt, f.waitedAt = now, waited

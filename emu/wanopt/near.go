@@ -34,6 +34,10 @@ const (
 	// backIn how long QEMU there may take to hang up after it has all.
 	proofIn = 60 * time.Second
 	backIn  = 5 * time.Second
+	// leastSpare has the encoder compress, by ways that are worth the name,
+	// as long as it is not itself what all else waits for: a guest whose processor
+	// is emulated leaves none idle, and is no reason to send twice as much.
+	leastSpare = 0.5
 	// mostStreams is how many connections a QEMU may make: a channel is a byte.
 	mostStreams = 256
 )
@@ -174,7 +178,7 @@ func (n Near) stream(ctx context.Context, conn net.Conn, channel uint8, all *gat
 	}
 	defer session.Close()
 	s := &nearStream{
-		Near: n, conn: conn, channel: channel, line: &line{Session: session, peer: "far end"}, carrier: migrate.NewCarrier(session), all: all,
+		Near: n, conn: conn, channel: channel, line: &line{Session: session, peer: "far end"}, carrier: migrate.NewCarrier(session, leastSpare), all: all,
 		in: make(chan []byte, chunks), empty: make(chan []byte, chunks), sum: sha256.New(),
 		proof: make(chan Stats, 1), backEnd: make(chan struct{}),
 	}
@@ -334,7 +338,11 @@ func (s *nearStream) next(ctx context.Context) (c []byte, more, late bool) {
 		}
 	}
 	began := time.Now()
-	defer func() { s.idle += time.Since(began) }()
+	defer func() {
+		d := time.Since(began)
+		s.idle += d
+		s.carrier.Idled(d)
+	}()
 	var enough <-chan time.Time
 	if !s.builder.empty() || s.parser.holds() {
 		timer := time.NewTimer(linger)
@@ -482,7 +490,7 @@ func (s *nearStream) account() {
 	st.Bytes, st.Back = s.bytes, s.back
 	wan := s.line.Stats()
 	st.WANOut, st.WANIn, st.Reconnects = wan.Out, wan.In, wan.Reconnects
-	st.Waited.QEMU, st.Waited.Link = s.idle, s.carrier.Waited()
+	st.Waited.QEMU, st.Waited.Link = s.idle, s.carrier.Waited()-s.idle
 	if s.enc != nil {
 		st.Encoders, st.Footprint = s.enc.Usage(), s.enc.Footprint()
 		s.enc.Close()
