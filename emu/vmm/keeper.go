@@ -146,6 +146,11 @@ func (k *keeper) begin(ctx context.Context) (err error) {
 	if k.soft, err = findSoftware(ctx, k.config, k.wire); err != nil || k.config.Folder == "" {
 		return err
 	}
+	if k.soft.ours && k.config.Spec.Disk != 0 { // it takes the processor of the VM far longer
+		if err := guest.FormatDisk(k.config.Folder, k.config.Spec); err != nil {
+			return err
+		}
+	}
 	for range boots {
 		if err = k.bootOnce(ctx); err == nil || ctx.Err() != nil {
 			return err

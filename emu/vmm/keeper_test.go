@@ -52,7 +52,7 @@ type kept struct {
 // small is a VM as small as one can be that does something.
 func small() guest.Spec {
 	return guest.Spec{
-		Name: "shop", Kind: guest.KindQEMU, Memory: 96 << 20, Work: 16 << 20, Disk: 16 << 20,
+		Name: "shop", Kind: guest.KindQEMU, Memory: 112 << 20, Work: 16 << 20, Disk: 16 << 20,
 		Workload: guest.TPCW, Seed: 7,
 	}
 }

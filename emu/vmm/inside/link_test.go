@@ -57,8 +57,8 @@ func TestOrdersThatAreNone(t *testing.T) {
 		"no JSON":                    {"aGVsbG8", "orders: invalid character"},
 		"of a newer vpclab":          {"eyJQcm90b2NvbCI6OTksIk5vdmVsIjoxfQ", "orders are of version 99"},
 		"of ours, with a new word":   {encode(`{"Protocol":1,"Novel":1}`), "unknown field"},
-		"of ours, with no address":   {encode(`{"Protocol":1}`), "without an IPv4 address"},
-		"of ours, with an IPv6 one":  {encode(`{"Protocol":1,"Address":"fd00::1/64"}`), "without an IPv4 address"},
+		"of ours, with no address":   {encode(`{"Protocol":1}`), ""},
+		"of ours, with an IPv6 one":  {encode(`{"Protocol":1,"Address":"fd00::1/64"}`), "want an IPv4 address"},
 		"of ours, with another IPv4": {encode(`{"Protocol":1,"Address":"10.0.0.1/24"}`), ""},
 	} {
 		_, err := parseOrders(c.text)
