@@ -138,7 +138,7 @@ func (k *keeper) close() {
 // machine finds a clock of its now and then that it does not like.
 const (
 	boots     = 3
-	bootLimit = 100 * time.Second // of one
+	bootLimit = 40 * time.Second // of one
 )
 
 // begin boots the VM; a standby has only what it takes ready.

@@ -109,7 +109,7 @@ func (v *kept) launch() {
 		cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 		return cmd.Start()
 	})
-	require.NoError(v.t, err, v.words.String())
+	require.NoError(v.t, err, "%s; its console: %s", v.words, consoleTail(v.config.Folder))
 	v.t.Logf("boot: %v", time.Since(began).Round(time.Millisecond))
 	v.t.Cleanup(v.kill)
 	v.Remote, err = guest.Connect(v.within(), v.config.Socket, "")
@@ -118,7 +118,7 @@ func (v *kept) launch() {
 }
 
 func (v *kept) within() context.Context {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 2*time.Minute, fmt.Errorf("the test waited two minutes"))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Minute, fmt.Errorf("the test waited a minute"))
 	v.t.Cleanup(cancel)
 	return ctx
 }
