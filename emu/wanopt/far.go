@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"net"
-	"sync/atomic"
+	"os"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -80,7 +80,6 @@ type farStream struct {
 	out    []byte // what a batch stands for
 	check  xxh3.Hasher
 	greets bool
-	proven atomic.Bool
 	cpu    time.Duration
 	stats  Stats
 	back   int64
@@ -111,13 +110,7 @@ func (s *farStream) serve(ctx context.Context) (err error) {
 		stop := context.AfterFunc(ctx, func() { _ = s.conn.Close() }) // ends what waits for QEMU
 		defer stop()
 		start(func() error { return s.listen(ended) })
-		const ahead = 2
-		from, empty := make(chan message, ahead+1), make(chan []byte, ahead)
-		for range ahead {
-			empty <- nil
-		}
-		start(func() error { return s.receive(ended, from, empty) })
-		err := s.run(ctx, from, empty)
+		err := s.run(ctx)
 		end()
 		_ = s.conn.Close()
 		return err
@@ -147,77 +140,39 @@ func (s *farStream) listen(ctx context.Context) error {
 	}
 }
 
-// message is a copy of one that came.
-type message struct {
-	wire.Type
-	payload []byte
-	err     error // instead
-}
-
-// receive hands on what the near end sends, one message ahead of what QEMU takes:
-// so it is noticed when the near end leaves while QEMU takes nothing.
-func (s *farStream) receive(ctx context.Context, to chan<- message, empty <-chan []byte) error {
+// run gives QEMU the stream until the near end has left.
+func (s *farStream) run(ctx context.Context) error {
+	proven := false
 	for {
 		m, err := s.line.Receive(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err == nil && m.Type == msgLeft {
-			err = fmt.Errorf("the near end: %s", m.Payload)
-		}
-		if err != nil && !(errors.Is(err, ErrGone) && s.proven.Load()) {
-			return err
-		}
-		c := message{m.Type, nil, err}
-		if err == nil {
-			select {
-			case buf := <-empty:
-				c.payload = append(buf[:0], m.Payload...)
-			case <-ctx.Done():
-				return nil
-			}
-		}
-		to <- c // it has room for all payloads there are, and the end
-		if err != nil {
-			return nil
-		}
-	}
-}
-
-// run gives QEMU the stream until the near end has left.
-func (s *farStream) run(ctx context.Context, from <-chan message, empty chan<- []byte) error {
-	for {
-		var m message
-		select {
-		case m = <-from:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		var err error
 		switch {
-		case m.err != nil:
+		case err != nil && proven && errors.Is(err, ErrGone):
 			return nil
-		case s.proven.Load():
+		case err != nil:
+			return err
+		case m.Type == msgLeft:
+			return fmt.Errorf("the near end: %s", m.Payload)
+		case proven:
 			return fmt.Errorf("the near end sent a message of type %d after the end", m.Type)
 		case m.Type != msgHello && !s.greets:
 			return fmt.Errorf("the near end began with a message of type %d", m.Type)
 		}
 		switch m.Type {
 		case msgHello:
-			err = s.hello(m.payload)
+			err = s.hello(m.Payload)
 		case msgMemory:
-			err = s.make(m.payload)
+			err = s.make(m.Payload)
 		case msgBatch:
-			err = s.place(ctx, m.payload)
+			err = s.place(ctx, m.Payload)
 		case msgEnd:
-			err = s.prove(ctx, m.payload)
+			proven = true
+			err = s.prove(ctx, m.Payload)
 		default:
 			err = fmt.Errorf("the near end sent a message of type %d", m.Type)
 		}
 		if err != nil {
 			return err
 		}
-		empty <- m.payload // it has room for all there are
 	}
 }
 
@@ -293,12 +248,40 @@ func (s *farStream) place(ctx context.Context, b []byte) error {
 	if s.check.Sum64() != binary.BigEndian.Uint64(b) {
 		return fmt.Errorf("batch %d: %w", s.stats.Batches, ErrDiffers)
 	}
-	if _, err := s.conn.Write(s.out); err != nil {
-		return fmt.Errorf("write to QEMU: %w", err)
+	if err := s.give(ctx, s.out); err != nil {
+		return err
 	}
 	_, _ = s.sum.Write(s.out)
 	s.stats.Bytes += int64(len(s.out))
 	s.stats.Batches++
+	return s.done(ctx)
+}
+
+// lookUp is how long QEMU may take nothing before the near end is told so: that
+// fails when it has left.
+const lookUp = 500 * time.Millisecond
+
+// give writes to QEMU.
+func (s *farStream) give(ctx context.Context, b []byte) error {
+	for {
+		if err := s.conn.SetWriteDeadline(time.Now().Add(lookUp)); err != nil {
+			return fmt.Errorf("write to QEMU: %w", err)
+		}
+		n, err := s.conn.Write(b)
+		if b = b[n:]; err == nil {
+			return nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("write to QEMU: %w", err)
+		}
+		if err := s.done(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// done tells the near end how much QEMU has taken.
+func (s *farStream) done(ctx context.Context) error {
 	return s.line.Send(ctx, msgDone, u64(uint64(s.stats.Batches)))
 }
 
@@ -313,7 +296,6 @@ func (s *farStream) prove(ctx context.Context, b []byte) error {
 	}
 	s.stats.SHA256 = hex.EncodeToString(s.sum.Sum(nil))
 	s.stats.Equal = s.stats.SHA256 == theirs.SHA256 && s.stats.Bytes == theirs.Bytes
-	s.proven.Store(true)
 	s.count()
 	s.stats.CPU = processCPU() - s.cpu
 	if err := tellJSON(ctx, s.line, msgProof, s.stats); err != nil {

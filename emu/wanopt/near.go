@@ -205,6 +205,9 @@ func (n Near) stream(ctx context.Context, conn net.Conn, channel uint8, all *gat
 			s.read(ended)
 		}()
 		err := s.run(ctx)
+		if errors.Is(err, ErrGone) {
+			heard(ctx)
+		}
 		end()
 		_ = conn.Close()
 		<-reading
@@ -215,6 +218,17 @@ func (n Near) stream(ctx context.Context, conn net.Conn, channel uint8, all *gat
 	}
 	s.account()
 	return err
+}
+
+// heard gives the other end's reason for leaving, which may be behind what it has
+// said before, the time to be the first one.
+func heard(ctx context.Context) {
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 // packs says whether what is not pages is compressed.
@@ -427,7 +441,10 @@ func (s *nearStream) sendBatch(ctx context.Context) error {
 	s.builder.reset()
 	s.check.Reset()
 	s.stats.Batches++
-	return s.carrier.Put(ctx, msgBatch, s.out, pages)
+	if err := s.carrier.Put(ctx, msgBatch, s.out, pages); err != nil {
+		return s.line.gone("send to", err)
+	}
+	return nil
 }
 
 // hear listens to the far end until ctx ends.

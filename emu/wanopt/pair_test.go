@@ -266,7 +266,11 @@ func TestFurtherConnectionsPass(t *testing.T) {
 	if _, err := io.ReadFull(toMore, got); err != nil || string(got) != "\x11\x22\x33\x44 pages" {
 		t.Fatalf("%q, %v", got, err)
 	}
-	for _, c := range []net.Conn{more, main, toMore, to} {
+	_, _ = more.Close(), main.Close()
+	for _, c := range []net.Conn{toMore, to} {
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Fatal(err)
+		}
 		_ = c.Close()
 	}
 	near := p.end("near", p.near)
