@@ -59,7 +59,8 @@ func (u *unmarked) end() error {
 	if u.held != nil {
 		u.held <- <-u.held
 	}
-	return errors.Join(u.copied.Close(), u.monitor.Close())
+	_ = u.monitor.Close() // its QEMU may have ended, once the VM ran elsewhere
+	return u.copied.Close()
 }
 
 func (u *unmarked) Memory() []byte            { return u.copied.Bytes() }

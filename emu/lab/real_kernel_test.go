@@ -62,45 +62,72 @@ func qemusOf(t *testing.T, l *Lab, vm string) (hosts []string) {
 	return hosts
 }
 
-// TestMigrationOfARealVM: a VM with a kernel of its own and a customer in the
-// enterprise moves there and back by our own engine: the connection lives on, and
-// memory and disk are proven equal.
-func TestMigrationOfARealVM(t *testing.T) {
+// TestARealVM: a VM with a kernel of its own and a customer in the enterprise
+// moves there and back by our own engine: the connection lives on, and memory and
+// disk are proven equal. Then what it does not do is tried, and whoever moves it is
+// killed. All is one test, as a VM takes seconds to boot.
+func TestARealVM(t *testing.T) {
 	needGuestQEMU(t)
 	began := time.Now()
 	l, _ := deployed(t, realLab)
 	t.Logf("deployed in %v", time.Since(began).Round(time.Millisecond))
-	ctx := limit(t)
 	c := newCustomer(t, l)
-	one(t, ctx, l, "texas-h1")
+	one(t, limit(t), l, "texas-h1")
+	at := "texas-h1"
+	t.Run("moves", func(t *testing.T) { at = realVMMoves(t, l, c, at) })
+	t.Run("what cannot be", func(t *testing.T) { realVMRefuses(t, limit(t), l) })
+	for _, x := range realMishaps {
+		if x.always || os.Getenv("VPCLAB_LONG") == "1" {
+			t.Run(x.algorithm+" "+x.failAt, func(t *testing.T) { at = realVMSurvives(t, l, c, at, x.algorithm, x.failAt) })
+		}
+	}
+}
+
+// realVMMoves moves the shop there and back, and says where it is then.
+func realVMMoves(t *testing.T, l *Lab, c *customer, at string) string {
+	ctx := limit(t)
+	c.t = t
+	sub := l.Subscribe()
+	defer sub.Close()
 	algorithms := []string{migrate.CloudNet, migrate.Own}
 	if os.Getenv("VPCLAB_LONG") == "1" {
 		algorithms = append(algorithms, migrate.Xen30, migrate.Own, migrate.CloudNet, migrate.Own, migrate.CBR, migrate.Xen5, migrate.SmartStop, migrate.StopAndCopy)
 	}
 	for i, algorithm := range algorithms {
-		host := []string{"illinois-h1", "texas-h1"}[i%2]
-		m, err := l.Migrate(ctx, MigrateRequest{VM: "shop", To: host, Memory: migrate.Options{Algorithm: algorithm}, Reuse: i >= 2})
+		at = across(at)
+		m, err := l.Migrate(ctx, MigrateRequest{VM: "shop", To: at, Memory: migrate.Options{Algorithm: algorithm}, Reuse: i >= 2})
 		if err != nil {
 			t.Fatalf("%s: %v", algorithm, err)
 		}
-		one(t, ctx, l, host)
+		one(t, ctx, l, at)
 		c.served(5)
 		n, _ := l.Plan().Node("shop")
 		pages := int(n.Guest.Memory) / migrate.PageSize
 		if !m.Committed || len(m.Hash) != 64 || m.Disk == nil || len(m.DiskHash) != 64 || m.Verify.Pages != pages || m.Verify.AtPlacing != pages || m.CarriedOn > 0 {
+			for len(sub.C) > 0 {
+				if e := <-sub.C; e.Node == "shop" {
+					t.Logf("%v %s %v", e.T, e.Kind, e.Attr)
+				}
+			}
 			t.Errorf("%s: report %+v", algorithm, m)
 		}
 		last := m.Rounds[len(m.Rounds)-1]
 		t.Logf("%s: %v; paused %v, %d rounds, the last of %d pages and %d bytes, %d bytes on the wire, proof took %v",
 			algorithm, m.Phases(), m.Pause(), len(m.Rounds), last.Sent, last.Bytes, m.WireOut, m.Verify.Took)
 	}
-	t.Run("what cannot be", func(t *testing.T) { realVMRefuses(t, ctx, l) })
 	lost, err := c.lost(ctx)
-	c.leave()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err != nil || lost > 0 || c.breaks > 0 {
 		t.Errorf("%d acknowledged increments are lost, the connection broke %d times (%v), %v", lost, c.breaks, c.last, err)
 	}
 	t.Logf("%d increments, the longest took %v", c.acked, c.gap)
+	return at
+}
+
+// across is the other of the two hosts that the shop moves between.
+func across(host string) string {
+	return map[string]string{"texas-h1": "illinois-h1", "illinois-h1": "texas-h1"}[host]
 }
 
 // realVMRefuses tries what a VM with a kernel of its own does not do.
@@ -162,43 +189,33 @@ var realMishaps = []struct {
 	{migrate.Own, "disk-in-step=kill", false}, {migrate.Own, "disk-target-settled=kill", false},
 }
 
-// TestMishapsOfARealVM kills agents and keepers at steps of migrations: the VM then
-// runs once, and nothing that its customer was told is done is lost.
-func TestMishapsOfARealVM(t *testing.T) {
-	needGuestQEMU(t)
-	l, _ := deployed(t, realLab)
-	c := newCustomer(t, l)
-	at := "texas-h1"
-	for _, x := range realMishaps {
-		if !x.always && os.Getenv("VPCLAB_LONG") != "1" {
-			continue
-		}
-		t.Run(x.algorithm+" "+x.failAt, func(t *testing.T) {
-			ctx := limit(t)
-			c.t = t
-			to := map[string]string{"texas-h1": "illinois-h1", "illinois-h1": "texas-h1"}[at]
-			failAt := x.failAt
-			if strings.HasSuffix(failAt, "=cut") {
-				failAt = strings.TrimSuffix(failAt, "cut") + "hold"
-				defer cutWhileHeld(t, ctx, l)()
-			}
-			began := time.Now()
-			m, err := l.Migrate(ctx, MigrateRequest{VM: "shop", To: to, Memory: migrate.Options{Algorithm: x.algorithm}, FailAt: failAt})
-			if m == nil {
-				t.Fatal(err)
-			}
-			if m.Committed {
-				at = to
-			}
-			t.Logf("after %v: committed %v, carried on %d times: %v", time.Since(began).Round(time.Millisecond), m.Committed, m.CarriedOn, err)
-			if err == nil && !m.Committed {
-				t.Error("no error, and the VM is where it was")
-			}
-			c.served(3)
-			one(t, ctx, l, at)
-			if lost, err := c.lost(ctx); err != nil || lost > 0 {
-				t.Errorf("%d acknowledged increments are lost, %v", lost, err)
-			}
-		})
+// realVMSurvives kills an agent or the keeper at a step of a migration: the VM then
+// runs once, where that is said here, and nothing that its customer was told is done
+// is lost.
+func realVMSurvives(t *testing.T, l *Lab, c *customer, at, algorithm, failAt string) string {
+	ctx := limit(t)
+	c.t = t
+	to := across(at)
+	if strings.HasSuffix(failAt, "=cut") {
+		failAt = strings.TrimSuffix(failAt, "cut") + "hold"
+		defer cutWhileHeld(t, ctx, l)()
 	}
+	began := time.Now()
+	m, err := l.Migrate(ctx, MigrateRequest{VM: "shop", To: to, Memory: migrate.Options{Algorithm: algorithm}, FailAt: failAt})
+	if m == nil {
+		t.Fatal(err)
+	}
+	if m.Committed {
+		at = to
+	}
+	t.Logf("after %v: committed %v, carried on %d times: %v", time.Since(began).Round(time.Millisecond), m.Committed, m.CarriedOn, err)
+	if err == nil && !m.Committed {
+		t.Error("no error, and the VM is where it was")
+	}
+	c.served(3)
+	one(t, ctx, l, at)
+	if lost, err := c.lost(ctx); err != nil || lost > 0 {
+		t.Errorf("%d acknowledged increments are lost, %v", lost, err)
+	}
+	return at
 }
