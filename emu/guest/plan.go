@@ -26,6 +26,7 @@ type plan struct {
 	role   []role
 	source []uint32 // for roleShifted and roleTwice
 	spots  []spot   // where the pages of the sweeps are written
+	looks  []uint8  // textures of their own words, by page
 	sweep  [][]uint32
 	speed  []float64 // visits a tick, by sweep
 	app    []uint32
@@ -40,7 +41,7 @@ func newPlan(s Spec, p profile) *plan { return buildPlan(s, p, nil) }
 // buildPlan also makes room for writes to the pages set in traced.
 func buildPlan(s Spec, p profile, traced []bool) *plan {
 	n := int(s.Memory / PageSize)
-	pl := &plan{profile: p, seed: mix(s.Seed + saltPage), pages: n, role: make([]role, n), source: make([]uint32, n), spots: make([]spot, n)}
+	pl := &plan{profile: p, seed: mix(s.Seed + saltPage), pages: n, role: make([]role, n), source: make([]uint32, n), spots: make([]spot, n), looks: make([]uint8, n)}
 	free := pl.shuffledClusters()
 	take := func(count int) (out []uint32) {
 		for len(out) < count && len(free) > 0 {
@@ -78,6 +79,9 @@ func buildPlan(s Spec, p profile, traced []bool) *plan {
 		if t {
 			written[q], pl.spots[q] = true, pl.chooseSpot(q)
 		}
+	}
+	for q := range pl.looks {
+		pl.looks[q] = uint8(pl.chooseTexture(q))
 	}
 	pl.chooseTwins(written)
 	for i, full := range [...]time.Duration{250 * time.Millisecond, time.Second, 4 * time.Second, 16 * time.Second} {
@@ -180,6 +184,11 @@ func (pl *plan) distance(q, n int) int {
 
 // author is who writes page q's own words.
 func (pl *plan) author(q int) author {
+	return author{seed: mix(pl.seed + uint64(q)*saltPage), texture: textures[pl.looks[q]]}
+}
+
+// chooseTexture draws what the words of page q look like.
+func (pl *plan) chooseTexture(q int) int {
 	u, kind := draw(pl.seed, drawTexture, q), len(textures)-1
 	skip := 0.0
 	if pl.isWritten(q) {
@@ -195,7 +204,7 @@ func (pl *plan) author(q int) author {
 			break
 		}
 	}
-	return author{seed: mix(pl.seed + uint64(q)*saltPage), texture: textures[kind]}
+	return kind
 }
 
 // spot is where in a page a write goes: count lines from first on, stride apart.

@@ -104,6 +104,7 @@ var quiet = []string{
 	"initcall_blacklist=init_kprobe_trace,crypto_kdf108_init,tracer_init_tracefs,init_zswap",
 	"cryptomgr.notests", "lsm=", "audit=0", "random.trust_cpu=on", "mitigations=off",
 	"ipv6.disable_ipv6=1", // it is built in
+	"pci=off",             // a microvm has none
 	"no_timer_check", "nr_cpus=1", "nowatchdog", "log_buf_len=64K",
 	// Control groups of memory take 4 MB of pointers; huge pages have 28 MB kept free
 	// from 512 MB on.
