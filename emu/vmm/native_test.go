@@ -213,20 +213,26 @@ func TestTheTargetsEnd(t *testing.T) {
 
 // TestADiskIsBroughtToItsEnd while the VM stands.
 func TestADiskIsBroughtToItsEnd(t *testing.T) {
-	ctx := soon(t)
-	from, to := pair(t, strolls)
-	var stood string
-	out, in := begin(t, from, to, OutgoingOptions{Mode: PreCopy, Parameters: slowly, Switch: func(ctx context.Context) error {
-		var s struct{ Status string }
-		err := from.Execute(ctx, "query-status", nil, &s)
-		stood = s.Status
-		return err
-	}})
-	require.NoError(t, out.Run(ctx))
-	require.NoError(t, in.Loaded(ctx))
-	require.Equal(t, "finish-migrate", stood)
-	require.NoError(t, to.Execute(ctx, "cont", nil, nil))
-	to.requireGoesOn(t)
+	for mode, pace := range map[string]uint32{PreCopy: strolls, PostCopy: runs} {
+		t.Run(mode, func(t *testing.T) {
+			ctx := soon(t)
+			from, to := pair(t, pace)
+			var stood string
+			out, in := begin(t, from, to, OutgoingOptions{Mode: mode, Parameters: slowly, Switch: func(ctx context.Context) error {
+				var s struct{ Status string }
+				err := from.Execute(ctx, "query-status", nil, &s)
+				stood = s.Status
+				return err
+			}})
+			require.NoError(t, out.Run(ctx))
+			require.NoError(t, in.Loaded(ctx))
+			require.Equal(t, "finish-migrate", stood)
+			require.NoError(t, to.Execute(ctx, "cont", nil, nil))
+			require.NoError(t, out.Finish(ctx))
+			require.NoError(t, in.Whole(ctx))
+			to.requireGoesOn(t)
+		})
+	}
 }
 
 // TestASuccessorGivesUp what an earlier process has begun.

@@ -51,6 +51,7 @@ type Outgoing struct {
 	pausedAt event.Mono // 0: it runs
 	ended    event.Mono // of the migration
 	late     bool       // it was told to go on with post-copy
+	switched bool       // Switch was called
 	last     migrationInfo
 }
 
@@ -122,7 +123,9 @@ func (o *Outgoing) Run(ctx context.Context) error {
 			}
 		}()
 	}
-	err := o.until(ctx, func() bool { return o.status == statusCompleted || o.late && o.pausedAt != 0 })
+	err := o.until(ctx, func() bool {
+		return o.status == statusCompleted || o.late && o.pausedAt != 0 && (o.Switch == nil || o.switched)
+	})
 	if err == nil {
 		err = o.handedOver(ctx)
 	}
@@ -182,6 +185,7 @@ func (o *Outgoing) turned(ctx context.Context, e qmp.Event) error {
 				return err
 			}
 		}
+		o.switched = true
 		return o.monitor.Execute(ctx, "migrate-continue", map[string]any{"state": statusSwitch}, nil)
 	}
 	return nil
