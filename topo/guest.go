@@ -183,6 +183,9 @@ func (c *checker) realGuest(v VM, at []string) {
 	case v.Memory < least && v.Memory >= minMemory && !c.lost(key("memory")...):
 		c.fault(key("memory"), fmt.Sprintf("%s is too little for a QEMU guest, whose kernel takes %s; expected at least %s", v.Memory, ofGuestKernel, least), didYouMean(least.String()))
 	}
+	if v.Image != "" && v.Disk == 0 && !c.lost(key("disk")...) {
+		c.faultKey(key("image"), "an image is copied onto the VM's disk, and there is none; expected disk", "add for example `disk: 2GiB`")
+	}
 	if v.Image != "" && v.Workload != workloadIdle && !c.lost(key("workload")...) {
 		c.faultKey(key("workload"), "a VM with an image of your own does what the image does; expected no workload", "")
 	}

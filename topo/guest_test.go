@@ -148,6 +148,7 @@ func TestRealGuest(t *testing.T) {
 		"memory: 64MiB, kernel: vmlinuz}":                             "only a QEMU guest has kernel",
 		"image: a.img}":                                               "only a VM with a guest has image",
 		"guest: qemu, scale: mini, image: a.img, workload: mmuncher}": "expected no workload",
+		"guest: qemu, memory: 512MiB, image: a.img}":                  "is copied onto the VM's disk, and there is none; expected disk",
 	} {
 		_, err := Parse("x.yml", []byte(file+text+"\n"))
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "x.yml:8:") {

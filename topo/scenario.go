@@ -172,9 +172,9 @@ type VM struct {
 	MAC MAC `yaml:"mac,omitempty" example:"02:aa:00:00:00:01"`
 	// What runs in it. process: a workload with real memory, a disk and clients, which can be migrated while it runs. qemu: the same workload on a Linux kernel of its own in QEMU. Without it: process where memory or scale is given, else nothing: the VM is a network namespace.
 	Guest string `yaml:"guest,omitempty" jsonschema:"enum=process,enum=qemu" example:"process"`
-	// guest qemu: a disk image of your own (raw or qcow2), from the folder of the scenario file, in place of the workload. It is never written: what the VM writes is thrown away when the lab ends.
+	// guest qemu: a disk image of your own (raw or qcow2), from the folder of the scenario file, in place of the workload. It is never written: it is copied onto the VM's disk when the VM is switched on for the first time, and so moves with it; disk is at least as large.
 	Image string `yaml:"image,omitempty" example:"debian-12.qcow2"`
-	// guest qemu: a kernel of your own, from the folder of the scenario file. Without it: the image boots as a PC does, or without an image Debian's kernel that `./run.sh kernel-image` fetches.
+	// guest qemu: a kernel of your own, from the folder of the scenario file. It is told of the console, and that its root is the first partition of the disk, or the disk where that has none. Without it: the image boots as a PC does, or without an image Debian's kernel that `./run.sh kernel-image` fetches.
 	Kernel string `yaml:"kernel,omitempty" example:"vmlinuz"`
 	// By how much the published workload of 1 GiB is made smaller: full is as it was published, quarter has a fourth of its memory, mini a sixteenth. Hot sets and caches shrink likewise; dirty rates in bytes a second, block sizes and shares stay. Without it: as memory is to 1GiB.
 	Scale string `yaml:"scale,omitempty" jsonschema:"enum=mini,enum=quarter,enum=full" example:"mini"`

@@ -151,6 +151,11 @@ func (k *keeper) begin(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if k.config.Spec.Image != "" {
+		if err := fillFromImage(ctx, k.starter, k.soft.qemu, k.config.Folder, k.config.Spec); err != nil {
+			return err
+		}
+	}
 	for range boots {
 		if err = k.bootOnce(ctx); err == nil || ctx.Err() != nil {
 			return err

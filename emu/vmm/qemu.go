@@ -87,6 +87,14 @@ func startQEMU(ctx context.Context, by *fabric.Starter, spec guest.Spec, s *soft
 	if err != nil {
 		return q, err
 	}
+	if spec.Kernel != "" {
+		own := *s
+		if own.line, err = lineOf(at.folder, spec); err != nil {
+			monitor.Close()
+			return q, err
+		}
+		s = &own
+	}
 	q.cmd = exec.Command(s.qemu.Path, s.arguments(spec, l)...)
 	q.cmd.Dir, q.cmd.Env, q.cmd.Stderr, q.cmd.ExtraFiles = at.folder, s.qemu.Env(), &q.words, files.all
 	q.cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
