@@ -46,7 +46,7 @@ var allowed = map[string][]string{
 	"emu/wanopt":     {"emu/event", "emu/migrate", "emu/qmp", "emu/warm"},
 	"emu/fidelity":   {"topo", "emu/ask", "emu/event", "emu/fabric", "emu/traffic", "emu/audit", "emu/lab", "metrics"},
 	"emu/hypervisor": {"topo", "emu/child", "emu/event", "emu/fabric", "emu/guest", "emu/lease", "emu/migrate", "emu/plug", "emu/qmp", "emu/replicate", "emu/tcp", "emu/vmm", "emu/wanopt"},
-	"emu/lab":        {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/stock", "emu/vmm", "emu/hypervisor"},
+	"emu/lab":        {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/stock", "emu/vmm", "emu/wanopt", "emu/hypervisor"},
 	"scenarios":      {"topo", "emu/ask", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/traffic", "emu/audit", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/vmm", "emu/wanopt", "emu/watch", "emu/lab", "metrics", "plots"},
 	"cmd":            {"topo", "emu/event", "emu/fabric", "emu/mpls", "emu/bgp", "emu/frr", "emu/kernel", "emu/traffic", "emu/audit", "emu/fidelity", "emu/fault", "emu/guest", "emu/lease", "emu/migrate", "emu/repair", "emu/replicate", "emu/hypervisor", "emu/lab", "emu/stock", "emu/vmm", "emu/wanopt", "emu/qmp", "emu/warm", "scenarios", "metrics", "plots"},
 }

@@ -163,6 +163,13 @@ func showMigration(w io.Writer, m *lab.Migration) {
 	if d := m.Disk; d != nil {
 		fmt.Fprintf(w, "disk: %d of %d blocks sent in %d rounds, %d mirrored, %s\n", d.Sent, d.Blocks, len(d.Rounds), d.Synced, proof(d.Hash, 0))
 	}
+	if st := m.Stream; st != nil {
+		fmt.Fprintf(w, "stream: %.2f MB of QEMU's, %s", float64(st.Bytes)/1e6, proof(st.SHA256, 0))
+		if st.Stop != nil {
+			fmt.Fprintf(w, "; smart stop: %v", st.Stop)
+		}
+		fmt.Fprintln(w)
+	}
 	fmt.Fprintf(w, "%s runs on %s: total %v, paused %v, %.2f MB on the wire and %.2f MB back, memory %s\n",
 		m.VM, m.To, round(m.Total()), round(m.Pause()), float64(m.WireOut)/1e6, float64(m.WireBack)/1e6, proof(m.Hash, m.Verify.Unproven))
 }

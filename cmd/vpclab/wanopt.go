@@ -154,7 +154,7 @@ end is lost, QEMU is hung up on: its migration fails, and the VM goes on here.`,
 	f.StringVar(&path, "qmp", "", "a monitor of QEMU's that nobody else uses: the VM is stopped when that is best")
 	f.DurationVar(&rule.Goal, "goal", 20*time.Millisecond, "pause that is short enough")
 	f.IntVar(&rule.Window, "window", 3, "rounds that Smart Stop looks back")
-	f.IntVar(&rule.Rounds, "rounds", 30, "rounds after which the VM is stopped at the best moment so far")
+	f.IntVar(&rule.Rounds, "rounds", 10, "rounds after which the VM is stopped at the best moment so far")
 	w.add(cmd)
 	return cmd
 }

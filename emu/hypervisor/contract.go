@@ -84,8 +84,9 @@ type Outcome struct {
 	// from it and towards it, headers and what was sent again included; of the
 	// end that dials.
 	WireOut, WireBack int64
-	QEMU              *vmm.Stats    `json:",omitempty"` // nil: QEMU has moved nothing by itself
-	Pair              *wanopt.Stats `json:",omitempty"` // nil: no pair stood between
+	QEMU              *vmm.Stats `json:",omitempty"` // nil: QEMU has moved nothing by itself
+	// Stream is what the WAN optimiser at this end has counted; nil: there was none.
+	Stream *wanopt.Stats `json:",omitempty"`
 }
 
 // ErrNoVM is the error for a VM that an agent does not know.

@@ -147,7 +147,7 @@ func (p *nearEnd) close() error {
 	if p.stats != nil {
 		p.stats.Stop = rep
 	}
-	p.outcome.Pair = p.stats
+	p.outcome.Stream = p.stats
 	return p.err
 }
 

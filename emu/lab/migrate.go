@@ -17,6 +17,7 @@ import (
 	"github.com/vpclab/vpclab/emu/hypervisor"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/vmm"
+	"github.com/vpclab/vpclab/emu/wanopt"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -71,6 +72,9 @@ type Migration struct {
 	migrate.Report `json:"report"`
 	// QEMU is what QEMU says of a migration by itself; nil: it was none.
 	QEMU *vmm.Stats `json:"qemu,omitempty"`
+	// Stream is what the WAN optimiser at the source has counted, with the hash that
+	// both ends have of QEMU's stream; nil: there was none.
+	Stream *wanopt.Stats `json:"stream,omitempty"`
 }
 
 // Phase is a part of a migration and how long it took.
@@ -508,7 +512,7 @@ func (m *migration) account(o *hypervisor.Outcome) {
 	m.mu.Unlock()
 	r := m.report
 	if r.CarriedOn == 0 {
-		r.Report, r.Disk, r.QEMU = o.Report, o.Disk, o.QEMU
+		r.Report, r.Disk, r.QEMU, r.Stream = o.Report, o.Disk, o.QEMU, o.Stream
 		return
 	}
 	r.Rounds = append(r.Rounds, o.Rounds...)

@@ -142,6 +142,8 @@ func boot(t testing.TB, load string) *vm {
 			}
 			select {
 			case <-v.Done():
+				b, _ := os.ReadFile(v.console) // it may not be there
+				t.Logf("a guest did not boot; its console ends with %q", b[max(0, len(b)-600):])
 				ended = true
 			case <-t.Context().Done():
 				t.Fatal("the test ends before its guest has begun")
