@@ -34,7 +34,7 @@ const (
 	infoBlockSize = 3
 
 	// transmissionFlags say: there are flags, flush, FUA, trim and write zeroes are
-	// known. Each write counts when it is answered, so FUA asks for nothing.
+	// known.
 	transmissionFlags = 1<<0 | 1<<2 | 1<<3 | 1<<5 | 1<<6
 
 	// maxOption bounds an option's data: the longest is a name.

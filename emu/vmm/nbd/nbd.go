@@ -4,8 +4,8 @@
 //
 // It is for one client at a connection that is there already, on the same
 // machine. Requests are carried out in the order in which they come, but for
-// reads, and answered when they are done: a write that waits for another host
-// keeps nobody from going on.
+// reads, and answered when they are done: who waits for another host keeps nobody from
+// going on.
 package nbd
 
 import (
@@ -24,7 +24,7 @@ type Device interface {
 	Size() int64 // bytes, always the same
 	ReadAt(b []byte, off int64) (int, error)
 	// Write writes b, which is the caller's again when it returns. The write
-	// counts when done is closed, whereupon the client is told.
+	// counts when done is closed, and so do those before it.
 	Write(b []byte, off int64) (done <-chan struct{}, err error)
 }
 
@@ -95,7 +95,8 @@ type Server struct {
 	conn   net.Conn
 	device Device
 	in     *bufio.Reader
-	buf    []byte // of the write that is being done
+	buf    []byte          // of the write that is being done
+	last   <-chan struct{} // closed when the last write counts
 	reads  chan struct{}
 	all    sync.WaitGroup
 	gone   chan struct{} // closed when no answer is of use any more
@@ -103,7 +104,7 @@ type Server struct {
 	sending sync.Mutex
 
 	mu       sync.Mutex
-	released chan struct{} // closed while writes are answered that do not count yet
+	released chan struct{} // closed while nobody waits for writes to count
 }
 
 // Serve serves the device to the client at conn, which is the server's from now
@@ -111,7 +112,7 @@ type Server struct {
 func Serve(conn net.Conn, d Device) *Server {
 	s := &Server{
 		conn: conn, device: d, in: bufio.NewReaderSize(conn, 128<<10),
-		reads: make(chan struct{}, mostReads), gone: make(chan struct{}), released: make(chan struct{}),
+		last: closed, reads: make(chan struct{}, mostReads), gone: make(chan struct{}), released: make(chan struct{}),
 	}
 	s.all.Go(s.serve)
 	return s
@@ -127,8 +128,8 @@ func (s *Server) Close() error {
 // Done is closed when the client is served no more.
 func (s *Server) Done() <-chan struct{} { return s.gone }
 
-// Release answers writes that are in the disk but do not count yet, and all that
-// come, until Hold. It is for a client whose machine stands: QEMU stops one by
+// Release answers who waits for writes that are in the disk but do not count yet,
+// and all that come, until Hold. It is for a client whose machine stands: QEMU stops one by
 // waiting for all that is under way, but what the machine would do upon an answer
 // it does not do before it runs again. Whoever lets it run waits for the writes
 // first, or hands them on.
@@ -194,10 +195,9 @@ func (s *Server) next() error {
 		return s.write(q)
 	case cmdWriteZeroes:
 		return s.zero(q)
-	case cmdFlush, cmdTrim:
-		// A write is in the image when it is answered, as safe as it ever is here:
-		// the machine's crash is a killed process, whose writes the kernel keeps. And
-		// a trim promises nothing.
+	case cmdFlush:
+		return s.answerWhen(q.cookie, s.last)
+	case cmdTrim: // promises nothing
 		return s.answer(q.cookie, wireOK)
 	case cmdDisconnect:
 		return errBye
@@ -239,7 +239,19 @@ func (s *Server) write(q request) error {
 	if err != nil {
 		return s.answer(q.cookie, wireIO)
 	}
-	return s.answerWhen(q.cookie, done)
+	return s.wrote(q, done)
+}
+
+// wrote answers a write: at once, as a disk does that has a cache, unless the
+// client wants to hear when it counts. It is for the client to flush what it
+// promises to others; a program that commits many promises by one flush waits once
+// for the other host that has a mirror, not for each of its writes.
+func (s *Server) wrote(q request, done <-chan struct{}) error {
+	s.last = done
+	if q.flags&flagFUA != 0 {
+		return s.answerWhen(q.cookie, done)
+	}
+	return s.answer(q.cookie, wireOK)
 }
 
 // zeroes is what zero writes.
@@ -256,9 +268,12 @@ func (s *Server) zero(q request) error {
 		if err != nil {
 			return s.answer(q.cookie, wireIO)
 		}
-		done, off, left = last, off+n, left-n // the last counts when those before it do
+		done, off, left = last, off+n, left-n
 	}
-	return s.answerWhen(q.cookie, done)
+	if q.length == 0 {
+		done = s.last
+	}
+	return s.wrote(q, done)
 }
 
 // closed is done already.
@@ -268,7 +283,11 @@ var closed = func() <-chan struct{} {
 	return c
 }()
 
-// answerWhen answers a write when it counts.
+// flagFUA (force unit access) is set with a write that the client wants to hear of
+// when it counts.
+const flagFUA = 1 << 0
+
+// answerWhen answers when a write counts.
 func (s *Server) answerWhen(cookie uint64, done <-chan struct{}) error {
 	if isClosed(done) {
 		return s.answer(cookie, wireOK)

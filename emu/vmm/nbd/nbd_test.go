@@ -151,17 +151,22 @@ func TestConnectionEndsWhereNobodyKnowsTheNextRequest(t *testing.T) {
 	}
 }
 
-// A write that waits for another host holds up neither the reads behind it nor the
-// writes, and each is answered when it counts.
+// Who waits for another host holds up neither the reads behind nor the writes: a
+// flush, which is for all before it, and a write that asks to.
 func TestAWaitingWriteHoldsNobodyUp(t *testing.T) {
 	let := make(chan struct{})
 	d := &ram{b: make([]byte, 1<<20), let: let}
 	_, c := serve(t, d)
 	c.hello()
-	c.write(ask(cmdWrite, 1, 0, 1, []byte("a")))
-	c.write(ask(cmdWrite, 2, 1, 1, []byte("b")))
-	c.write(ask(cmdRead, 3, 0, 2, nil))
+	c.write(ask(cmdWrite, 4, 0, 1, []byte("a")))
 	cookie, _ := c.answer()
+	require.Equal(t, uint64(4), cookie, "a write by itself is answered at once")
+	c.write(ask(cmdFlush, 1, 0, 0, nil))
+	now := ask(cmdWrite, 2, 1, 1, []byte("b"))
+	now[5] = flagFUA
+	c.write(now)
+	c.write(ask(cmdRead, 3, 0, 2, nil))
+	cookie, _ = c.answer()
 	require.Equal(t, uint64(3), cookie)
 	require.Equal(t, "ab", string(c.read(2)))
 	close(let)
@@ -178,20 +183,25 @@ func TestReleaseAnswersAWriteThatDoesNotCountYet(t *testing.T) {
 	d := &ram{b: make([]byte, 1<<20), let: make(chan struct{})}
 	s, c := serve(t, d)
 	c.hello()
+	heard := func(want uint64) {
+		t.Helper()
+		cookie, _ := c.answer()
+		require.Equal(t, want, cookie)
+	}
 	c.write(ask(cmdWrite, 1, 0, 1, []byte("a")))
+	heard(1)
+	c.write(ask(cmdFlush, 2, 0, 0, nil))
 	s.Release()
 	s.Release()
-	cookie, _ := c.answer()
-	require.Equal(t, uint64(1), cookie)
-	c.write(ask(cmdWrite, 2, 0, 1, []byte("b")))
-	cookie, _ = c.answer()
-	require.Equal(t, uint64(2), cookie)
+	heard(2)
+	c.write(ask(cmdFlush, 3, 0, 0, nil))
+	heard(3)
 	s.Hold()
 	s.Hold()
-	c.write(ask(cmdWrite, 3, 0, 1, []byte("c")))
 	c.write(ask(cmdFlush, 4, 0, 0, nil))
-	cookie, _ = c.answer()
-	require.Equal(t, uint64(4), cookie)
+	c.write(ask(cmdRead, 5, 0, 1, nil))
+	heard(5)
+	c.read(1)
 }
 
 func TestOptions(t *testing.T) {
