@@ -14,6 +14,7 @@ import (
 	"github.com/vpclab/vpclab/emu/kernel/kerneltest"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/stock"
+	"github.com/vpclab/vpclab/topo"
 )
 
 // realLab is movingLab with a kernel in its VM.
@@ -76,6 +77,9 @@ func TestARealVM(t *testing.T) {
 	at := "texas-h1"
 	t.Run("moves", func(t *testing.T) { at = realVMMoves(t, l, c, at) })
 	t.Run("what cannot be", func(t *testing.T) { realVMRefuses(t, limit(t), l) })
+	if os.Getenv("VPCLAB_LONG") == "1" {
+		t.Run("faults", func(t *testing.T) { realVMFaults(t, l, c, at) })
+	}
 	for _, x := range realMishaps {
 		if x.always || os.Getenv("VPCLAB_LONG") == "1" {
 			t.Run(x.algorithm+" "+x.failAt, func(t *testing.T) { at = realVMSurvives(t, l, c, at, x.algorithm, x.failAt) })
@@ -128,6 +132,28 @@ func realVMMoves(t *testing.T, l *Lab, c *customer, at string) string {
 // across is the other of the two hosts that the shop moves between.
 func across(host string) string {
 	return map[string]string{"texas-h1": "illinois-h1", "illinois-h1": "texas-h1"}[host]
+}
+
+// realVMFaults has the VM's keeper killed, and its host's power fail: it boots
+// again from its disk.
+func realVMFaults(t *testing.T, l *Lab, c *customer, at string) {
+	c.t = t
+	for _, f := range []topo.Fault{
+		{Kind: topo.FaultKill, Process: "guest", VM: "shop", For: topo.Duration(300 * time.Millisecond)},
+		{Kind: topo.FaultHostCrash, Host: l.Plan().HostName(at), For: topo.Duration(300 * time.Millisecond)},
+	} {
+		i, err := l.Inject(limit(t), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		await(t, "the end of the fault", i.Over())
+		whole(t, l)
+		c.served(3)
+		one(t, limit(t), l, at)
+		if lost, err := c.lost(limit(t)); err != nil || lost > 0 {
+			t.Errorf("%v: %d acknowledged increments are lost, %v", f, lost, err)
+		}
+	}
 }
 
 // realVMRefuses tries what a VM with a kernel of its own does not do.
