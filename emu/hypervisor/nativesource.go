@@ -80,6 +80,9 @@ func (s *nativeSource) open(ctx context.Context, to netip.AddrPort) (err error) 
 		if s.memory, err = guest.OpenMemory(s.vm.folder()); err != nil {
 			return err
 		}
+		if err := s.memory.Populate(); err != nil { // or each page costs a fault while the VM stands
+			return err
+		}
 	}
 	s.session, err = s.dial(ctx, to, channelNative)
 	return err
