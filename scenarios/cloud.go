@@ -45,7 +45,8 @@ type moved struct {
 	// wireOut and wireBack are bytes on the wire between the two hosts, headers
 	// included, from the source and towards it.
 	wireOut, wireBack int64
-	qemu              *vmm.Stats // nil: QEMU has moved nothing by itself
+	qemu              *vmm.Stats          // nil: QEMU has moved nothing by itself
+	checked           *guest.Verification // by a VM with a kernel of its own; nil: it has not said
 	// diverged is a migration by QEMU itself that was given up, as it did not come
 	// to its end within its time: the VM is where it was.
 	diverged bool
@@ -66,7 +67,7 @@ func (c labCloud) move(ctx context.Context, m move) (*moved, error) {
 	}
 	return &moved{
 		Report: r.Report, disk: r.Disk, requested: r.Requested, joined: r.Joined, reached: r.Reached, wireOut: r.WireOut, wireBack: r.WireBack,
-		qemu: r.QEMU, diverged: diverged,
+		qemu: r.QEMU, checked: r.Checked, diverged: diverged,
 	}, nil
 }
 

@@ -381,7 +381,7 @@ func migrationMetrics(plan *topo.Plan, e topo.Experiment) []metric {
 		{"migration.payload", "bytes", "that the memory's connection carried from the source", each},
 		{"migration.final_bytes", "bytes", "of them, while the VM stood", each},
 		{"migration.rounds", "count", "iterations, the last one included", each},
-		{"migration.verified", "count", "1: the 256-bit hashes of both memories are equal, and of both disks where they move", each},
+		{"migration.verified", "count", "1: the 256-bit hashes of both memories are equal, and of both disks where they move; or, where QEMU moves a guest by itself, that has found all that it wrote", each},
 		{"migration.reconnects", "count", "TCP connections between the hosts that had to be opened again", each},
 		{"migration.cpu", "s", "that the engine took", cross(each, "side", "source", "target")},
 		{"round.to_send", "pages", "dirty when the round began", inRounds(each)},

@@ -160,6 +160,9 @@ func showMigration(w io.Writer, m *lab.Migration) {
 		}
 		fmt.Fprintln(w)
 	}
+	if v := m.Checked; v != nil {
+		fmt.Fprintf(w, "%s has compared %d pages and %d blocks with what it wrote: %d are wrong\n", m.VM, v.Pages, v.Blocks, v.Bad)
+	}
 	if d := m.Disk; d != nil {
 		fmt.Fprintf(w, "disk: %d of %d blocks sent in %d rounds, %d mirrored, %s\n", d.Sent, d.Blocks, len(d.Rounds), d.Synced, proof(d.Hash, 0))
 	}

@@ -36,6 +36,7 @@ const (
 	opResend     op = "resend"
 	opMirror     op = "mirror"
 	opStatus     op = "status"
+	opVerify     op = "verify"
 )
 
 // request goes from an agent to the guest.
@@ -67,6 +68,8 @@ type reply struct {
 	At     event.Mono `json:"at_ns,omitempty"`
 	State  int        `json:"state_bytes,omitempty"` // how many follow the line
 	Status *Status    `json:"status,omitempty"`
+	// Verification is the answer to verify.
+	Verification *Verification `json:"verification,omitempty"`
 
 	state []byte
 }
@@ -107,10 +110,10 @@ func decodeRequest(line []byte) (request, error) {
 		return r, fmt.Errorf("control request %s with a path", r.Op)
 	}
 	switch r.Op {
-	case opPause, opCheckpoint, opResume, opPrepare, opAdopt, opBoot, opResend, opMirror, opStatus:
+	case opPause, opCheckpoint, opResume, opPrepare, opAdopt, opBoot, opResend, opMirror, opStatus, opVerify:
 		return r, nil
 	}
-	return r, fmt.Errorf("control request %q: want pause, checkpoint, resume, prepare, adopt, boot, resend, mirror or status", r.Op)
+	return r, fmt.Errorf("control request %q: want pause, checkpoint, resume, prepare, adopt, boot, resend, mirror, status or verify", r.Op)
 }
 
 // decodeReply reads one line and checks it.

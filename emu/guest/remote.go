@@ -108,6 +108,18 @@ func (r *Remote) Status(ctx context.Context) (Status, error) {
 	return *a.Status, nil
 }
 
+// Verify implements Verifier.
+func (r *Remote) Verify(ctx context.Context) (Verification, error) {
+	a, err := r.call(ctx, request{Op: opVerify})
+	if err == nil && a.Verification == nil {
+		err = fmt.Errorf("guest %s: answer to verify has none", r.socket)
+	}
+	if err != nil {
+		return Verification{}, err
+	}
+	return *a.Verification, nil
+}
+
 // call sends one request and waits for its answer.
 func (r *Remote) call(ctx context.Context, q request) (reply, error) {
 	what := fmt.Sprintf("guest %s: %s", r.socket, q.Op)

@@ -3,6 +3,7 @@ package guest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,13 @@ type Steered interface {
 	// IsOn fails where the guest runs on another folder than this one; "" is
 	// anywhere.
 	IsOn(folder string) error
+}
+
+// Verifier is a guest that can tell by itself whether its memory and disk hold what
+// it wrote: one with a kernel of its own, into which nobody looks.
+type Verifier interface {
+	// Verify compares all of it, beside the guest's work.
+	Verify(ctx context.Context) (Verification, error)
 }
 
 var _ Steered = (*machine)(nil)
@@ -111,6 +119,15 @@ func serve(ctx context.Context, q request, g Steered) (a reply, err error) {
 		var s Status
 		if s, err = g.Status(ctx); err == nil {
 			a.Status = &s
+		}
+	case opVerify:
+		v, ok := g.(Verifier)
+		if !ok {
+			return a, errors.New("this guest is verified from outside, by its memory and disk")
+		}
+		var found Verification
+		if found, err = v.Verify(ctx); err == nil {
+			a.Verification = &found
 		}
 	}
 	return a, err

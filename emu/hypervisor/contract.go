@@ -87,6 +87,9 @@ type Outcome struct {
 	QEMU              *vmm.Stats `json:",omitempty"` // nil: QEMU has moved nothing by itself
 	// Stream is what the WAN optimiser at this end has counted; nil: there was none.
 	Stream *wanopt.Stats `json:",omitempty"`
+	// Checked is what a VM with a kernel of its own found at the target when it looked
+	// at all that it wrote; nil: it was not asked, or did not say.
+	Checked *guest.Verification `json:",omitempty"`
 }
 
 // ErrNoVM is the error for a VM that an agent does not know.

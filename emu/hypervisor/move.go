@@ -338,6 +338,8 @@ func (a *agent) receive(ctx context.Context, move Move) (netip.AddrPort, error) 
 		rep, err := t.receive(m.ctx)
 		if err != nil {
 			t.forsake(m.ctx, err)
+		} else {
+			err = t.verify(m.ctx)
 		}
 		err = errors.Join(err, t.close())
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/fabric"
+	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/hypervisor"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/vmm"
@@ -75,6 +76,9 @@ type Migration struct {
 	// Stream is what the WAN optimiser at the source has counted, with the hash that
 	// both ends have of QEMU's stream; nil: there was none.
 	Stream *wanopt.Stats `json:"stream,omitempty"`
+	// Checked is what a VM with a kernel of its own found at its new host; see
+	// hypervisor.Outcome.
+	Checked *guest.Verification `json:"checked,omitempty"`
 }
 
 // Phase is a part of a migration and how long it took.
@@ -491,8 +495,9 @@ func (m *migration) between(ctx context.Context, source, target *hypervisor.Proc
 		case e.outcome == nil:
 		case e.side == "source":
 			m.account(e.outcome)
-		case m.resumedAt == 0:
-			m.resumedAt = e.outcome.ResumedAt
+		default:
+			m.resumedAt = cmp.Or(m.resumedAt, e.outcome.ResumedAt)
+			m.report.Checked = cmp.Or(e.outcome.Checked, m.report.Checked)
 		}
 		if e.err != nil {
 			errs = append(errs, e.err)
