@@ -116,12 +116,15 @@ func (s *software) device(kind string) string {
 
 // devices are those that a VM has by what there is for it.
 func (s *software) devices(l layout) (args []string) {
+	if !s.pc {
+		args = append(args, "-global", "virtio-mmio.ioeventfd=off") // see blkNotify
+	}
 	if l.disk != 0 {
 		// The keeper's end serves whoever asks, and there is one to ask. What is
 		// written is in the keeper's hands when it says so: nothing is cached here.
 		args = append(args,
 			"-blockdev", fmt.Sprintf("driver=nbd,node-name=disk,server.type=fd,server.str=%d", l.disk),
-			"-device", s.device("blk")+",drive=disk,serial=vpclab")
+			"-device", s.device("blk")+",drive=disk,serial=vpclab"+blkNotify(s.pc))
 	}
 	if l.tap != 0 {
 		net := s.device("net") + ",netdev=net,mac=" + l.mac.String() + ",host_mtu=" + strconv.Itoa(l.mtu)
@@ -135,6 +138,16 @@ func (s *software) devices(l layout) (args []string) {
 			"-chardev", fmt.Sprintf("socket,id=port,fd=%d", l.port), "-device", "virtserialport,chardev=port,name="+inside.PortName)
 	}
 	return args
+}
+
+// blkNotify has the disk's driver call QEMU without an event in between. With one QEMU
+// waits, when a VM is to stand, for what is under way at the disk before it tells of
+// the stop; and that may wait for the keeper, who answers it when the VM stands.
+func blkNotify(pc bool) string {
+	if pc {
+		return ",ioeventfd=off"
+	}
+	return "" // by the bus
 }
 
 // escape is a value in an option of QEMU's.

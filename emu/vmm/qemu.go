@@ -286,11 +286,32 @@ func (q *qemu) cont(ctx context.Context) (event.Mono, error) {
 	resumed := q.monitor.Subscribe("RESUME")
 	defer resumed.Close()
 	q.disk.hold() // before it can write
-	if err := q.monitor.Execute(ctx, "cont", nil, nil); err != nil {
-		return 0, err
+	for {
+		err := q.monitor.Execute(ctx, "cont", nil, nil)
+		if err == nil {
+			break
+		}
+		if final, failed := q.finalized(ctx); failed != nil || final {
+			return 0, err
+		}
+		if err := rest(ctx, finalLook); err != nil {
+			return 0, fmt.Errorf("wait until QEMU has ended the VM's stop: %w", err)
+		}
 	}
 	e, err := resumed.Next(ctx)
 	return e.T, err
+}
+
+// finalLook is how often it is looked whether QEMU is done with a state that it has
+// written all of.
+const finalLook = time.Millisecond
+
+// finalized tells whether QEMU is done with the VM's stop: for a moment after the last
+// byte of a state it is not, and refuses to have the VM go on.
+func (q *qemu) finalized(ctx context.Context) (bool, error) {
+	var s struct{ Status string }
+	err := q.monitor.Execute(ctx, "query-status", nil, &s)
+	return s.Status != "finish-migrate", err
 }
 
 // snapshot has the VM stand, and gives QEMU's stream of its devices' state. QEMU
