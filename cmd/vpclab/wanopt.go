@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vpclab/vpclab/emu/lab"
+	"github.com/vpclab/vpclab/emu/migrate/codec"
 	"github.com/vpclab/vpclab/emu/migrate/wire"
 	"github.com/vpclab/vpclab/emu/qmp"
 	"github.com/vpclab/vpclab/emu/wanopt"
@@ -65,8 +66,6 @@ func (w *wanoptFlags) add(cmd *cobra.Command) {
 	f.StringVar(&w.stats, "stats", "", "file for what was measured, as JSON (-: standard output)")
 	f.StringVar(&w.memory, "memory", "", "largest memory of a guest, as 16GiB: each end holds a copy of it (default: any)")
 	f.DurationVar(&w.patience, "patience", 10*time.Second, "how long a broken connection between the ends may take to come back")
-	_ = cmd.MarkFlagRequired("listen") // the flags exist
-	_ = cmd.MarkFlagRequired("connect")
 }
 
 // addresses reads both, and the memory.
@@ -118,6 +117,9 @@ end is lost, QEMU is hung up on: its migration fails, and the VM goes on here.`,
 					return usageError{fmt.Errorf("--cache: %w", err)}
 				}
 				near.Cache = int64(n)
+			}
+			if _, err := codec.Parse(codec.Config{Pages: 1, Block: near.Block, Cache: near.Cache}, near.Encoders); err != nil {
+				return usageError{fmt.Errorf("--encoders: %w", err)}
 			}
 			ctx, cancel := limited(cmd)
 			defer cancel()
@@ -234,7 +236,11 @@ func showWanopt(out io.Writer, st *wanopt.Stats) {
 	if st.Equal {
 		proof = "proven equal (" + st.SHA256[:16] + "…)"
 	}
-	fmt.Fprintf(out, "%.2f MB of QEMU's stream (%d pages, %d of zeros) in %v: %.2f MB on the WAN and %.2f MB back, CPU %v, %s\n",
-		float64(st.Bytes)/1e6, st.Pages, st.Zeros, st.Took.Round(time.Millisecond), float64(st.WANOut)/1e6, float64(st.WANIn)/1e6,
+	pages := ""
+	if st.Pages > 0 { // only the end at the source knows
+		pages = fmt.Sprintf(" (%d pages, %d of zeros)", st.Pages, st.Zeros)
+	}
+	fmt.Fprintf(out, "%.2f MB of QEMU's stream%s in %v: %.2f MB to the other end and %.2f MB from it, CPU %v, %s\n",
+		float64(st.Bytes)/1e6, pages, st.Took.Round(time.Millisecond), float64(st.WANOut)/1e6, float64(st.WANIn)/1e6,
 		st.CPU.Round(time.Millisecond), proof)
 }

@@ -45,7 +45,7 @@ var loads = map[string]load{
 		}
 		return r.IntN(n)
 	}, 256},
-	"compile": {10000, 10 * time.Millisecond, 30, func(_ *rand.Rand, i, n int) int { return i % n }, pageSize},
+	"compile": {8000, 10 * time.Millisecond, 30, func(_ *rand.Rand, i, n int) int { return i % n }, pageSize},
 	"hot":     {8000, time.Millisecond, 40, func(r *rand.Rand, _, n int) int { return r.IntN(n * 3 / 4) }, 512},
 }
 

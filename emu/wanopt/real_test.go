@@ -227,9 +227,11 @@ func (v *vm) status(t testing.TB) (run, migration string) {
 }
 
 // sets readies a migration at either end.
-func (v *vm) sets(t testing.TB, parameters map[string]any) {
+func (v *vm) sets(t testing.TB, parameters map[string]any, more ...string) {
 	t.Helper()
-	v.do(t, "migrate-set-capabilities", map[string]any{"capabilities": []capability{{"return-path", true}, {"events", true}}}, nil)
+	for _, name := range append([]string{"return-path", "events"}, more...) {
+		v.do(t, "migrate-set-capabilities", map[string]any{"capabilities": []capability{{name, true}}}, nil)
+	}
 	if parameters != nil {
 		v.do(t, "migrate-set-parameters", parameters, nil)
 	}
@@ -263,12 +265,12 @@ type realPair struct {
 }
 
 // between makes one; with its far end in a process of its own, if so asked.
-func between(ctx context.Context, t testing.TB, source *vm, n Near, rule *Rule, apart bool) *realPair {
+func between(ctx context.Context, t testing.TB, source *vm, n Near, rule *Rule, apart bool, more ...string) *realPair {
 	t.Helper()
 	dir := t.TempDir()
 	p := &realPair{source: source, dest: startVM(t, "none", true), out: filepath.Join(dir, "out"), near: make(chan ended, 1), far: make(chan ended, 1)}
-	source.sets(t, nil)
-	p.dest.sets(t, nil)
+	source.sets(t, nil, more...)
+	p.dest.sets(t, nil, more...)
 	p.dest.listens(t, filepath.Join(dir, "in"))
 	l, err := wire.ListenTCP(t.Context(), netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
@@ -424,6 +426,34 @@ func TestARealGuestGoesOnWhenAnEndIsLost(t *testing.T) {
 	p := between(t.Context(), t, source, Near{}, &Rule{}, false)
 	p.move(t)
 	p.dest.whole(t)
+}
+
+// TestPagesThatFollowAGuestPass: in post-copy QEMU asks for pages against the
+// stream.
+func TestPagesThatFollowAGuestPass(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it boots QEMUs")
+	}
+	source := boot(t, "hot")
+	source.slowly(t, 40<<20)
+	p := between(t.Context(), t, source, Near{}, nil, false, "postcopy-ram")
+	rounds := source.Subscribe("MIGRATION_PASS")
+	defer rounds.Close()
+	resumes := p.dest.Subscribe("RESUME")
+	defer resumes.Close()
+	source.do(t, "migrate", map[string]any{"uri": "unix:" + p.out}, nil)
+	next(t, rounds)
+	source.do(t, "migrate-start-postcopy", nil, nil)
+	next(t, resumes)
+	near, far := <-p.near, <-p.far
+	if near.err != nil || far.err != nil || !near.Equal {
+		t.Fatalf("near: %v; far: %v", near.err, far.err)
+	}
+	p.dest.whole(t)
+	if near.Back == 0 {
+		t.Error("QEMU asked for nothing")
+	}
+	t.Logf("%.2f MB of QEMU's, %d pages of it recognised, %.2f MB on the WAN, %d bytes against it", float64(near.Bytes)/1e6, near.Pages, float64(near.WANOut)/1e6, near.Back)
 }
 
 func TestAHotRealGuestArrives(t *testing.T) {

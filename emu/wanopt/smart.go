@@ -58,12 +58,38 @@ type capability struct {
 	State      bool   `json:"state"`
 }
 
-// Prepare has QEMU not stop the VM by itself in the next migration. Odd is what
-// of its settings costs the pair what it is there for, for a user to read.
-func Prepare(ctx context.Context, m *qmp.Client, r Rule) (s *SmartStop, odd []string, err error) {
+// Prepare has QEMU not stop the VM by itself in the next migration.
+func Prepare(ctx context.Context, m *qmp.Client, r Rule) (*SmartStop, error) {
+	// It tells when a round begins.
+	if err := m.Execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": []capability{{"events", true}}}, nil); err != nil {
+		return nil, fmt.Errorf("smart stop: %w", err)
+	}
+	var p struct {
+		Limit int64 `json:"downtime-limit"`
+	}
+	if err := m.Execute(ctx, "query-migrate-parameters", nil, &p); err != nil {
+		return nil, fmt.Errorf("smart stop: %w", err)
+	}
+	if p.Limit <= heldLimit {
+		p.Limit = usualLimit // what is there is ours, of a time when we were killed
+	}
+	s := NewSmartStop(m, r, time.Duration(p.Limit)*time.Millisecond)
+	if err := s.hold(ctx, heldLimit); err != nil {
+		s.Forget()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Odd tells, of a migration that has begun, what of QEMU's settings costs the pair
+// what it is there for, in words for a user. A QEMU that does not answer has
+// nothing to say here.
+func (s *SmartStop) Odd(ctx context.Context) (odd []string) {
+	ctx, cancel := context.WithTimeout(ctx, qmpIn)
+	defer cancel()
 	var all []capability
-	if err := m.Execute(ctx, "query-migrate-capabilities", nil, &all); err != nil {
-		return nil, nil, fmt.Errorf("smart stop: %w", err)
+	if err := s.monitor.Execute(ctx, "query-migrate-capabilities", nil, &all); err != nil {
+		return nil
 	}
 	on := map[string]bool{}
 	for _, c := range all {
@@ -77,25 +103,7 @@ func Prepare(ctx context.Context, m *qmp.Client, r Rule) (s *SmartStop, odd []st
 	if !on["return-path"] {
 		odd = append(odd, "QEMU's capability return-path is off: the source takes for done what the pair has taken, before the destination has it")
 	}
-	// It tells when a round begins.
-	if err := m.Execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": []capability{{"events", true}}}, nil); err != nil {
-		return nil, odd, fmt.Errorf("smart stop: %w", err)
-	}
-	var p struct {
-		Limit int64 `json:"downtime-limit"`
-	}
-	if err := m.Execute(ctx, "query-migrate-parameters", nil, &p); err != nil {
-		return nil, odd, fmt.Errorf("smart stop: %w", err)
-	}
-	if p.Limit <= heldLimit {
-		p.Limit = usualLimit // what is there is ours, of a time when we were killed
-	}
-	s = NewSmartStop(m, r, time.Duration(p.Limit)*time.Millisecond)
-	if err := s.hold(ctx, heldLimit); err != nil {
-		s.Forget()
-		return nil, odd, err
-	}
-	return s, odd, nil
+	return odd
 }
 
 func (s *SmartStop) hold(ctx context.Context, limit int64) error {
@@ -194,12 +202,7 @@ func (n Near) ServeSmart(ctx context.Context, l net.Listener, m *qmp.Client, r R
 
 // serveSmart tells when it is prepared.
 func (n Near) serveSmart(ctx context.Context, l net.Listener, m *qmp.Client, r Rule, prepared func()) (*Stats, error) {
-	smart, odd, err := Prepare(ctx, m, r)
-	for _, what := range odd {
-		if n.Warn != nil {
-			n.Warn(what)
-		}
-	}
+	smart, err := Prepare(ctx, m, r)
 	if err != nil {
 		return nil, err
 	}
@@ -214,6 +217,11 @@ func (n Near) serveSmart(ctx context.Context, l net.Listener, m *qmp.Client, r R
 		case <-watching.Done():
 			watched <- nil
 			return
+		}
+		for _, what := range smart.Odd(watching) {
+			if n.Warn != nil {
+				n.Warn(what)
+			}
 		}
 		rep, err := smart.Watch(watching)
 		if err != nil && n.Warn != nil {
