@@ -494,13 +494,14 @@ private_apt() {
 
 # bench WHAT [FLAG…]: docs/performance.md has the tables. FLAGs of build are those
 # of Go's tests and -peers, as in: ./run.sh bench build -test.bench
-# 'Build/machines=100$' -peers none; those of migration are those of vpclab run.
+# 'Build/machines=100$' -peers none; those of the others are those of vpclab run.
 bench() {
 	case ${1:-} in
 	build) bench_build "${@:2}" ;;
 	migration) bench_migration "${@:2}" ;;
+	real-vms) bench_real_vms "${@:2}" ;;
 	*)
-		say "bench ${1:-}: the benchmarks are build and migration"
+		say "bench ${1:-}: the benchmarks are build, migration and real-vms"
 		exit 2
 		;;
 	esac
@@ -512,6 +513,20 @@ bench_migration() {
 	results=$(mktemp -d "${TMPDIR:-/tmp}/vpclab-bench.XXXXXX")
 	"$bin" run migration-sweep --results "$results" "$@" || status=$?
 	"$bin" table --rows workload,rate --column algorithm --metric migration.payload,migration.total,migration.pause "$results"/migration-sweep/* || status=$?
+	say "samples and figures are in $results"
+	return $status
+}
+
+# bench_real_vms moves a VM in QEMU in every way that there is.
+bench_real_vms() {
+	local results status=0
+	get_kernel
+	kernel_image
+	get_guest_qemu
+	results=$(mktemp -d "${TMPDIR:-/tmp}/vpclab-bench.XXXXXX")
+	"$bin" run real-vm-peers --results "$results" "$@" || status=$?
+	"$bin" table --rows algorithm,rate --column workload --where direction=out --metric migration.bytes "$results"/real-vm-peers/* || status=$?
+	"$bin" table --rows algorithm,rate --column workload --metric migration.total,migration.pause,migration.gap,migration.converged,migration.verified "$results"/real-vm-peers/* || status=$?
 	say "samples and figures are in $results"
 	return $status
 }

@@ -203,7 +203,7 @@ test_e2e() {
 		step "vpclab validate $name" "$bin" validate "$file"
 		if ! grep -q '^experiments:' "$file"; then
 			continue
-		elif [[ " migration-sweep replication-cost guests-side-by-side " = *" $name "* ]]; then
+		elif [[ " migration-sweep replication-cost guests-side-by-side real-vm-peers " = *" $name "* ]]; then
 			continue # benchmarks of many minutes
 		elif needs_frr "$file" && ! have_frr; then
 			leave_out "vpclab run $name" "it needs FRR (./run.sh frr)"
