@@ -26,6 +26,8 @@
 //   - profile.go, plan.go, content.go, workload.go, trace.go, diskfill.go: what
 //     runs in it and what its memory and disk hold, calibrated on published
 //     measurements (docs/guests.md); replay.go: the same without a process;
+//   - inside.go, direct.go: the same work as process 1 of a VM with a kernel of its
+//     own (package vmm), on a block device;
 //   - clients.go, connection.go, app.go, ledger.go, sealed.go: what clients see of
 //     it; client.go: their half; carry.go: their connections in checkpoints;
 //     standby.go: the process that goes on from one.
