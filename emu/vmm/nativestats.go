@@ -107,7 +107,6 @@ type Stats struct {
 
 // ledger turns what QEMU says now and then into rounds.
 type ledger struct {
-	began  event.Mono
 	rounds []migrate.Round
 	last   ramInfo // when the last round began
 	stats  Stats
