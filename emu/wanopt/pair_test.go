@@ -47,6 +47,12 @@ func (w *words) warn(what string) {
 	w.said = append(w.said, what)
 }
 
+func (w *words) all() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.said, "; ")
+}
+
 func listenUnix(tb testing.TB) *net.UnixListener {
 	tb.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(tb.TempDir(), "s"), Net: "unix"})
@@ -205,7 +211,7 @@ func TestTheStreamComesOutAsItWentIn(t *testing.T) {
 				if !near.Equal || near.SHA256 != far.SHA256 || near.Bytes != int64(len(stream)) {
 					t.Errorf("proof: %+v, %+v", near.Stats, far.Stats)
 				}
-				t.Logf("%d bytes, %d on the WAN, %d pages, warned %q", len(stream), near.WANOut, near.Pages, p.warned.said)
+				t.Logf("%d bytes, %d on the WAN, %d pages, warned %q", len(stream), near.WANOut, near.Pages, p.warned.all())
 			})
 		}
 	}
@@ -277,7 +283,7 @@ func TestFurtherConnectionsPass(t *testing.T) {
 	if near.err != nil || near.Streams != 2 {
 		t.Fatalf("%v, %+v", near.err, near.Stats)
 	}
-	if said := strings.Join(p.warned.said, "; "); !strings.Contains(said, "2 connections") {
+	if said := p.warned.all(); !strings.Contains(said, "2 connections") {
 		t.Errorf("warned of %q", said)
 	}
 }

@@ -1,6 +1,7 @@
 package wanopt
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -57,6 +58,9 @@ var guestImage = sync.OnceValues(func() (paths [2]string, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return paths, err
+	}
+	if static, err := stock.Static(self); err != nil || !static {
+		return paths, cmp.Or(err, error(&stock.Missing{What: "this test program needs shared libraries, and there are none in a guest", Fix: "CGO_ENABLED=0"}))
 	}
 	a := stock.NewInitrd()
 	a.Folder("dev", 0o755)
