@@ -8,8 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpclab/vpclab/emu/qmp"
 )
 
 // monitorFile is where a QEMU listens for agents, in the folder that its host has
@@ -41,6 +44,39 @@ func (v *vm) gone(ctx context.Context) error {
 			return fmt.Errorf("VM %s: wait for the end of the QEMU whose monitor is %s: %w", v.name, v.monitor(), context.Cause(ctx))
 		}
 		return nil
+	}
+}
+
+// sweep ends QEMUs that wait at other hosts for this VM, which runs here: the agent
+// that had one wait may have been killed. It is no error where that fails: the next
+// migration to there does it too.
+func (v *vm) sweep(ctx context.Context) {
+	monitors, err := filepath.Glob(filepath.Join(v.agent.dir, "hosts", "*", v.name, monitorFile))
+	if err != nil {
+		return
+	}
+	for _, path := range monitors {
+		if path != v.monitor() {
+			endIfWaiting(ctx, path)
+		}
+	}
+}
+
+// sweepIn is how long a QEMU may take to say what it does.
+const sweepIn = 2 * time.Second
+
+// endIfWaiting ends the QEMU with a monitor if it waits for a VM to come.
+func endIfWaiting(ctx context.Context, path string) {
+	ctx, cancel := context.WithTimeoutCause(ctx, sweepIn, fmt.Errorf("waited %v for the QEMU whose monitor is %s", sweepIn, path))
+	defer cancel()
+	monitor, err := qmp.Dial(ctx, path)
+	if err != nil {
+		return // it has ended
+	}
+	defer monitor.Close()
+	var s struct{ Status string }
+	if err := monitor.Execute(ctx, "query-status", nil, &s); err == nil && s.Status == "inmigrate" {
+		_ = monitor.Execute(ctx, "quit", nil, nil) // it may end before it answers
 	}
 }
 

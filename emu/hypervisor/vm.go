@@ -89,6 +89,9 @@ func (v *vm) own(ctx context.Context, spec guest.Spec, netns string) error {
 		return fmt.Errorf("VM %s: %w", v.name, err)
 	}
 	v.watched()
+	if spec.Kind == guest.KindQEMU {
+		v.sweep(ctx)
+	}
 	return nil
 }
 
