@@ -32,7 +32,7 @@ func newTether(l *guest.Leash) *tether { return &tether{leash: l, wake: make(cha
 
 // tetherLook is how often it is noted that the VM runs, and so how exactly anybody
 // can tell later when it last did.
-const tetherLook = 5 * time.Millisecond
+const tetherLook = 20 * time.Millisecond
 
 // hold says that the VM runs in this QEMU from now on; nil: in none. A QEMU that
 // only waits for a VM is not held, and one that was is let go.
