@@ -25,6 +25,9 @@ const (
 	// silent how long it waits for an answer before it takes it for broken.
 	redial = 100 * time.Millisecond
 	silent = 5 * time.Second
+	// heldEpochs is for how many epochs of a VM with a kernel of its own the first
+	// answer to somebody who connects may be held: two, where the WAN keeps up.
+	heldEpochs = 4
 )
 
 // failingOver is a session of the experiment failover.
@@ -186,7 +189,7 @@ func (r *failoverTrial) invite(ctx context.Context) error {
 	u, err := traffic.OpenUsers(ctx, r.lab.Fabric().Do, traffic.UsersConfig{
 		Server: netip.AddrPortFrom(n.Addr, uint16(n.Guest.Port)), From: a.Machines,
 		Users: c.Users, Think: c.Think.Std(), Seed: r.seed, Open: shoppersFrom(r.known+1, n.Guest.Workload, r.seed+r.known),
-		Reconnect: redial, Silent: silent,
+		Reconnect: redial, Silent: silent, DialWithin: r.dialWithin(n),
 	})
 	if err != nil {
 		return fmt.Errorf("users of %s: %w", n.Name, err)
@@ -194,6 +197,20 @@ func (r *failoverTrial) invite(ctx context.Context) error {
 	r.users, r.known = u, r.known+uint64(c.Users)
 	u.Start()
 	return r.await(ctx, 1, answerDeadline, "at the beginning")
+}
+
+// dialWithin is how long users try one connection to a VM; 0: as usual.
+func (r *failoverTrial) dialWithin(vm *topo.Node) time.Duration {
+	if vm.Guest.Kind != topo.GuestQEMU {
+		return 0
+	}
+	epoch := replicate.RealEpoch
+	for _, p := range r.plan.Pairs() {
+		if p.VM == vm.Name && p.Epoch != 0 {
+			epoch = p.Epoch
+		}
+	}
+	return heldEpochs * epoch
 }
 
 // dismiss ends users of a trial that failed.

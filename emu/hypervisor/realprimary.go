@@ -2,7 +2,6 @@ package hypervisor
 
 import (
 	"context"
-	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
@@ -70,15 +69,10 @@ func (r *realPrimary) Resume(ctx context.Context) error {
 	return r.primary.Resume(ctx)
 }
 
-// realEpoch is the default of a VM with a kernel of its own: each checkpoint stops
-// a machine, has the state of its devices saved and all of its memory compared
-// (docs/replication.md has what that takes).
-const realEpoch = 250 * time.Millisecond
-
 // complete fills in what depends on the kind of guest.
 func (p Pair) complete() Pair {
 	if p.Spec.Kind == guest.KindQEMU && p.Replicate.Epoch == 0 && p.remembers() {
-		p.Replicate.Epoch = realEpoch
+		p.Replicate.Epoch = replicate.RealEpoch
 	}
 	return p
 }

@@ -21,6 +21,11 @@ const (
 	mostWindow = 14
 )
 
+// RealEpoch is an Epoch for VMs with a kernel of their own: for each checkpoint a
+// machine is stopped, the state of its devices saved and all of its memory compared,
+// which takes some 40 ms.
+const RealEpoch = 250 * time.Millisecond
+
 // remembers says that memory is replicated, and not the disk alone.
 func (o *Options) remembers() bool { return o.Mode == Async || o.Mode == Checkpoint }
 

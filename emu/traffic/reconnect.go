@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -40,8 +41,8 @@ func (a *Account) add(o Account) {
 	a.Acked, a.Lost, a.LostBytes = a.Acked+o.Acked, a.Lost+o.Lost, a.LostBytes+o.LostBytes
 }
 
-// dialWithin bounds one attempt to connect: the kernel repeats a lost first
-// packet after a second only.
+// dialWithin bounds one attempt to connect, where nothing else is said: the kernel
+// repeats a lost first packet after a second only.
 const dialWithin = 400 * time.Millisecond
 
 // usualSilent is how long a user waits for an answer that says nothing else.
@@ -85,6 +86,7 @@ func (u *Users) bound(s *user, patience time.Duration) {
 
 // redial opens connections until one works.
 func (u *Users) redial(s *user, p Persistent, patience time.Duration) (over bool, err error) {
+	within := cmp.Or(u.cfg.DialWithin, dialWithin)
 	pace := time.NewTicker(u.cfg.Reconnect)
 	defer pace.Stop()
 	for {
@@ -95,7 +97,7 @@ func (u *Users) redial(s *user, p Persistent, patience time.Duration) (over bool
 		if over {
 			return true, fmt.Errorf("user %d at %s is not connected to %s", s.number, s.machine, u.cfg.Server)
 		}
-		ctx, cancel := context.WithTimeoutCause(context.Background(), dialWithin, fmt.Errorf("waited %v", dialWithin))
+		ctx, cancel := context.WithTimeoutCause(context.Background(), within, fmt.Errorf("waited %v", within))
 		err := s.dial(ctx, u)
 		cancel()
 		if err == nil {

@@ -42,6 +42,9 @@ type UsersConfig struct {
 	// another, and try so often; and likewise one who waits longer than Silent,
 	// 0: 10 s. Its Service must be Persistent.
 	Reconnect, Silent time.Duration
+	// DialWithin is how long one attempt to do so may take; 0: 400 ms. Where what the
+	// server sends is held for some time, so is its word that it is there.
+	DialWithin time.Duration
 	// Open speaks the server's protocol on a connection.
 	Open func(conn net.Conn, user int) (Service, error)
 }
