@@ -58,7 +58,6 @@ type town struct {
 	decided map[[16]byte]string // committed, aborted
 	paused  map[[16]byte]event.Mono
 	events  []event.Event
-	down    bool // the lab answers nothing
 }
 
 func (w *town) Paused(_ context.Context, _ string, id [16]byte, at event.Mono) {
