@@ -214,7 +214,9 @@ func (n *nativeTarget) fail(ctx context.Context, cause error) error {
 	case errors.Is(cause, migrate.ErrInDoubt):
 		return cause // it may be this host's, and a successor would start it
 	case n.monitor != nil:
-		_ = n.monitor.Execute(quick, "quit", nil, nil) // it may be what has ended
+		ending, cancel := guestAnswers(context.WithoutCancel(ctx)) // a source that is gone has taken the time to be told
+		defer cancel()
+		_ = n.monitor.Execute(ending, "quit", nil, nil) // it may be what has ended
 	}
 	return cause
 }

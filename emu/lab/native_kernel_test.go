@@ -9,19 +9,24 @@ import (
 	"github.com/vpclab/vpclab/emu/vmm"
 )
 
-// TestMigrationOfARealVMByQEMU: QEMU's own ways move a VM and its disk, and the
-// customer's connection lives on.
-func TestMigrationOfARealVMByQEMU(t *testing.T) {
+func needLong(t *testing.T) {
+	t.Helper()
 	needGuestQEMU(t)
+	if os.Getenv("VPCLAB_LONG") != "1" {
+		t.Skip("it takes minutes: VPCLAB_LONG=1")
+	}
+}
+
+// TestMigrationOfARealVMByQEMU: QEMU's own ways move a VM and its disk, and the
+// customer's connection lives on. With VPCLAB_LONG=1: agents are tested on all of
+// them without a lab, and a scenario of the library does one in every test run.
+func TestMigrationOfARealVMByQEMU(t *testing.T) {
+	needLong(t)
 	l, _ := deployed(t, realLab)
 	ctx := limit(t)
 	c := newCustomer(t, l)
 	one(t, ctx, l, "texas-h1")
-	modes := []string{vmm.MultifdZstd, vmm.PostCopyPreempt}
-	if os.Getenv("VPCLAB_LONG") == "1" {
-		modes = append(modes, vmm.Modes...)
-	}
-	for i, mode := range modes {
+	for i, mode := range vmm.Modes {
 		host := []string{"illinois-h1", "texas-h1"}[i%2]
 		verify := []string{"pause", "online"}[i%2]
 		m, err := l.Migrate(ctx, MigrateRequest{VM: "shop", To: host, Memory: migrate.Options{Algorithm: mode, Verify: verify}, Within: time.Minute})
@@ -50,28 +55,24 @@ func TestMigrationOfARealVMByQEMU(t *testing.T) {
 // nativeMishaps are as realMishaps, of migrations by QEMU itself.
 var nativeMishaps = []struct {
 	algorithm, failAt string
-	always            bool
 }{
-	{vmm.PreCopy, "source-round=error", false}, {vmm.PreCopy, "source-round=kill", true}, {vmm.Multifd, "target-ready=kill", false},
-	{vmm.PreCopy, "source-paused=kill", false}, {vmm.PreCopy, "source-final=kill", true}, {vmm.PreCopy, "source-final=error", false},
-	{vmm.PreCopy, "target-final=kill", false}, {vmm.PreCopy, "target-kept=error", false}, {vmm.PreCopy, "target-committed=kill", true},
-	{vmm.PreCopy, "target-started=kill", false}, {vmm.PreCopy, "source-running=kill", false},
-	{vmm.PostCopy, "source-round=kill", false}, {vmm.PostCopy, "target-committed=kill", false}, {vmm.PostCopy, "source-running=kill", false},
-	{vmm.PostCopy, "target-started=kill", false},
+	{vmm.PreCopy, "source-round=error"}, {vmm.PreCopy, "source-round=kill"}, {vmm.Multifd, "target-ready=kill"},
+	{vmm.PreCopy, "source-paused=kill"}, {vmm.PreCopy, "source-final=kill"}, {vmm.PreCopy, "source-final=error"},
+	{vmm.PreCopy, "target-final=kill"}, {vmm.PreCopy, "target-kept=error"}, {vmm.PreCopy, "target-committed=kill"},
+	{vmm.PreCopy, "target-started=kill"}, {vmm.PreCopy, "source-running=kill"},
+	{vmm.PostCopy, "source-round=kill"}, {vmm.PostCopy, "target-committed=kill"}, {vmm.PostCopy, "source-running=kill"},
+	{vmm.PostCopy, "target-started=kill"},
 }
 
 // TestMishapsOfARealVMByQEMU kills agents at steps of migrations by QEMU itself: the
 // VM then runs once, and nothing that its customer was told is done is lost.
 func TestMishapsOfARealVMByQEMU(t *testing.T) {
-	needGuestQEMU(t)
+	needLong(t)
 	l, _ := deployed(t, realLab)
 	c := newCustomer(t, l)
 	at := "texas-h1"
 	one(t, limit(t), l, at)
 	for _, x := range nativeMishaps {
-		if !x.always && os.Getenv("VPCLAB_LONG") != "1" {
-			continue
-		}
 		t.Run(x.algorithm+" "+x.failAt, func(t *testing.T) {
 			ctx := limit(t)
 			c.t = t

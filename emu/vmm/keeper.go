@@ -340,6 +340,12 @@ func (k *keeper) Resume(ctx context.Context) (event.Mono, error) {
 	if runs, since := q.running(); runs && k.standing() == nil {
 		return since, nil
 	}
+	if k.next != nil && k.next.way == withStream {
+		// The VM goes on here. A QEMU that is in the middle of sending the last of it
+		// answers nothing until that has been read, or cannot be any more.
+		k.next.kill()
+		k.next = nil
+	}
 	if k.stood != nil && k.stood.settled && q.disk != nil {
 		// The VM believes that its writes count.
 		if err := q.disk.Settle(ctx); err != nil {
