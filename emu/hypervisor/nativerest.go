@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/migrate"
 	"github.com/vpclab/vpclab/emu/vmm"
 )
@@ -143,4 +145,30 @@ func (s *nativeSource) openRest(ctx context.Context) {
 	if m, err := s.vm.steer(ctx); err == nil {
 		s.monitor = m
 	}
+}
+
+// endNativeIn bounds how long a QEMU is asked to give up what an agent that died had
+// begun. One that sends the last of a VM to a QEMU that does not read answers nothing
+// until that has ended, which Resume sees to.
+const endNativeIn = 5 * time.Second
+
+// endNative ends what an earlier agent had QEMU do by itself with a VM that stays
+// here: it would stop the VM some time later, and stand.
+func (v *vm) endNative(ctx context.Context) error {
+	if v.spec.Kind != guest.KindQEMU {
+		return nil
+	}
+	quick, cancel := context.WithTimeoutCause(ctx, endNativeIn, fmt.Errorf("waited %v for QEMU to give its migration up", endNativeIn))
+	defer cancel()
+	m, err := v.steer(quick)
+	if err == nil {
+		defer m.Close()
+		if err = vmm.CancelOutgoing(quick, m); err == nil {
+			vmm.DropMirror(quick, m)
+		}
+	}
+	if err != nil {
+		v.agent.tell(v.name, "vm.not-freed", map[string]string{"error": err.Error()})
+	}
+	return context.Cause(ctx)
 }

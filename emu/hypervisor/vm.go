@@ -115,9 +115,10 @@ func (v *vm) run(ctx context.Context) error {
 			return err
 		}
 		return v.start(ctx)
-	case s.Folder == v.folder() && s.Running:
-		return nil
 	case s.Folder == v.folder():
+		if err := v.endNative(ctx); err != nil || s.Running {
+			return err
+		}
 		_, err := r.Resume(ctx)
 		return err
 	}

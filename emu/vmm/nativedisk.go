@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -166,4 +167,12 @@ func (d *DiskMirror) Report(size int64) *migrate.DiskReport {
 	r := d.report
 	r.Blocks = int(size / pageSize)
 	return &r
+}
+
+// DropMirror ends a mirror that an earlier process has begun, if there is one.
+func DropMirror(ctx context.Context, m *qmp.Client) {
+	d := &DiskMirror{monitor: m, events: m.Subscribe("BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR")}
+	var jobs []struct{ Device string }
+	d.over = m.Execute(ctx, "query-block-jobs", nil, &jobs) != nil || !slices.ContainsFunc(jobs, func(j struct{ Device string }) bool { return j.Device == mirrorJob })
+	_ = d.Close() // there may be none
 }
