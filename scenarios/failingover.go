@@ -72,6 +72,10 @@ func (s *failingOver) planAt(pt point) *topo.Plan {
 	if _, rtts := s.experiment.Vary.Get(paramRTT); rtts {
 		plan = s.wan.tuned(plan, s.wan.rate, pt.time(paramRTT))
 	}
+	if n, _ := plan.Node(s.experiment.VM); pt[paramGuest] != "" && pt[paramGuest] != n.Guest.Kind {
+		g := n.Guest.As(pt[paramGuest])
+		plan = plan.WithGuest(s.experiment.VM, &g)
+	}
 	return plan.WithPair(s.experiment.VM, func(p topo.Pair) topo.Pair {
 		_, epochs := s.experiment.Vary.Get(paramEpoch)
 		if p.Mode != pt[paramMode] || epochs {

@@ -11,7 +11,7 @@ import (
 
 // The experiment failover.
 //
-// A point is a mode of replication, its epoch, a round-trip time between the two
+// A point is a kind of guest, a mode of replication, its epoch, a round-trip time between the two
 // clouds and a fault. In each trial the VM begins anew, alone: its users are
 // watched for a while. Then it begins once more, with its standby, and when that
 // holds everything other users come and are watched. Then the fault of the point is done; or, where it is
@@ -45,6 +45,7 @@ func failoverKind() kind {
 	return kind{
 		resolution: 50 * time.Millisecond,
 		params: []param{
+			word(paramGuest, "a kind of guest", []string{topo.GuestProcess, topo.GuestQEMU}, kindOf),
 			word(paramMode, "a mode of replication", replicaModes, func(p *topo.Plan, e topo.Experiment) string {
 				pair, _ := p.PairOf(e.VM)
 				return pair.Mode
