@@ -110,6 +110,16 @@ func (d *daemon) tell(ctx context.Context, want []block) error {
 	defer cancel()
 	commands := changes(d.told, want)
 	err := d.conf.configure(ctx, commands)
+	for early(err) {
+		select {
+		case <-time.After(earlyAgain):
+			err = d.conf.configure(ctx, commands)
+			continue
+		case <-ctx.Done():
+		case <-d.done:
+		}
+		break
+	}
 	if err == nil {
 		d.told = want
 		return nil
@@ -120,6 +130,15 @@ func (d *daemon) tell(ctx context.Context, want []block) error {
 	default:
 		return err
 	}
+}
+
+// earlyAgain is how soon a command is given again that came too early.
+const earlyAgain = 20 * time.Millisecond
+
+// early tells that staticd has refused a label because it has not heard from zebra
+// yet what the kernel can do. Nobody is told when it has.
+func early(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "MPLS not turned on in kernel")
 }
 
 // question asks the daemon something and returns the answers, one a command.

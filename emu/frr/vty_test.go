@@ -94,3 +94,23 @@ func TestVTY(t *testing.T) {
 		t.Errorf("a daemon that does not answer gave %v", err)
 	}
 }
+
+func TestACommandThatComesTooEarlyIsGivenAgain(t *testing.T) {
+	tries := 0
+	socket := fakeVTY(t, func(command string) (string, byte) {
+		if strings.HasPrefix(command, "ip route") {
+			if tries++; tries < 3 {
+				return "% Configuration failed.\n\nError description: % MPLS not turned on in kernel ignoring static route\n", 13
+			}
+		}
+		return "", 0
+	})
+	v, err := dialVTY(t.Context(), staticd, socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{name: staticd, conf: v, done: make(chan struct{})}
+	if err := d.tell(t.Context(), []block{{lines: []line{{text: "ip route 10.0.0.1/32 10.0.0.2 label 16"}}}}); err != nil || tries != 3 {
+		t.Errorf("after %d tries: %v", tries, err)
+	}
+}

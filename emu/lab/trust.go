@@ -21,7 +21,11 @@ type qemuTrust struct {
 // spoil what it moves. Whoever deployed the lab has had it tried, as a rule, and
 // then it is known; else a trial is made now.
 func (l *Lab) trusted(ctx context.Context, req MigrateRequest) error {
-	n, ok := l.Plan().Node(req.VM)
+	plan := l.Plan()
+	if plan == nil {
+		return ErrNotBuilt
+	}
+	n, ok := plan.Node(req.VM)
 	if !ok || n.Guest == nil || n.Guest.Kind != guest.KindQEMU || !hypervisor.ByQEMU(req.Memory.Algorithm) {
 		return nil // it moves no memory, or somebody else says that there is no such VM
 	}

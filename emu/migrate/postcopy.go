@@ -396,6 +396,9 @@ func (t *target) fill(outer context.Context) error {
 		return err
 	}
 	stop(errWhole)
+	if t.holes.doneAt == 0 { // nothing was missing when it began
+		t.holes.doneAt = t.rep.ResumedAt
+	}
 	t.rep.Done = t.holes.doneAt
 	t.rep.Faults = t.holes.use
 	if err := t.opt.step(StepTargetAll); err != nil {
