@@ -122,7 +122,7 @@ func (r *runner) losses(s session) losses {
 // beginWatch looks at a trial of a kind until it is graded. Without a watch nothing
 // is seen, and the grade is unknown. s may be nil.
 func (r *runner) beginWatch(ctx context.Context, k kind, s session) (context.Context, func() *metrics.Fidelity) {
-	if r.watch == nil {
+	if r.watch == nil || r.grade != nil { // a test says what was seen, and not the machine that it runs on
 		return ctx, func() *metrics.Fidelity { return nil }
 	}
 	span := r.watch.Begin()
