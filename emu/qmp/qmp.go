@@ -260,10 +260,14 @@ func (call *Call) answer(ctx context.Context) (answer, error) {
 func (c *Client) send(ctx context.Context, line []byte, file *os.File) error {
 	c.sending.Lock()
 	defer c.sending.Unlock()
-	stop := context.AfterFunc(ctx, func() { c.conn.SetWriteDeadline(time.Unix(1, 0)) })
+	hurried := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { c.conn.SetWriteDeadline(time.Unix(1, 0)); close(hurried) })
 	n, err := c.write(line, file)
-	if !stop() && err == nil {
-		err = c.conn.SetWriteDeadline(time.Time{}) // it ended just now; the next may write
+	if !stop() {
+		<-hurried // or it would hurry the next
+		if err == nil {
+			err = c.conn.SetWriteDeadline(time.Time{}) // it ended just now; the next may write
+		}
 	}
 	switch {
 	case err == nil:

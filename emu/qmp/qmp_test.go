@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -206,6 +207,38 @@ func TestAWaitGivenUpLeavesTheConnection(t *testing.T) {
 	var r struct{ Of string }
 	require.NoError(t, c.Execute(within(t, 10*time.Second), "quick", nil, &r))
 	require.Equal(t, "quick", r.Of)
+}
+
+// justEnded is a context that ends between the check of whether it has and a send.
+type justEnded struct {
+	context.Context
+	asked bool
+}
+
+func (c *justEnded) Done() <-chan struct{} {
+	ended := make(chan struct{})
+	close(ended)
+	return ended
+}
+
+func (c *justEnded) Err() error {
+	if c.asked {
+		return context.Canceled
+	}
+	c.asked = true
+	return nil
+}
+
+// What hurries a send whose context ends must not be so late that it hurries the
+// next one. With one thread it begins when the send has nothing more to do.
+func TestAContextThatEndsDuringASendLeavesTheConnection(t *testing.T) {
+	t.Cleanup(func(n int) func() { return func() { runtime.GOMAXPROCS(n) } }(runtime.GOMAXPROCS(1)))
+	c := dial(t, func(command, *net.UnixConn) string { return `{"return": {}, "id": %d}` + "\n" })
+	for range 100 {
+		call := c.Send(&justEnded{Context: context.Background()}, "given-up", nil)
+		_ = call.Wait(within(t, 10*time.Second), nil) // it may have been sent or not
+		require.NoError(t, c.Execute(within(t, 10*time.Second), "next", nil, nil))
+	}
 }
 
 func TestGreetings(t *testing.T) {
