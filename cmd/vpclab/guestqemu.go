@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vpclab/vpclab/emu/stock"
+	"github.com/vpclab/vpclab/emu/vmm"
 	"github.com/vpclab/vpclab/emu/vmm/trust"
 )
 
@@ -56,7 +57,7 @@ func verdictOnQEMU(ctx context.Context, say io.Writer, again bool) (*trust.Verdi
 	if again {
 		ask = trust.AskAgain
 	}
-	return ask(ctx, q, image, trust.Accel, func() {
+	return ask(ctx, q, image, vmm.Accel(), func() {
 		fmt.Fprintf(say, "trying whether %s (%s) may move VMs that run; that takes 10 to 30 s, once\n", q.Path, q.Version)
 	})
 }

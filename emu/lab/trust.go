@@ -8,6 +8,7 @@ import (
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/hypervisor"
 	"github.com/vpclab/vpclab/emu/stock"
+	"github.com/vpclab/vpclab/emu/vmm"
 	"github.com/vpclab/vpclab/emu/vmm/trust"
 )
 
@@ -40,7 +41,7 @@ func (l *Lab) trusted(ctx context.Context, req MigrateRequest) error {
 		if err != nil {
 			return err
 		}
-		l.qemu.verdict, err = trust.Ask(ctx, q, image, trust.Accel, func() {
+		l.qemu.verdict, err = trust.Ask(ctx, q, image, vmm.Accel(), func() {
 			l.observe(event.New(req.VM, "qemu.tried", map[string]string{"qemu": q.Path}))
 		})
 		if err != nil {

@@ -15,6 +15,14 @@ import (
 // itself: that /dev/kvm opens does not say so.
 const envAccel = "VPCLAB_GUEST_ACCEL"
 
+// Accel is what VMs are carried out by, in QEMU's words: kvm or tcg.
+func Accel() string {
+	if os.Getenv(envAccel) == string(accelKVM) {
+		return string(accelKVM)
+	}
+	return string(accelTCG)
+}
+
 // lineOf is the command line of a kernel of the user's, on the disk in folder.
 func lineOf(folder string, s guest.Spec) (string, error) {
 	const line = "console=ttyS0 panic=-1" // with -no-reboot: QEMU ends
@@ -51,12 +59,9 @@ func rootIn(sector []byte) string {
 // kernel or, where the Spec names an image or a kernel of the user's, that.
 func findSoftware(ctx context.Context, c guest.Config, w *wire) (s *software, err error) {
 	rate := stock.StartTSC()
-	s = &software{accel: accelTCG}
+	s = &software{accel: accelerator(Accel())}
 	if s.qemu, err = stock.FindGuestQEMU(ctx); err != nil {
 		return nil, err
-	}
-	if os.Getenv(envAccel) == string(accelKVM) {
-		s.accel = accelKVM
 	}
 	if c.Spec.Image != "" || c.Spec.Kernel != "" {
 		s.pc, s.kernel = c.Spec.Image != "", c.Spec.Kernel

@@ -14,9 +14,6 @@ import (
 	"github.com/vpclab/vpclab/emu/stock"
 )
 
-// Accel is what VMs of a lab are carried out by: see package vmm.
-const Accel = "tcg"
-
 // Verdict is what is known of a QEMU.
 type Verdict struct {
 	QEMU    string // the program

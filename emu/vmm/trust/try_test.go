@@ -13,6 +13,9 @@ import (
 	"github.com/vpclab/vpclab/emu/stock"
 )
 
+// tcg is what carries guests out everywhere.
+const tcg = "tcg"
+
 // found gives what a trial needs, or skips the test.
 func found(t *testing.T) (*stock.QEMU, *stock.Image) {
 	q, err := stock.FindGuestQEMU(t.Context())
@@ -37,7 +40,7 @@ func TestATrial(t *testing.T) {
 	q, i := found(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	v, err := Try(ctx, q, i, Accel)
+	v, err := Try(ctx, q, i, tcg)
 	if stock.IsMissing(err) {
 		t.Skip(err)
 	}
@@ -50,7 +53,7 @@ func TestATrial(t *testing.T) {
 	if b, err := os.ReadFile("/usr/share/doc/qemu-system-x86/copyright"); err != nil || len(b) == 0 || !is72(t, bad) {
 		return
 	}
-	v, err = Try(ctx, bad, i, Accel)
+	v, err = Try(ctx, bad, i, tcg)
 	require.NoError(t, err)
 	t.Logf("7.2: trusted: %v, %s (%v)", v.Trusted, v.Why, v.Took)
 	require.ErrorContains(t, v.Err(), bad.Path)
@@ -71,11 +74,11 @@ func TestAVerdictIsKept(t *testing.T) {
 	image := filepath.Join(t.TempDir(), "vmlinuz-6.1")
 	require.NoError(t, os.WriteFile(image, []byte("a kernel"), 0o600))
 	q, i := &stock.QEMU{Path: program, Version: "1.0"}, &stock.Image{Path: image, Release: "6.1"}
-	require.Nil(t, Known(q, i, Accel))
-	v := &Verdict{QEMU: program, Accel: Accel, Why: "it was seen to"}
+	require.Nil(t, Known(q, i, tcg))
+	v := &Verdict{QEMU: program, Accel: tcg, Why: "it was seen to"}
 	require.NoError(t, v.keep(q, i))
-	require.Equal(t, v, Known(q, i, Accel))
+	require.Equal(t, v, Known(q, i, tcg))
 	require.Nil(t, Known(q, i, "kvm"))
 	require.NoError(t, os.WriteFile(program, []byte("a newer one"), 0o700))
-	require.Nil(t, Known(q, i, Accel))
+	require.Nil(t, Known(q, i, tcg))
 }
