@@ -42,13 +42,14 @@ func lineOf(folder string, s guest.Spec) (string, error) {
 }
 
 // rootIn is the device of the root file system on a disk that begins with this
-// sector: the first partition, where it has any.
+// sector: the first partition, where it has any. Linux counts the entries of the
+// table, the empty ones too.
 func rootIn(sector []byte) string {
 	const tableAt, entry, signatureAt = 446, 16, 510
 	if sector[signatureAt] == 0x55 && sector[signatureAt+1] == 0xaa {
 		for n := range 4 {
 			if kind := sector[tableAt+n*entry+4]; kind != 0 {
-				return "/dev/vda1"
+				return fmt.Sprintf("/dev/vda%d", n+1)
 			}
 		}
 	}

@@ -13,3 +13,29 @@ func TestWhatCarriesVMsOut(t *testing.T) {
 		require.Equal(t, want, Accel(), "%q", says)
 	}
 }
+
+func TestTheRootFileSystemIsInTheFirstPartition(t *testing.T) {
+	const linux, protective = 0x83, 0xee // of the second there is one where partitions are in a GPT
+	for name, c := range map[string]struct {
+		kinds  [4]byte
+		signed bool
+		want   string
+	}{
+		"no table":                 {[4]byte{linux}, false, "/dev/vda"},
+		"a table without any":      {[4]byte{}, true, "/dev/vda"},
+		"one":                      {[4]byte{linux}, true, "/dev/vda1"},
+		"two":                      {[4]byte{linux, linux}, true, "/dev/vda1"},
+		"the first was taken away": {[4]byte{0, linux, linux}, true, "/dev/vda2"},
+		"the last only":            {[4]byte{3: linux}, true, "/dev/vda4"},
+		"GPT":                      {[4]byte{protective}, true, "/dev/vda1"},
+	} {
+		sector := make([]byte, 512)
+		for n, kind := range c.kinds {
+			sector[446+16*n+4] = kind
+		}
+		if c.signed {
+			sector[510], sector[511] = 0x55, 0xaa
+		}
+		require.Equal(t, c.want, rootIn(sector), name)
+	}
+}
