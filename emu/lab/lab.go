@@ -65,6 +65,7 @@ type Lab struct {
 
 	mu         sync.Mutex
 	migrations map[string]*migration // by VM
+	leftAtRest topo.Size             // of memory, before the first of those that count it; see roomToMove
 	fabric     *fabric.Fabric
 	plan       *topo.Plan // the last plan that Apply finished
 	pending    *topo.Plan // what a failed Apply left half done, or an Apply is at

@@ -127,6 +127,7 @@ type migration struct {
 	req      MigrateRequest
 	from, to string
 	move     hypervisor.Move
+	takes    topo.Size // of memory, beside what the VM takes where it is; 0: nobody counts it
 	record   *owners
 	report   *Migration
 
@@ -274,11 +275,12 @@ func (l *Lab) newMigration(req MigrateRequest) (*migration, error) {
 	if at := record.of(req.VM); at != n.Host {
 		return nil, fmt.Errorf("%w: the plan has it at %s and it is at %q: a change of the lab has failed half way, make it again", errBadRequest, n.Host, at)
 	}
-	if err := roomToMove(n); err != nil {
+	takes, err := l.roomToMove(n, req.Memory.Algorithm)
+	if err != nil {
 		return nil, err
 	}
 	m := &migration{
-		lab: l, req: req, from: n.Host, to: there.Host, record: record, report: &Migration{VM: req.VM, From: n.Host, To: there.Host},
+		lab: l, req: req, takes: takes, from: n.Host, to: there.Host, record: record, report: &Migration{VM: req.VM, From: n.Host, To: there.Host},
 		ended: make(chan struct{}), port: make(chan struct{}, 1),
 	}
 	m.move = hypervisor.Move{

@@ -9,6 +9,7 @@ import (
 	"net/http"
 
 	"github.com/vpclab/vpclab/emu/event"
+	"github.com/vpclab/vpclab/topo"
 )
 
 // MigrateReply is one line of the answer to POST /v1/migrate: events of the VMs
@@ -57,12 +58,13 @@ func (s *server) migrate(w http.ResponseWriter, r *http.Request) {
 	_ = out.write(last)
 }
 
-// canMigrate tells what is wrong with a request.
-func (l *Lab) canMigrate(req MigrateRequest) error {
-	if _, err := l.newMigration(req); err != nil {
-		return fmt.Errorf("migrate %s: %w", req.VM, err)
+// canMigrate tells what is wrong with a request, and what memory it takes.
+func (l *Lab) canMigrate(req MigrateRequest) (takes topo.Size, err error) {
+	m, err := l.newMigration(req)
+	if err != nil {
+		return 0, fmt.Errorf("migrate %s: %w", req.VM, err)
 	}
-	return nil
+	return m.takes, nil
 }
 
 // Migrate moves a guest while it runs. see, which may be nil, is told of the

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"github.com/vpclab/vpclab/topo"
 )
 
 // MigrateAll moves several guests at the same time. Where together is set they
@@ -63,14 +65,18 @@ func (l *Lab) canMigrateAll(req MigrateGroupRequest) error {
 		return fmt.Errorf("%w: which VMs migrate is not said", errBadRequest)
 	}
 	seen := map[string]bool{}
+	var vms []string
+	var need topo.Size
 	for _, m := range req.Migrations {
 		if seen[m.VM] {
 			return fmt.Errorf("%w: %s is asked to migrate twice", errBadRequest, m.VM)
 		}
 		seen[m.VM] = true
-		if err := l.canMigrate(m); err != nil {
+		takes, err := l.canMigrate(m)
+		if err != nil {
 			return err
 		}
+		vms, need = append(vms, m.VM), need+takes
 	}
-	return nil
+	return l.roomToMoveAll(vms, need)
 }

@@ -244,12 +244,22 @@ func (p *pairs) ensure(ctx context.Context, f *fabric.Fabric, plan *topo.Plan) e
 	if err := p.lab.hypers.open(); err != nil {
 		return err
 	}
+	if err := roomToProtect(plan, p.unknown(all)); err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, pair := range all {
 		p.enter(plan, pair)
 		g.Go(func() error { return p.begin(gctx, f, plan, pair) })
 	}
 	return g.Wait()
+}
+
+// unknown are those of some pairs that are not kept yet.
+func (p *pairs) unknown(all []topo.Pair) []topo.Pair {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(all), func(pair topo.Pair) bool { return p.known[pair.VM] != nil })
 }
 
 // enter notes a pair that is to be kept. One that was there before as another VM

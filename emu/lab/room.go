@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/vpclab/vpclab/emu/hypervisor"
+	"github.com/vpclab/vpclab/emu/vmm"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -47,29 +49,121 @@ func roomToStart(guests []topo.Node) error {
 	return room("to start the QEMU guest "+strings.Join(names, ", "), need)
 }
 
-// roomToMove tells whether there is memory for a guest to move: the destination
-// has all of it too, and the source a copy as it was looked at last.
-func roomToMove(n *topo.Node) error {
-	if !n.OwnKernel() {
+// roomToProtect tells whether there is memory for the seats of protected VMs that
+// are about to begin.
+func roomToProtect(plan *topo.Plan, pairs []topo.Pair) error {
+	var need topo.Size
+	var names []string
+	for _, pair := range pairs {
+		if n, ok := plan.Node(pair.VM); ok && n.OwnKernel() {
+			need += takesProtected(*n.Guest, pair.Mode)
+			names = append(names, n.Name)
+		}
+	}
+	if len(names) == 0 {
 		return nil
 	}
-	return room("to move the QEMU guest "+n.Name, n.Guest.Takes()+n.Guest.Memory)
+	return room("to protect the QEMU guest "+strings.Join(names, ", "), need)
 }
 
-func room(what string, need topo.Size) error {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return fmt.Errorf("ask for the memory that is left: %w", err)
+// takesProtected is what a guest takes at both seats: a QEMU waits at the standby.
+// Where memory is replicated the VM's seat has a copy as it was looked at last, and
+// the standby has what has come of an epoch that is not whole yet.
+func takesProtected(g topo.Guest, mode string) topo.Size {
+	need := 2 * g.Takes()
+	if mode == topo.ModeAsync || mode == topo.ModeCheckpoint {
+		need += 2 * g.Memory
 	}
-	defer f.Close()
-	free, err := available(f)
+	return need
+}
+
+// roomToMove tells what a guest takes while it moves, and whether there is memory
+// for that beside the guests that move already.
+func (l *Lab) roomToMove(n *topo.Node, algorithm string) (need topo.Size, err error) {
+	if !n.OwnKernel() {
+		return 0, nil
+	}
+	need = takesToMove(*n.Guest, algorithm)
+	left, err := l.leftToMove()
+	if err != nil {
+		return 0, err
+	}
+	return need, enough("to move the QEMU guest "+n.Name, need, left)
+}
+
+// roomToMoveAll tells whether there is memory for some that are about to move at the
+// same time, and take so much.
+func (l *Lab) roomToMoveAll(vms []string, need topo.Size) error {
+	if need == 0 {
+		return nil
+	}
+	left, err := l.leftToMove()
 	if err != nil {
 		return err
 	}
+	return enough("to move "+strings.Join(vms, ", ")+" at the same time", need, left)
+}
+
+// leftToMove is the memory that is left to guests that do not move yet.
+func (l *Lab) leftToMove() (topo.Size, error) {
+	now, err := memoryLeft()
+	if err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var others topo.Size
+	for _, m := range l.migrations {
+		others += m.takes
+	}
+	if others == 0 {
+		l.leftAtRest = now
+	}
+	return leftBeside(now, l.leftAtRest, others), nil
+}
+
+// takesToMove is what a guest takes while it moves, beside what it takes where it
+// is: the destination has all of it too. Our own engine has a copy at the source as
+// it was looked at last, and a pair one at each end; QEMU by itself has none.
+func takesToMove(g topo.Guest, algorithm string) topo.Size {
+	switch {
+	case vmm.Native(algorithm):
+		return g.Takes()
+	case hypervisor.ByQEMU(algorithm):
+		return g.Takes() + 2*g.Memory
+	}
+	return g.Takes() + g.Memory
+}
+
+// leftBeside is the memory that is left beside guests that move. Those take theirs
+// bit by bit: what is free now is not all left, and what was free before the first
+// of them began is, but for what they all take.
+func leftBeside(now, atRest, others topo.Size) topo.Size {
+	return max(min(now, atRest-others), 0)
+}
+
+func room(what string, need topo.Size) error {
+	free, err := memoryLeft()
+	if err != nil {
+		return err
+	}
+	return enough(what, need, free)
+}
+
+func enough(what string, need, free topo.Size) error {
 	if free < need+spare {
 		return &NoRoomError{What: what, Need: need + spare, Free: free}
 	}
 	return nil
+}
+
+func memoryLeft() (topo.Size, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("ask for the memory that is left: %w", err)
+	}
+	defer f.Close()
+	return available(f)
 }
 
 // available is MemAvailable of a text as that of /proc/meminfo (proc(5)).

@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vpclab/vpclab/emu/migrate"
+	"github.com/vpclab/vpclab/emu/vmm"
+	"github.com/vpclab/vpclab/emu/wanopt"
 	"github.com/vpclab/vpclab/topo"
 )
 
@@ -39,7 +42,63 @@ func TestNoRoomSaysHowMuchMore(t *testing.T) {
 	if err := roomToStart([]topo.Node{real}); err == nil || !strings.Contains(err.Error(), "QEMU guest b takes") {
 		t.Errorf("a QEMU guest of a PiB: %v", err)
 	}
-	if err := roomToMove(&real); err == nil || !strings.Contains(err.Error(), "to move") {
+	if _, err := new(Lab).roomToMove(&real, vmm.PreCopy); err == nil || !strings.Contains(err.Error(), "to move") {
 		t.Errorf("one that moves: %v", err)
+	}
+	plan := &topo.Plan{Nodes: []topo.Node{real}}
+	if err := roomToProtect(plan, []topo.Pair{{VM: "b", Mode: topo.ModeSync}}); err == nil || !strings.Contains(err.Error(), "to protect the QEMU guest b takes") {
+		t.Errorf("one that is protected: %v", err)
+	}
+	if err := roomToProtect(plan, nil); err != nil {
+		t.Errorf("one that is protected already: %v", err)
+	}
+}
+
+func TestMemoryIsByWhatIsDone(t *testing.T) {
+	const memory = topo.Size(64 << 20)
+	g := topo.Guest{Kind: topo.GuestQEMU, Memory: memory}
+	program := g.Takes() - memory
+	for how, copies := range map[string]topo.Size{migrate.Own: 2, vmm.PreCopy: 1, vmm.PostCopyPreempt: 1, wanopt.All: 3, wanopt.CRE: 3} {
+		if got, want := takesToMove(g, how), copies*memory+program; got != want {
+			t.Errorf("to move by %s: %v: want %v", how, got, want)
+		}
+	}
+	for mode, copies := range map[string]topo.Size{topo.ModeCheckpoint: 4, topo.ModeAsync: 4, topo.ModePipelined: 2, topo.ModeSync: 2} {
+		if got, want := takesProtected(g, mode), copies*memory+2*program; got != want {
+			t.Errorf("to protect by mode %s: %v: want %v", mode, got, want)
+		}
+	}
+}
+
+func TestMovesAtTheSameTimeShareTheMemory(t *testing.T) {
+	for name, c := range map[string]struct{ now, atRest, others, want topo.Size }{
+		"nobody else moves":                  {500, 500, 0, 500},
+		"another has taken nothing yet":      {500, 500, 300, 200},
+		"another has taken all that it will": {200, 500, 300, 200},
+		"somebody else has taken some":       {100, 500, 300, 100},
+		"they take more than there was":      {50, 500, 600, 0},
+	} {
+		if got := leftBeside(c.now, c.atRest, c.others); got != c.want {
+			t.Errorf("%s: %v: want %v", name, got, c.want)
+		}
+	}
+	small := topo.Node{Name: "b", Guest: &topo.Guest{Kind: topo.GuestQEMU, Memory: 1 << 20}}
+	l := &Lab{migrations: map[string]*migration{"process": {}}}
+	if _, err := l.roomToMove(&small, migrate.Own); err != nil {
+		t.Fatal(err)
+	}
+	l.migrations["large"] = &migration{takes: l.leftAtRest}
+	if _, err := l.roomToMove(&small, migrate.Own); err == nil {
+		t.Error("there is room beside one that takes all")
+	}
+	if err := l.roomToMoveAll([]string{"a", "b"}, 1<<50); err == nil || !strings.Contains(err.Error(), "to move a, b at the same time takes") {
+		t.Errorf("several that take a PiB: %v", err)
+	}
+	if err := l.roomToMoveAll([]string{"a"}, 0); err != nil {
+		t.Errorf("several process guests: %v", err)
+	}
+	delete(l.migrations, "large")
+	if _, err := l.roomToMove(&small, migrate.Own); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
