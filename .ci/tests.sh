@@ -11,6 +11,9 @@
 readonly staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # Packages that touch no kernel: they are tested with the race detector.
 readonly pure='./topo/... ./metrics/... ./plots/... ./emu/event/...'
+# Packages of many goroutines whose short tests are run with the race detector too.
+# All of their tests, with real QEMUs among them, are run without it.
+readonly raced='./emu/qmp/... ./emu/vmm/nbd/... ./emu/wanopt/...'
 
 # Two lanes run at the same time, for a lab kernel has one CPU: what they print
 # is in the order in which it ended. What runs on a clock and fails is run once
@@ -136,6 +139,8 @@ test_host() {
 		go_test "pure packages" -timeout 300s "${skip[@]}" $pure
 	else
 		CGO_ENABLED=1 go_test "pure packages, race detector" -race -timeout 300s "${skip[@]}" $pure
+		# shellcheck disable=SC2086
+		CGO_ENABLED=1 go_test "short tests, race detector" -race -short -timeout 300s "${skip[@]}" $raced
 	fi
 	local rest
 	# shellcheck disable=SC2086
