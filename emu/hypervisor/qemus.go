@@ -7,20 +7,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vpclab/vpclab/emu/qmp"
+	"github.com/vpclab/vpclab/emu/vmm"
 )
 
-// monitorFile is where a QEMU listens for agents, in the folder that its host has
-// of the VM.
-const monitorFile = "qmp"
-
-// monitor is the one of this host's.
-func (v *vm) monitor() string { return filepath.Join(v.folder(), monitorFile) }
+// monitor is where this host's QEMU of the VM listens for agents.
+func (v *vm) monitor() string { return filepath.Join(v.folder(), vmm.MonitorFile) }
 
 // gone waits until no QEMU of the VM is left at this host, as its keeper has ended
 // and it ends with that: one that is slow to would have the VM's memory and network
@@ -51,7 +47,7 @@ func (v *vm) gone(ctx context.Context) error {
 // that had one wait may have been killed. It is no error where that fails: the next
 // migration to there does it too.
 func (v *vm) sweep(ctx context.Context) {
-	monitors, err := filepath.Glob(filepath.Join(v.agent.dir, "hosts", "*", v.name, monitorFile))
+	monitors, err := filepath.Glob(filepath.Join(v.agent.dir, "hosts", "*", v.name, vmm.MonitorFile))
 	if err != nil {
 		return
 	}
@@ -78,19 +74,4 @@ func endIfWaiting(ctx context.Context, path string) {
 	if err := monitor.Execute(ctx, "query-status", nil, &s); err == nil && s.Status == "inmigrate" {
 		_ = monitor.Execute(ctx, "quit", nil, nil) // it may end before it answers
 	}
-}
-
-// consoleWords bound what is told of a console.
-const consoleWords = 800
-
-// consoleTail is the end of what the VM has written on its console at this host.
-func (v *vm) consoleTail() string {
-	b, err := os.ReadFile(filepath.Join(v.folder(), "console.log"))
-	if err != nil {
-		return ""
-	}
-	if len(b) > consoleWords {
-		b = b[len(b)-consoleWords:]
-	}
-	return strings.TrimSpace(strings.ToValidUTF8(string(b), "?"))
 }

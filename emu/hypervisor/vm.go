@@ -20,6 +20,7 @@ import (
 	"github.com/vpclab/vpclab/emu/fabric"
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/plug"
+	"github.com/vpclab/vpclab/emu/vmm"
 )
 
 // vm is a VM at this host: one that runs here, did, or is about to come.
@@ -170,10 +171,7 @@ func (v *vm) launch(ctx context.Context, c guest.Config) error {
 		if text := last.String(); text != "" {
 			err = fmt.Errorf("%w: %s", err, text)
 		}
-		if text := v.consoleTail(); text != "" {
-			err = fmt.Errorf("%w; its console ends with: %s", err, text)
-		}
-		return err
+		return vmm.WithConsole(err, v.folder())
 	}
 	v.agent.tell(v.name, "vm.started", map[string]string{"pid": strconv.Itoa(cmd.Process.Pid)})
 	go func() {

@@ -11,12 +11,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/vpclab/vpclab/emu/vmm"
 	"github.com/vpclab/vpclab/topo"
 )
-
-// consoleFile is what a VM's kernel writes on its serial line, in the folder that
-// a host has of the VM.
-const consoleFile = "console.log"
 
 // consolePath is where the console of a VM is, at the host that it belongs to; ""
 // where the VM has none.
@@ -29,7 +26,7 @@ func (l *Lab) consolePath(n topo.Node) string {
 	if host == "" {
 		host = n.Host
 	}
-	return filepath.Join(l.hypers.dir, "hosts", host, n.Name, consoleFile)
+	return filepath.Join(l.hypers.dir, "hosts", host, n.Name, vmm.ConsoleFile)
 }
 
 // Console opens what a VM with a kernel of its own has written on its console

@@ -1,6 +1,9 @@
 package vmm
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,4 +41,14 @@ func TestTheRootFileSystemIsInTheFirstPartition(t *testing.T) {
 		}
 		require.Equal(t, c.want, rootIn(sector), name)
 	}
+}
+
+func TestAConsoleIsToldOnce(t *testing.T) {
+	folder, failed := t.TempDir(), errors.New("it does not run")
+	require.Equal(t, failed, WithConsole(failed, folder), "there is no console")
+	require.NoError(t, os.WriteFile(filepath.Join(folder, ConsoleFile), []byte("Linux version\nKernel panic\n"), 0o600))
+	told := WithConsole(failed, folder)
+	require.ErrorIs(t, told, failed)
+	require.EqualError(t, told, "it does not run; its console ends with: Linux version\nKernel panic")
+	require.Equal(t, told, WithConsole(told, folder))
 }

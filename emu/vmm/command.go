@@ -55,8 +55,8 @@ type layout struct {
 	way            way
 }
 
-// consoleFile has what a VM's kernel and firmware say, in the folder of the host.
-const consoleFile = "console.log"
+// ConsoleFile has what a VM's kernel and firmware say, in the folder of the host.
+const ConsoleFile = "console.log"
 
 // arguments make QEMU's command line. QEMU runs in the folder of the host: names of
 // its files need no path.
@@ -71,7 +71,7 @@ func (s *software) arguments(spec guest.Spec, l layout) []string {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S",
 		"-chardev", fmt.Sprintf("socket,id=keeper,fd=%d", l.keeper), "-mon", "chardev=keeper,mode=control",
 		"-chardev", fmt.Sprintf("socket,id=agents,fd=%d,server=on,wait=off", l.agents), "-mon", "chardev=agents,mode=control",
-		"-chardev", "file,id=console,path="+consoleFile, "-serial", "chardev:console",
+		"-chardev", "file,id=console,path="+ConsoleFile, "-serial", "chardev:console",
 	)
 	switch s.accel {
 	case accelKVM:

@@ -461,16 +461,30 @@ func (q *qemu) epitaph() error {
 		parts = append(parts, words)
 	}
 	if console := consoleTail(q.folder); console != "" {
-		parts = append(parts, "its console ends with: "+console)
+		parts = append(parts, consoleEnds+console)
 	}
 	return errors.New(strings.Join(parts, "; "))
 }
 
-// consoleWords bound what is told of a console.
-const consoleWords = 400
+// consoleWords bound what is told of a console, which consoleEnds begins.
+const (
+	consoleWords = 800
+	consoleEnds  = "its console ends with: "
+)
 
+// WithConsole adds to why a VM does not run what its console in a host's folder ends
+// with, unless the error tells that already: its keeper does, where it can.
+func WithConsole(err error, folder string) error {
+	console := consoleTail(folder)
+	if console == "" || strings.Contains(err.Error(), consoleEnds) {
+		return err
+	}
+	return fmt.Errorf("%w; %s%s", err, consoleEnds, console)
+}
+
+// consoleTail is the end of what a VM has written on its console at a host.
 func consoleTail(folder string) string {
-	b, err := os.ReadFile(filepath.Join(folder, consoleFile))
+	b, err := os.ReadFile(filepath.Join(folder, ConsoleFile))
 	if err != nil {
 		return ""
 	}
