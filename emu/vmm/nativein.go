@@ -125,22 +125,50 @@ func Watch(m *qmp.Client, mode string) *Incoming {
 
 // Recover has it wait at uri for the other QEMU to Continue, after ErrLineLost.
 func (in *Incoming) Recover(ctx context.Context, uri string) error {
-	return in.monitor.Execute(ctx, "migrate-recover", map[string]any{"uri": uri}, nil)
+	if err := in.monitor.Execute(ctx, "migrate-recover", map[string]any{"uri": uri}, nil); err != nil {
+		return err
+	}
+	for { // what became of earlier connections
+		if _, ok := in.events.Try(); !ok {
+			return nil
+		}
+	}
 }
 
-// Continued waits until pages come again, or it is lost again.
+// continueIn bounds how long it takes from Recover to the first page: the other
+// agent is told where to, gives the connection that was lost up, and the QEMUs tell
+// each other which pages are there. The WAN may be slow, or away again.
+const continueIn = time.Minute
+
+// Continued waits until pages come again, or it is lost again, which Whole tells.
 func (in *Incoming) Continued(ctx context.Context) error {
-	for {
+	ctx, cancel := context.WithTimeoutCause(ctx, continueIn, fmt.Errorf("waited %v", continueIn))
+	defer cancel()
+	for begun := false; ; {
 		i, err := query(ctx, in.monitor)
 		if err != nil {
 			return err
 		}
-		if i.Status == statusLate || i.Status == statusCompleted {
+		switch i.Status {
+		case statusLate, statusCompleted:
 			return nil
+		case statusFailed, statusCancelled:
+			return i.failure("load the pages that are missing")
+		case statusPaused: // as it was before there was a new connection
+			if begun {
+				return nil
+			}
 		}
-		if _, err := in.events.Next(ctx); err != nil {
+		// That there was one may be over before anybody asks: its event stays.
+		e, err := in.events.Next(ctx)
+		if err != nil {
 			return fmt.Errorf("wait for the other QEMU's new connection: %w", err)
 		}
+		var d struct{ Status string }
+		if err := e.Decode(&d); err != nil {
+			return err
+		}
+		begun = begun || d.Status == statusRecover
 	}
 }
 
@@ -154,7 +182,8 @@ func Continue(ctx context.Context, m *qmp.Client, uri string) error {
 			return err
 		case i.Status == statusPaused:
 			return m.Execute(ctx, "migrate", map[string]any{"uri": uri, "resume": true}, nil)
-		case i.Status == statusLate:
+		case i.Status == statusSetup: // connecting
+		case i.Status == statusLate, i.Status == statusRecover:
 			_ = m.Execute(ctx, "migrate-pause", nil, nil) // it cannot while it is finding out
 		default:
 			return i.failure("send the pages that are missing")

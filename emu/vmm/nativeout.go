@@ -335,7 +335,7 @@ func CancelOutgoing(ctx context.Context, m *qmp.Client) error {
 			if err != nil || s.Status != "finish-migrate" {
 				return err
 			}
-		case statusLate, statusPaused, "postcopy-recover", "postcopy-recover-setup":
+		case statusLate, statusPaused, statusRecover, statusSetup:
 			return i.failure("the VM stands, and QEMU cannot let it go on, as it has handed it over")
 		default:
 			if !told {

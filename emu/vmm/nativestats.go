@@ -17,6 +17,8 @@ import (
 const (
 	statusLate      = "postcopy-active"
 	statusPaused    = "postcopy-paused" // its connection is lost
+	statusSetup     = "postcopy-recover-setup"
+	statusRecover   = "postcopy-recover" // there is another
 	statusSwitch    = "pre-switchover"
 	statusCompleted = "completed"
 	statusFailed    = "failed"
