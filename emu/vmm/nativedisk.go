@@ -149,7 +149,7 @@ func (d *DiskMirror) Close() error {
 	if !d.over {
 		err = d.monitor.Execute(ctx, "block-job-cancel", map[string]any{"device": mirrorJob, "force": true}, nil)
 		for err == nil && !d.over {
-			if failed := d.await(ctx, "BLOCK_JOB_CANCELLED"); ctx.Err() != nil {
+			if failed := d.await(ctx, "BLOCK_JOB_CANCELLED"); ctx.Err() != nil || errors.Is(failed, qmp.ErrGone) {
 				err = failed
 			} else if failed == nil {
 				d.over = true
