@@ -338,14 +338,11 @@ func (k *keeper) Resume(ctx context.Context) (event.Mono, error) {
 		return 0, errStandby
 	}
 	if runs, since := q.running(); runs && k.standing() == nil {
-		return since, nil
+		if runs, err := k.runsStill(ctx, q); err != nil || runs {
+			return since, err
+		}
 	}
-	if k.next != nil && k.next.way == withStream {
-		// The VM goes on here. A QEMU that is in the middle of sending the last of it
-		// answers nothing until that has been read, or cannot be any more.
-		k.next.kill()
-		k.next = nil
-	}
+	k.refuseStream()
 	if k.stood != nil && k.stood.settled && q.disk != nil {
 		// The VM believes that its writes count.
 		if err := q.disk.Settle(ctx); err != nil {
@@ -358,6 +355,50 @@ func (k *keeper) Resume(ctx context.Context) (event.Mono, error) {
 	}
 	k.stood = nil
 	return at, nil
+}
+
+// refuseStream ends a QEMU that waits for the VM, which goes on here. One that is in
+// the middle of sending the last of it answers nothing until that has been read, or
+// cannot be any more. ctl is held.
+func (k *keeper) refuseStream() {
+	if k.next != nil && k.next.way == withStream {
+		k.next.kill()
+		k.next = nil
+	}
+}
+
+// runsStill asks the QEMU of a VM that ran by all that the keeper has heard. An agent
+// that has given its wait up may have left a stop with QEMU, which would come after
+// the keeper has said that the VM runs. A QEMU that stands at the end of its leash
+// answers nobody; it goes on when that does. ctl is held.
+func (k *keeper) runsStill(ctx context.Context, q *qemu) (bool, error) {
+	quick, cancel := context.WithTimeout(ctx, askIn)
+	defer cancel()
+	runs, err := q.asked(quick)
+	if err != nil && k.tether.atEnd() {
+		return true, nil
+	}
+	if err != nil && quick.Err() != nil {
+		k.refuseStream()
+		runs, err = q.asked(ctx)
+	}
+	if err != nil {
+		err = fmt.Errorf("find out whether the VM runs: %w", q.lastWords(err))
+	}
+	return runs, err
+}
+
+// asked tells whether the VM runs, by QEMU, when what others had told it before is
+// done. QEMU takes a command from each monitor in turn: the second question's turn
+// comes after everybody else has had one.
+func (q *qemu) asked(ctx context.Context) (bool, error) {
+	var s struct{ Running bool }
+	for range 2 {
+		if err := q.monitor.Execute(ctx, "query-status", nil, &s); err != nil {
+			return false, err
+		}
+	}
+	return s.Running, nil
 }
 
 var errLate = errors.New("pages of a VM in QEMU cannot come late by our hands: want a post-copy of QEMU's own")

@@ -21,6 +21,7 @@ import (
 	"github.com/vpclab/vpclab/emu/child"
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
+	"github.com/vpclab/vpclab/emu/qmp"
 )
 
 // TestMain makes the test program a keeper where it is started as one.
@@ -257,6 +258,26 @@ func TestPausesAreRepeatedAndTheVMStandsMeanwhile(t *testing.T) {
 		t.Logf("checkpoint %v, %d bytes; resume %v", took.Round(time.Microsecond), len(state), (time.Since(began) - took).Round(time.Microsecond))
 		v.awaitSteps(2)
 	}
+}
+
+// TestAStopThatIsLeftBehind by an agent that does not wait for it comes before the
+// keeper says that the VM runs.
+func TestAStopThatIsLeftBehind(t *testing.T) {
+	v := power(t, small())
+	ctx := v.within()
+	m, err := qmp.Dial(ctx, filepath.Join(v.host("a"), MonitorFile))
+	require.NoError(t, err)
+	defer m.Close()
+	for range 30 {
+		stop := m.Send(ctx, "stop", nil)
+		_, err := v.Resume(ctx)
+		require.NoError(t, err)
+		require.NoError(t, stop.Wait(ctx, nil))
+		var s struct{ Running bool }
+		require.NoError(t, m.Execute(ctx, "query-status", nil, &s))
+		require.True(t, s.Running)
+	}
+	v.awaitSteps(5)
 }
 
 func TestAStateThatIsNoneLeavesTheVMWhereItIs(t *testing.T) {

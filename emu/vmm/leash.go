@@ -97,6 +97,16 @@ func (t *tether) look(now event.Mono) (rest time.Duration, err error) {
 	return max(min(tetherLook, left), time.Microsecond), err
 }
 
+// atEnd tells whether QEMU's process stands.
+func (t *tether) atEnd() bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.stands
+}
+
 // signal sends one to the process. One that has ended needs none.
 func (t *tether) signal(s syscall.Signal) error {
 	if err := t.runs.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
