@@ -621,15 +621,13 @@ func (k *keeper) Mirror(_ context.Context, path string) error {
 	return q.disk.MirrorTo(path)
 }
 
-// askIn is how long the process inside may take to say what it does: its VM may
-// stand, or be busy.
+// askIn is how long the process inside may take to say what it does, with what it
+// is at for somebody else: its VM may stand, or be busy.
 const askIn = time.Second
 
 // Status implements guest.Control. Of a VM that does not answer it is what it last
 // said.
 func (k *keeper) Status(ctx context.Context) (guest.Status, error) {
-	k.told.Lock()
-	defer k.told.Unlock()
 	q := k.here.Load()
 	runs := false
 	if q != nil {
@@ -639,12 +637,24 @@ func (k *keeper) Status(ctx context.Context) (guest.Status, error) {
 		ctx, cancel := context.WithTimeout(ctx, askIn)
 		defer cancel()
 		if s, err := q.link.Status(ctx); err == nil {
-			k.status = s
+			k.tell(s)
 		}
 	}
-	s := k.status
+	s := k.lastTold()
 	s.Folder, s.Running = *k.where.Load(), runs
 	return s, nil
+}
+
+func (k *keeper) tell(s guest.Status) {
+	k.told.Lock()
+	defer k.told.Unlock()
+	k.status = s
+}
+
+func (k *keeper) lastTold() guest.Status {
+	k.told.Lock()
+	defer k.told.Unlock()
+	return k.status
 }
 
 // IsOn implements guest.Steered.

@@ -22,6 +22,7 @@ import (
 	"github.com/vpclab/vpclab/emu/event"
 	"github.com/vpclab/vpclab/emu/guest"
 	"github.com/vpclab/vpclab/emu/qmp"
+	"github.com/vpclab/vpclab/emu/vmm/inside"
 )
 
 // TestMain makes the test program a keeper where it is started as one.
@@ -278,6 +279,35 @@ func TestAStopThatIsLeftBehind(t *testing.T) {
 		require.True(t, s.Running)
 	}
 	v.awaitSteps(5)
+}
+
+// TestALookKeepsNobodyWaiting for what the guest does.
+func TestALookKeepsNobodyWaiting(t *testing.T) {
+	ours, theirs, err := child.Channel("port")
+	require.NoError(t, err)
+	defer theirs.Close()
+	k := &keeper{status: guest.Status{Steps: 7}}
+	folder := "a"
+	k.where.Store(&folder)
+	k.here.Store(&qemu{runs: true, link: inside.NewLink(ours)})
+	looking, end := context.WithCancel(t.Context())
+	looked := make(chan error, 1)
+	go func() {
+		_, err := k.Verify(looking)
+		looked <- err
+	}()
+	var request [200]byte
+	_, err = theirs.Read(request[:])
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	s, err := k.Status(ctx)
+	require.NoError(t, err)
+	require.Less(t, time.Since(began), askIn)
+	require.Equal(t, guest.Status{Steps: 7, Folder: "a", Running: true}, s)
+	end()
+	require.ErrorIs(t, <-looked, context.Canceled)
 }
 
 func TestAStateThatIsNoneLeavesTheVMWhereItIs(t *testing.T) {
