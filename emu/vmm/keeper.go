@@ -627,6 +627,12 @@ const askIn = time.Second
 
 // Status implements guest.Control. Of a VM that does not answer it is what it last
 // said.
+//
+// The VM may be stopped while it is asked, by whomever. That changes no memory that
+// anybody reads then: QEMU (10.0) reads no request for a VM that stands, and one that
+// it was at is in the VM's memory within 0.2 ms of its stop, before QEMU's answer to
+// who had it stopped. Measured at 63 stops with a request every 0.4 ms; a QEMU that
+// does otherwise would want requests held back before a stop.
 func (k *keeper) Status(ctx context.Context) (guest.Status, error) {
 	q := k.here.Load()
 	runs := false
