@@ -320,6 +320,11 @@ func runShape(t *testing.T, root string) []string {
 	require.NoError(t, err)
 	var all []string
 	for _, s := range slices.Concat(samples, void) {
+		if s.Metric == "lab.destroy" {
+			// Who goes on with a run whose trials are all there builds the backbone
+			// only, and destroys no more.
+			delete(s.Labels, "nodes")
+		}
 		all = append(all, fmt.Sprintf("%s %d %s %s", s.Experiment, s.Trial, s.Metric, metrics.PointText(s.Labels)))
 	}
 	slices.Sort(all)

@@ -119,28 +119,3 @@ func TestAnImageThatIsOfNoUse(t *testing.T) {
 		}
 	}
 }
-
-func TestRootIsTheFirstPartitionIfThereIsOne(t *testing.T) {
-	for name, c := range map[string]struct {
-		kinds [4]byte // of the partitions
-		mark  bool    // that there is a table
-		want  string
-	}{
-		"a file system, and no table":       {[4]byte{7}, false, "/dev/vda"},
-		"an empty table":                    {[4]byte{}, true, "/dev/vda"},
-		"Linux":                             {[4]byte{0x83}, true, "/dev/vda1"},
-		"the protective entry of a GPT":     {[4]byte{0xee}, true, "/dev/vda1"},
-		"whoever made it began at the last": {[4]byte{3: 0x83}, true, "/dev/vda1"},
-	} {
-		b := make([]byte, 512)
-		for n, kind := range c.kinds {
-			b[446+16*n+4] = kind
-		}
-		if c.mark {
-			b[510], b[511] = 0x55, 0xaa
-		}
-		if got := rootIn(b); got != c.want {
-			t.Errorf("%s: %s, want %s", name, got, c.want)
-		}
-	}
-}
