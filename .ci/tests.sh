@@ -9,6 +9,9 @@
 
 # shellcheck disable=SC2154 # here and bin come from run.sh
 readonly staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# Packages whose tests boot kernels and QEMUs on this machine, with deadlines: they
+# run on a clock.
+readonly machines='./cmd/vpclab ./emu/kernel ./emu/hypervisor ./emu/vmm/... ./emu/wanopt'
 # Packages that touch no kernel: they are tested with the race detector.
 readonly pure='./topo/... ./metrics/... ./plots/... ./emu/event/...'
 # Packages of many goroutines whose short tests are run with the race detector too.
@@ -144,8 +147,10 @@ test_host() {
 	fi
 	local rest
 	# shellcheck disable=SC2086
-	mapfile -t rest < <(go list ./... | grep -vxF "$(go list $pure)")
+	mapfile -t rest < <(go list ./... | grep -vxF "$(go list $pure $machines)")
 	go_test "other packages, on this kernel" -timeout 300s "${skip[@]}" "${rest[@]}"
+	# shellcheck disable=SC2086
+	patient go_test "packages that start machines" -count=1 -timeout 590s "${skip[@]}" $machines
 	go_test "the gate, on an engine made 3 % slower" -timeout 300s -tags slowdown -run '^TestSlowdownIsCaught$' ./emu/migrate
 }
 
