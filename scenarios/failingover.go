@@ -266,7 +266,9 @@ func (r *failoverTrial) stretch(ctx context.Context, protected bool) (s stretch,
 		if err != nil {
 			return s, err
 		}
-		s.replica = since(before, after)
+		if s.replica, err = since(before, after); err != nil {
+			return s, err
+		}
 	}
 	return s, nil
 }

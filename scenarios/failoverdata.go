@@ -136,14 +136,18 @@ func (r *failoverTrial) addReplica() {
 }
 
 // since is what replication did between two looks at it. Of pauses and commits
-// the newest are kept.
-func since(before, after replicate.Report) replicate.Report {
+// the newest are kept. It is an error where it has begun anew meanwhile: on a busy
+// machine the two seats may lose sight of each other.
+func since(before, after replicate.Report) (replicate.Report, error) {
+	if after.Epochs < before.Epochs || after.Bytes < before.Bytes {
+		return replicate.Report{}, fmt.Errorf("the standby was lost while replication was watched, and has it anew: %d epochs are fewer than the %d before", after.Epochs, before.Epochs)
+	}
 	epochs := int(after.Epochs - before.Epochs)
 	after.Bytes -= before.Bytes
 	after.Epochs -= before.Epochs
 	after.Pauses = after.Pauses[max(0, len(after.Pauses)-epochs):]
 	after.Commits = after.Commits[max(0, len(after.Commits)-epochs):]
-	return after
+	return after, nil
 }
 
 // mostActive is how many seats of a VM ran at the same moment, at most, by what
